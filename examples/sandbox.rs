@@ -1,0 +1,154 @@
+//! The service and its whole world in one process: changes are made in a mini-Delius, and what a subscriber to the topic
+//! would receive is printed. With `--backlog N` it drains N rows instead, and says how long that took.
+
+// An example talks to whoever runs it.
+#![allow(clippy::print_stdout)]
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use probation_offender_events::application::Application;
+use probation_offender_events::config::{LogFormat, Settings};
+use probation_offender_events::telemetry;
+use sandbox::{Message, Sandbox};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How long the people of the mini-Delius do nothing between two changes.
+const BETWEEN_CHANGES: Duration = Duration::from_secs(4);
+
+#[derive(Parser)]
+struct Arguments {
+    /// Drain so many rows, and exit
+    #[arg(long)]
+    backlog: Option<usize>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    telemetry::start(
+        LogFormat::Text,
+        &std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()),
+    )?;
+    let sandbox = Sandbox::start(sandbox::Settings::default()).await?;
+    if let Some(rows) = arguments.backlog {
+        sandbox.delius().seed_people(rows.min(10_000))?;
+        sandbox.delius().seed_backlog(rows)?;
+    }
+    let application = Application::build(settings_for(&sandbox)?).await?;
+    println!(
+        "health         http://localhost:{}/health",
+        application.address()?.port()
+    );
+    println!(
+        "metrics        http://localhost:{}/prometheus",
+        application.address()?.port()
+    );
+    println!("community-api  {}", sandbox.community_url());
+    println!("hmpps-auth     {}", sandbox.auth_url());
+    println!("topic          {}/messages", sandbox.sns_url());
+    let stop = CancellationToken::new();
+    let service = tokio::spawn(application.run_until_stopped(stop.clone()));
+    tokio::select! {
+        done = async {
+            match arguments.backlog {
+                Some(rows) => drain(&sandbox, rows).await,
+                None => show_changes(&sandbox).await,
+            }
+        } => done?,
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    finish(service, &stop).await
+}
+
+async fn finish(
+    service: JoinHandle<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    stop.cancel();
+    service.await.context("the service panicked")?
+}
+
+fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
+    let variables = [
+        ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
+        ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
+        ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
+        ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
+        ("HMPPS_SQS_PROVIDER", "localstack".into()),
+        ("HMPPS_SQS_LOCALSTACKURL", sandbox.sns_url()),
+        ("SERVER_PORT", "0".into()),
+        // A fifth of the real interval, so that a change is seen soon.
+        ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "2000".into()),
+    ];
+    Ok(Settings::from_variables(|name| {
+        variables
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, value)| Ok(value.clone()))
+    })?)
+}
+
+/// Makes a change now and then, and prints what comes of it. The people are made up.
+async fn show_changes(sandbox: &Sandbox) -> anyhow::Result<()> {
+    println!(
+        "\nA change every {BETWEEN_CHANGES:?}; a row is served 2 s after it was written. Ctrl-C ends it."
+    );
+    let mut changes = interval(BETWEEN_CHANGES);
+    let mut published = sandbox.topic().subscribe();
+    let mut printed = 0;
+    loop {
+        tokio::select! {
+            _ = changes.tick() => println!("\n{} Delius: {}", time(), sandbox.delius().random_change()?),
+            changed = published.changed() => changed?,
+        }
+        let messages = sandbox.topic().messages();
+        messages.iter().skip(printed).for_each(print_message);
+        printed = messages.len();
+    }
+}
+
+fn print_message(message: &Message) {
+    let value_of = |name| {
+        message
+            .attributes
+            .get(name)
+            .map_or("?", |(_, value)| value.as_str())
+    };
+    println!("{} {} {}", time(), value_of("eventType"), message.body);
+    for (name, (data_type, value)) in &message.attributes {
+        println!("               {name} ({data_type}) = {value}");
+    }
+}
+
+fn time() -> impl std::fmt::Display {
+    Timestamp::now().strftime("%H:%M:%S%.3fZ").to_string()
+}
+
+async fn drain(sandbox: &Sandbox, rows: usize) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} rows  {per_sec}  {eta} left")?;
+    let bar = ProgressBar::new(rows as u64).with_style(style);
+    loop {
+        let left = sandbox.delius().count_updates()?;
+        bar.set_position(rows.saturating_sub(left) as u64);
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bar.finish();
+    let took = started.elapsed();
+    println!(
+        "\n{rows} rows became {} events in {:.1} s: {:.0} rows a second",
+        sandbox.topic().len(),
+        took.as_secs_f64(),
+        rows as f64 / took.as_secs_f64()
+    );
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! hmpps-auth: client credentials in, bearer tokens out.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hyper::body::Bytes;
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Method, Request};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::faults::{Endpoint, Faults};
+use crate::http::{Answer, Reply};
+use crate::locked;
+
+/// The tokens that are good at present; a clone shares them.
+#[derive(Clone)]
+pub struct Auth(Arc<Inner>);
+
+struct Inner {
+    client_id: String,
+    client_secret: String,
+    grants: Mutex<Grants>,
+    tokens: Mutex<HashMap<String, Token>>,
+    issued: AtomicU64,
+}
+
+/// What the next token is good for.
+struct Grants {
+    roles: Arc<[String]>,
+    lifetime: Duration,
+}
+
+struct Token {
+    roles: Arc<[String]>,
+    expires: Instant,
+}
+
+/// Why a call is refused.
+pub(crate) enum Refusal {
+    NoToken,
+    UnknownToken,
+    MissingRole,
+}
+
+impl Auth {
+    pub(crate) fn new(
+        client_id: String,
+        client_secret: String,
+        roles: Vec<String>,
+        lifetime: Duration,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            client_id,
+            client_secret,
+            grants: Mutex::new(Grants {
+                roles: roles.into(),
+                lifetime,
+            }),
+            tokens: Mutex::default(),
+            issued: AtomicU64::new(0),
+        }))
+    }
+
+    /// Makes every token issued so far invalid.
+    pub fn revoke_all(&self) {
+        locked(&self.0.tokens).clear();
+    }
+
+    /// How many tokens have been issued.
+    #[must_use]
+    pub fn tokens_issued(&self) -> u64 {
+        self.0.issued.load(Ordering::Relaxed)
+    }
+
+    /// Tokens issued from now on carry these roles.
+    pub fn set_roles(&self, roles: Vec<String>) {
+        locked(&self.0.grants).roles = roles.into();
+    }
+
+    /// Tokens issued from now on live this long.
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        locked(&self.0.grants).lifetime = lifetime;
+    }
+
+    /// Issues a token as the endpoint does, for a test that calls community-api itself.
+    #[must_use]
+    pub fn issue(&self) -> String {
+        self.issue_token().0
+    }
+
+    fn issue_token(&self) -> (String, Value) {
+        let (roles, lifetime) = {
+            let grants = locked(&self.0.grants);
+            (Arc::clone(&grants.roles), grants.lifetime)
+        };
+        let id = Uuid::new_v4().to_string();
+        let payload = json!({
+            "sub": self.0.client_id,
+            "client_id": self.0.client_id,
+            "auth_source": "none",
+            "grant_type": "client_credentials",
+            "scope": ["read"],
+            "authorities": &*roles,
+            "exp": jiff::Timestamp::now().as_second().saturating_add_unsigned(lifetime.as_secs()),
+            "jti": id,
+        });
+        let header = json!({"alg": "RS256", "typ": "JWT", "kid": "sandbox"});
+        let part = |part: &[u8]| URL_SAFE_NO_PAD.encode(part);
+        let token = format!(
+            "{}.{}.{}",
+            part(header.to_string().as_bytes()),
+            part(payload.to_string().as_bytes()),
+            part(Uuid::new_v4().as_bytes())
+        );
+        let answer = json!({
+            "access_token": token,
+            "token_type": "bearer",
+            "expires_in": lifetime.as_secs(),
+            "scope": "read",
+            "jti": id,
+        });
+        let now = Instant::now();
+        let mut tokens = locked(&self.0.tokens);
+        tokens.retain(|_, token| token.expires > now);
+        tokens.insert(
+            token.clone(),
+            Token {
+                roles,
+                expires: now + lifetime,
+            },
+        );
+        self.0.issued.fetch_add(1, Ordering::Relaxed);
+        (token, answer)
+    }
+
+    /// Whether the caller's token is good for the role.
+    pub(crate) fn check(&self, headers: &HeaderMap, role: &str) -> Result<(), Refusal> {
+        let token = credentials(headers, "bearer").ok_or(Refusal::NoToken)?;
+        let tokens = locked(&self.0.tokens);
+        let token = tokens
+            .get(token)
+            .filter(|token| token.expires > Instant::now())
+            .ok_or(Refusal::UnknownToken)?;
+        if token.roles.iter().any(|held| held == role) {
+            Ok(())
+        } else {
+            Err(Refusal::MissingRole)
+        }
+    }
+
+    pub(crate) async fn answer(self, faults: Faults, request: Request<Bytes>) -> Answer {
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, "/auth/oauth/token") => {
+                let call = faults.receive(Endpoint::Token, |_| false);
+                call.carry_out(async move { self.token(request.headers(), request.body()) })
+                    .await
+            }
+            (&Method::GET, "/auth/health/ping") => {
+                let call = faults.receive(Endpoint::AuthPing, |_| false);
+                call.carry_out(async { Reply::json(200, &json!({"status": "UP"})) })
+                    .await
+            }
+            _ => Ok(Reply::json(404, &json!({"error": "not_found"}))),
+        }
+    }
+
+    fn token(&self, headers: &HeaderMap, body: &[u8]) -> Reply {
+        if !self.is_client(headers) {
+            return error(401, "invalid_client", "Bad client credentials")
+                .header("WWW-Authenticate", r#"Basic realm="oauth2/client""#);
+        }
+        match form_urlencoded::parse(body).find(|(name, _)| name == "grant_type") {
+            Some((_, grant)) if grant == "client_credentials" => {
+                Reply::json(200, &self.issue_token().1).header("Cache-Control", "no-store")
+            }
+            Some((_, grant)) => error(
+                400,
+                "unsupported_grant_type",
+                &format!("Unsupported grant type: {grant}"),
+            ),
+            None => error(400, "invalid_request", "Missing grant type"),
+        }
+    }
+
+    fn is_client(&self, headers: &HeaderMap) -> bool {
+        let given = || {
+            let decoded = STANDARD.decode(credentials(headers, "basic")?).ok()?;
+            let text = String::from_utf8(decoded).ok()?;
+            let (id, secret) = text.split_once(':')?;
+            Some((form_decoded(id), form_decoded(secret)))
+        };
+        given().is_some_and(|(id, secret)| id == self.0.client_id && secret == self.0.client_secret)
+    }
+}
+
+/// What follows the scheme, in any case, in the `Authorization` header.
+fn credentials<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let (given, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    given.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+}
+
+/// Both parts of Basic credentials are form-encoded first, by RFC 6749 section 2.3.1.
+fn form_decoded(part: &str) -> String {
+    let pair = format!("part={part}");
+    form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
+}
+
+fn error(status: u16, code: &str, description: &str) -> Reply {
+    Reply::json(
+        status,
+        &json!({"error": code, "error_description": description}),
+    )
+}

@@ -1,0 +1,286 @@
+//! The mini-Delius: real tables with real triggers into `OFFENDER_DELTA`, and community-api's lock
+//! on its rows.
+//!
+//! One `SQLite` connection behind a mutex. Nothing here is asynchronous and nothing here looks at
+//! the clock except the triggers: whoever claims or settles a row passes the time in, so that a
+//! simulation may own it.
+
+mod data;
+mod rows;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+pub use self::rows::{Candidate, Identifiers, NewUpdate, Status, Timings, UpdateRow};
+use crate::locked;
+
+const TABLES: &str = include_str!("delius/schema.sql");
+const PEOPLE: &str = include_str!("delius/people.sql");
+const TRIGGERS: &str = include_str!("delius/triggers.sql");
+
+/// More than there are statements in this room, so that each is prepared once.
+const PREPARED_STATEMENTS: usize = 64;
+/// How long to wait for the `sqlite3` command when both write to one file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const OLDEST_CREATED: &str = "
+    SELECT OFFENDER_DELTA_ID, LAST_UPDATED_DATETIME FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_OLDEST
+    WHERE STATUS = 'CREATED' AND LAST_UPDATED_DATETIME <= ?1
+    ORDER BY CREATED_DATETIME, OFFENDER_DELTA_ID LIMIT 1";
+/// Asked before [`OLDEST_EXPIRED`], which would otherwise read past every row that is locked at
+/// present.
+const ANY_EXPIRED: &str = "
+    SELECT EXISTS (SELECT 1 FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_STALE
+                   WHERE STATUS = 'INPROGRESS' AND LAST_UPDATED_DATETIME <= ?1)";
+const OLDEST_EXPIRED: &str = "
+    SELECT OFFENDER_DELTA_ID, LAST_UPDATED_DATETIME FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_OLDEST
+    WHERE STATUS = 'INPROGRESS' AND LAST_UPDATED_DATETIME <= ?1
+    ORDER BY CREATED_DATETIME, OFFENDER_DELTA_ID LIMIT 1";
+const LOCK: &str = "
+    UPDATE OFFENDER_DELTA SET STATUS = 'INPROGRESS', LAST_UPDATED_DATETIME = ?1
+    WHERE OFFENDER_DELTA_ID = ?2 AND LAST_UPDATED_DATETIME = ?3 AND STATUS = ?4
+    RETURNING *";
+const DELETE_DUPLICATES: &str = "
+    DELETE FROM OFFENDER_DELTA
+    WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE IS ?2 AND SOURCE_RECORD_ID IS ?3 AND OFFENDER_DELTA_ID <> ?4";
+
+/// The database; a clone is another handle to the same one.
+#[derive(Clone)]
+pub struct Delius {
+    connection: Arc<Mutex<Connection>>,
+    timings: Arc<Mutex<Timings>>,
+}
+
+impl Delius {
+    /// A new database in memory, with the first few people in it.
+    pub fn in_memory(timings: Timings) -> Result<Self> {
+        Self::prepare(Connection::open_in_memory()?, timings)
+    }
+
+    /// The database in a file, created with the first few people if it is new.
+    pub fn open(path: &Path, timings: Timings) -> Result<Self> {
+        let connection =
+            Connection::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        Self::prepare(connection, timings)
+    }
+
+    fn prepare(mut connection: Connection, timings: Timings) -> Result<Self> {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if !transaction.table_exists(None, "OFFENDER_DELTA")? {
+            for script in [TABLES, PEOPLE, TRIGGERS] {
+                transaction.execute_batch(script)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            timings: Arc::new(Mutex::new(timings)),
+        })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        locked(&self.connection)
+    }
+
+    /// Runs any SQL, several statements too, and returns how many rows were changed, those by
+    /// triggers included.
+    pub fn execute(&self, sql: &str) -> Result<usize> {
+        let connection = self.connection();
+        let before = connection.total_changes();
+        connection.execute_batch(sql)?;
+        Ok(usize::try_from(connection.total_changes() - before)?)
+    }
+
+    /// Replaces the timings for every later claim.
+    pub fn set_timings(&self, timings: Timings) {
+        *locked(&self.timings) = timings;
+    }
+
+    /// Adds a row as it is, created and last updated at `now`, and returns its id.
+    pub fn insert_update(&self, update: &NewUpdate, now: i64) -> Result<i64> {
+        let connection = self.connection();
+        connection
+            .prepare_cached(
+                "INSERT INTO OFFENDER_DELTA (OFFENDER_ID, DATE_CHANGED, ACTION, SOURCE_TABLE, SOURCE_RECORD_ID,
+                                             CREATED_DATETIME, LAST_UPDATED_DATETIME)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+            )?
+            .execute(params![
+                update.offender_id,
+                update.date_changed,
+                update.action,
+                update.source_table,
+                update.source_record_id,
+                now
+            ])?;
+        Ok(connection.last_insert_rowid())
+    }
+
+    /// Looks for the row that a caller should get at `now`, without locking it.
+    ///
+    /// The oldest new row that has settled; if there is none, the oldest whose lock has expired.
+    pub fn claim_candidate(&self, now: i64) -> Result<Option<Candidate>> {
+        let timings = *locked(&self.timings);
+        let connection = self.connection();
+        let look = |sql: &str, not_after: i64, status: Status| {
+            connection
+                .prepare_cached(sql)?
+                .query_row([not_after], |row| {
+                    Ok(Candidate {
+                        offender_delta_id: row.get(0)?,
+                        version: row.get(1)?,
+                        status,
+                    })
+                })
+                .optional()
+        };
+        if let Some(settled) = look(
+            OLDEST_CREATED,
+            now - timings.settle_seconds,
+            Status::Created,
+        )? {
+            return Ok(Some(settled));
+        }
+        let expired = now - timings.lock_expiry_seconds;
+        if !connection
+            .prepare_cached(ANY_EXPIRED)?
+            .query_row([expired], |row| row.get(0))?
+        {
+            return Ok(None);
+        }
+        Ok(look(OLDEST_EXPIRED, expired, Status::InProgress)?)
+    }
+
+    /// Locks the candidate, or answers `None` if somebody else was faster.
+    ///
+    /// A new row takes the place of every other row about the same record of the same offender,
+    /// whatever their status.
+    pub fn lock(&self, candidate: &Candidate, now: i64) -> Result<Option<UpdateRow>> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let locked = transaction
+            .prepare_cached(LOCK)?
+            .query_row(
+                params![
+                    now,
+                    candidate.offender_delta_id,
+                    candidate.version,
+                    candidate.status.as_text()
+                ],
+                UpdateRow::read,
+            )
+            .optional()?;
+        let Some(mut row) = locked else {
+            return Ok(None);
+        };
+        row.failed_update = candidate.failed_update();
+        if !row.failed_update {
+            transaction
+                .prepare_cached(DELETE_DUPLICATES)?
+                .execute(params![
+                    row.offender_id,
+                    row.source_table,
+                    row.source_record_id,
+                    row.offender_delta_id
+                ])?;
+        }
+        transaction.commit()?;
+        Ok(Some(row))
+    }
+
+    /// What the offender is known by; `None` if there is no such offender, or none that may be
+    /// seen.
+    pub fn identifiers(&self, offender_id: i64) -> Result<Option<Identifiers>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT CRN, NOMS_NUMBER, PNC_NUMBER FROM OFFENDER WHERE OFFENDER_ID = ?1 AND VISIBLE = 1",
+        )?;
+        let identifiers = statement.query_row([offender_id], |row| {
+            Ok(Identifiers {
+                offender_id,
+                crn: row.get(0)?,
+                noms_number: row.get(1)?,
+                pnc_number: row.get(2)?,
+            })
+        });
+        Ok(identifiers.optional()?)
+    }
+
+    /// Deletes a row; `false` if it is not there.
+    pub fn delete_update(&self, id: i64) -> Result<bool> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare_cached("DELETE FROM OFFENDER_DELTA WHERE OFFENDER_DELTA_ID = ?1")?;
+        Ok(statement.execute([id])? > 0)
+    }
+
+    /// Gives a row up for good; `false` if it is not there.
+    pub fn mark_failed(&self, id: i64, now: i64) -> Result<bool> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "UPDATE OFFENDER_DELTA SET STATUS = 'FAILED', LAST_UPDATED_DATETIME = ?2 WHERE OFFENDER_DELTA_ID = ?1",
+        )?;
+        Ok(statement.execute([id, now])? > 0)
+    }
+
+    /// All rows of `OFFENDER_DELTA`, by id. Their `failed_update` is always false: it belongs to an
+    /// answer, not to a row.
+    pub fn updates(&self) -> Result<Vec<UpdateRow>> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare_cached("SELECT * FROM OFFENDER_DELTA ORDER BY OFFENDER_DELTA_ID")?;
+        let rows = statement.query_map([], UpdateRow::read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// How many rows there are in `OFFENDER_DELTA`, whatever their status.
+    pub fn count_updates(&self) -> Result<usize> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached("SELECT count(*) FROM OFFENDER_DELTA")?;
+        Ok(usize::try_from(
+            statement.query_row([], |row| row.get::<_, i64>(0))?,
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_of_a_claim_is_a_search_in_an_index() -> Result<()> {
+        let delius = Delius::in_memory(Timings::default())?;
+        let connection = delius.connection();
+        for sql in [
+            OLDEST_CREATED,
+            ANY_EXPIRED,
+            OLDEST_EXPIRED,
+            LOCK,
+            DELETE_DUPLICATES,
+        ] {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let nulls = vec![None::<i64>; statement.parameter_count()];
+            let plan: Vec<String> = statement
+                .query_map(rusqlite::params_from_iter(nulls), |row| row.get("detail"))?
+                .collect::<rusqlite::Result<_>>()?;
+            let searches = plan
+                .iter()
+                .filter(|step| step.starts_with("SEARCH"))
+                .count();
+            assert_eq!(searches, 1, "{sql}\n{plan:#?}");
+            let slow = plan
+                .iter()
+                .any(|step| step.contains("B-TREE") || step.contains("SCAN OFFENDER"));
+            assert!(!slow, "{sql}\n{plan:#?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! What the mini-Delius takes and gives: the rows of `OFFENDER_DELTA` and what an offender is known
+//! by.
+
+use rusqlite::Row;
+use serde::Serialize;
+
+/// How long a row has to rest before it is served, and how long a lock lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    /// A new row is served once it was last updated this long ago.
+    pub settle_seconds: i64,
+    /// A locked row is served again, as a failed update, once it was locked this long ago.
+    pub lock_expiry_seconds: i64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            settle_seconds: 2,
+            lock_expiry_seconds: 600,
+        }
+    }
+}
+
+/// Where a row of `OFFENDER_DELTA` stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// Not served yet.
+    Created,
+    /// Served, and locked to whoever got it.
+    InProgress,
+    /// Given up; never served again.
+    Failed,
+}
+
+impl Status {
+    pub(super) fn as_text(self) -> &'static str {
+        match self {
+            Self::Created => "CREATED",
+            Self::InProgress => "INPROGRESS",
+            Self::Failed => "FAILED",
+        }
+    }
+
+    fn from_text(text: Option<&str>) -> Self {
+        match text {
+            Some("INPROGRESS") => Self::InProgress,
+            Some("FAILED") => Self::Failed,
+            _ => Self::Created,
+        }
+    }
+}
+
+/// A row of `OFFENDER_DELTA`; as JSON, the answer of `nextUpdate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateRow {
+    /// The offender whose data changed.
+    pub offender_id: i64,
+    /// When it changed, in London, without zone.
+    pub date_changed: String,
+    /// `UPSERT` or `DELETE`.
+    pub action: String,
+    /// The row's primary key.
+    pub offender_delta_id: i64,
+    /// The table that was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_table: Option<String>,
+    /// The primary key within that table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_record_id: Option<i64>,
+    /// Where the row stands.
+    pub status: Status,
+    /// The lock of an earlier caller had expired when this one was taken.
+    pub failed_update: bool,
+    /// When the row was added, in Unix seconds.
+    #[serde(skip)]
+    pub created: i64,
+    /// When its status last changed, in Unix seconds; the version of the optimistic lock.
+    #[serde(skip)]
+    pub last_updated: i64,
+}
+
+impl UpdateRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            offender_id: row.get("OFFENDER_ID")?,
+            date_changed: row.get("DATE_CHANGED")?,
+            action: row.get("ACTION")?,
+            offender_delta_id: row.get("OFFENDER_DELTA_ID")?,
+            source_table: row.get("SOURCE_TABLE")?,
+            source_record_id: row.get("SOURCE_RECORD_ID")?,
+            status: Status::from_text(row.get_ref("STATUS")?.as_str_or_null()?),
+            failed_update: false,
+            created: row.get("CREATED_DATETIME")?,
+            last_updated: row.get("LAST_UPDATED_DATETIME")?,
+        })
+    }
+}
+
+/// A row to be added to `OFFENDER_DELTA` as it is, past the triggers.
+#[derive(Clone, Debug)]
+pub struct NewUpdate {
+    /// The offender, who need not exist.
+    pub offender_id: i64,
+    /// London local time; not checked, so that a test may write nonsense.
+    pub date_changed: String,
+    /// `UPSERT` or `DELETE`; the table refuses anything else.
+    pub action: String,
+    /// The table that was changed.
+    pub source_table: Option<String>,
+    /// The primary key within that table.
+    pub source_record_id: Option<i64>,
+}
+
+impl Default for NewUpdate {
+    fn default() -> Self {
+        Self {
+            offender_id: 1,
+            date_changed: "2020-07-19T13:56:43".into(),
+            action: "UPSERT".into(),
+            source_table: Some("OFFENDER".into()),
+            source_record_id: Some(1),
+        }
+    }
+}
+
+/// A row that could be locked at the moment it was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub(super) offender_delta_id: i64,
+    pub(super) version: i64,
+    pub(super) status: Status,
+}
+
+impl Candidate {
+    /// The row's primary key.
+    #[must_use]
+    pub fn offender_delta_id(&self) -> i64 {
+        self.offender_delta_id
+    }
+
+    /// Whether the row is served because an earlier lock has expired.
+    #[must_use]
+    pub fn failed_update(&self) -> bool {
+        self.status == Status::InProgress
+    }
+}
+
+/// What an offender is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identifiers {
+    /// The primary key of the offender.
+    #[serde(skip)]
+    pub offender_id: i64,
+    /// The case reference number.
+    pub crn: String,
+    /// The prison number, for those who have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noms_number: Option<String>,
+    /// The number in the Police National Computer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pnc_number: Option<String>,
+}

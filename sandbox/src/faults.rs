@@ -1,0 +1,272 @@
+//! What goes wrong, when told to: rules that are looked up for every call, and a count of the
+//! calls.
+
+mod text;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::locked;
+
+/// A call that the sandbox answers, and that a fault may hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `GET /secure/offenders/nextUpdate`
+    NextUpdate,
+    /// `GET /secure/offenders/offenderId/{offenderId}/identifiers`
+    Identifiers,
+    /// `DELETE /secure/offenders/update/{offenderDeltaId}`
+    DeleteUpdate,
+    /// `PUT /secure/offenders/update/{offenderDeltaId}/markAsFailed`
+    MarkAsFailed,
+    /// `GET /health/ping` of community-api
+    CommunityPing,
+    /// `POST /auth/oauth/token`
+    Token,
+    /// `GET /auth/health/ping`
+    AuthPing,
+    /// `Publish`
+    Publish,
+    /// `PublishBatch`
+    PublishBatch,
+    /// `GetTopicAttributes`
+    TopicAttributes,
+}
+
+const ENDPOINTS: usize = Endpoint::TopicAttributes as usize + 1;
+
+/// What happens instead of, or besides, the effect of a call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This answer; the effect does not take place.
+    Answer {
+        /// The HTTP status.
+        status: u16,
+        /// The content type.
+        content_type: String,
+        /// The body, which need not be what the content type says.
+        body: Vec<u8>,
+        /// Further headers.
+        headers: Vec<(String, String)>,
+    },
+    /// The call takes this long. Its effect takes place even if the caller has gone away by then.
+    Latency(Duration),
+    /// No answer and no effect, until the caller goes away.
+    Hang,
+    /// The connection is closed; the effect does not take place.
+    DropConnection,
+    /// The effect takes place, then the connection is closed without an answer.
+    LoseAnswer,
+    /// The effect takes place, then this status is answered.
+    AnswerAfterEffect(u16),
+    /// An error as SNS answers it; nothing is published.
+    SnsError {
+        /// The HTTP status.
+        status: u16,
+        /// For example `Throttling`.
+        code: String,
+    },
+    /// An error for entries of a batch; the others are published. `Publish` answers it as an error
+    /// of its own.
+    SnsEntryError {
+        /// Which entry, from 0; `None`: all, or those of the rule's offender.
+        entry: Option<usize>,
+        /// For example `InternalError`.
+        code: String,
+        /// Whether SNS puts it down to the sender.
+        sender_fault: bool,
+    },
+}
+
+impl Fault {
+    /// A JSON error body with this status.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        let body = format!(r#"{{"status":{status},"developerMessage":"Injected fault"}}"#);
+        Self::body(status, body)
+    }
+
+    /// This status and body, said to be JSON.
+    #[must_use]
+    pub fn body(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self::Answer {
+            status,
+            content_type: "application/json".into(),
+            body: body.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Adds a header to an answer; leaves every other fault as it is.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        if let Self::Answer { headers, .. } = &mut self {
+            headers.push((name.into(), value.into()));
+        }
+        self
+    }
+}
+
+/// When a fault happens.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The call it hits.
+    pub endpoint: Endpoint,
+    /// What happens.
+    pub fault: Fault,
+    /// How often it happens; `None`: until it is cleared.
+    pub times: Option<usize>,
+    /// How likely it is for each call, from 0 to 1.
+    pub probability: f64,
+    /// Only for this offender: identifiers by the path, publishing by `offenderId` in the message.
+    /// No other call has one.
+    pub offender_id: Option<i64>,
+}
+
+impl Rule {
+    /// A rule that hits every call to the endpoint until it is cleared; change its fields to narrow
+    /// it.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, fault: Fault) -> Self {
+        Self {
+            endpoint,
+            fault,
+            times: None,
+            probability: 1.0,
+            offender_id: None,
+        }
+    }
+}
+
+/// The rules in force; a clone shares them.
+///
+/// The first rule that matches wins, except that latencies add up and then the next matching rule
+/// is looked for.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    rules: Mutex<Vec<Rule>>,
+    meters: [Meter; ENDPOINTS],
+}
+
+#[derive(Default)]
+struct Meter {
+    calls: AtomicU64,
+    running: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Faults {
+    /// Adds a rule after those already there.
+    pub fn inject(&self, rule: Rule) {
+        locked(&self.0.rules).push(rule);
+    }
+
+    /// The fault hits every call from now on.
+    pub fn always(&self, endpoint: Endpoint, fault: Fault) {
+        self.inject(Rule::new(endpoint, fault));
+    }
+
+    /// The fault hits the next call only.
+    pub fn once(&self, endpoint: Endpoint, fault: Fault) {
+        self.inject(Rule {
+            times: Some(1),
+            ..Rule::new(endpoint, fault)
+        });
+    }
+
+    /// Drops all rules.
+    pub fn clear(&self) {
+        locked(&self.0.rules).clear();
+    }
+
+    /// Drops the rules for one endpoint.
+    pub fn clear_endpoint(&self, endpoint: Endpoint) {
+        locked(&self.0.rules).retain(|rule| rule.endpoint != endpoint);
+    }
+
+    /// How many calls the endpoint has received, those included that a fault hit.
+    #[must_use]
+    pub fn calls(&self, endpoint: Endpoint) -> u64 {
+        self.meter(endpoint).calls.load(Ordering::Relaxed)
+    }
+
+    /// How many calls to the endpoint were under way at once, at most.
+    #[must_use]
+    pub fn peak_concurrency(&self, endpoint: Endpoint) -> u64 {
+        self.meter(endpoint).peak.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call and decides what goes wrong with it. `concerns` is asked only by rules for one
+    /// offender.
+    pub(crate) fn receive(&self, endpoint: Endpoint, concerns: impl Fn(i64) -> bool) -> Call {
+        let meter = self.meter(endpoint);
+        meter.calls.fetch_add(1, Ordering::Relaxed);
+        let running = meter.running.fetch_add(1, Ordering::Relaxed) + 1;
+        meter.peak.fetch_max(running, Ordering::Relaxed);
+        let mut call = Call {
+            latency: Duration::ZERO,
+            fault: None,
+            offender_id: None,
+            _underway: Underway {
+                faults: self.clone(),
+                endpoint,
+            },
+        };
+        self.choose(endpoint, concerns, &mut call);
+        call
+    }
+
+    fn choose(&self, endpoint: Endpoint, concerns: impl Fn(i64) -> bool, call: &mut Call) {
+        let mut rules = locked(&self.0.rules);
+        for rule in rules.iter_mut() {
+            let matches = rule.endpoint == endpoint
+                && rule.times != Some(0)
+                && rule.offender_id.is_none_or(&concerns)
+                && (rule.probability >= 1.0 || fastrand::f64() < rule.probability);
+            if !matches {
+                continue;
+            }
+            rule.times = rule.times.map(|times| times - 1);
+            if let Fault::Latency(latency) = rule.fault {
+                call.latency += latency;
+                continue;
+            }
+            call.fault = Some(rule.fault.clone());
+            call.offender_id = rule.offender_id;
+            break;
+        }
+        rules.retain(|rule| rule.times != Some(0));
+    }
+
+    fn meter(&self, endpoint: Endpoint) -> &Meter {
+        &self.0.meters[endpoint as usize]
+    }
+}
+
+/// A call under way, and what goes wrong with it.
+pub(crate) struct Call {
+    pub(crate) latency: Duration,
+    pub(crate) fault: Option<Fault>,
+    /// The offender of the rule that the fault comes from.
+    pub(crate) offender_id: Option<i64>,
+    _underway: Underway,
+}
+
+/// Counts a call as under way until it is dropped, be it that its caller went away.
+struct Underway {
+    faults: Faults,
+    endpoint: Endpoint,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.faults
+            .meter(self.endpoint)
+            .running
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,183 @@
+//! The HTTP server that all three stand-ins share: small, and able to close a connection without an
+//! answer.
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::faults::{Call, Fault};
+use crate::topic;
+
+/// An answer, or none: then the connection is closed.
+pub(crate) type Answer = Result<Reply, Dropped>;
+
+/// The connection is to be closed without an answer.
+#[derive(Debug)]
+pub(crate) struct Dropped;
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("connection dropped")
+    }
+}
+
+impl std::error::Error for Dropped {}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Reply(Response<Full<Bytes>>);
+
+impl Reply {
+    pub(crate) fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+        let mut response = Response::new(Full::new(body.into()));
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self(response).header(CONTENT_TYPE.as_str(), content_type)
+    }
+
+    pub(crate) fn empty(status: u16) -> Self {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self(response)
+    }
+
+    pub(crate) fn json(status: u16, body: &impl Serialize) -> Self {
+        // Nothing that the sandbox answers can fail to be written as JSON: all keys are strings.
+        Self::new(
+            status,
+            "application/json",
+            serde_json::to_vec(body).unwrap_or_default(),
+        )
+    }
+
+    /// An error body of community-api.
+    pub(crate) fn error(status: u16, message: &str) -> Self {
+        Self::json(
+            status,
+            &json!({"status": status, "developerMessage": message}),
+        )
+    }
+
+    /// Adds a header, unless it could not be sent.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            self.0.headers_mut().append(name, value);
+        }
+        self
+    }
+}
+
+impl Call {
+    /// Lets the effect take place as far as the fault allows, and answers accordingly.
+    pub(crate) async fn carry_out(
+        self,
+        effect: impl Future<Output = Reply> + Send + 'static,
+    ) -> Answer {
+        if matches!(self.fault, Some(Fault::Hang)) {
+            return pending().await;
+        }
+        let (latency, fault) = (self.latency, self.fault);
+        if latency.is_zero() {
+            return settle(fault, effect).await;
+        }
+        // A task of its own, because a real server does not notice either that its caller has lost
+        // patience.
+        let late = tokio::spawn(async move {
+            tokio::time::sleep(latency).await;
+            settle(fault, effect).await
+        });
+        late.await.unwrap_or(Err(Dropped))
+    }
+}
+
+async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> Answer {
+    match fault {
+        Some(Fault::Answer {
+            status,
+            content_type,
+            body,
+            headers,
+        }) => {
+            let reply = Reply::new(status, &content_type, body);
+            Ok(headers
+                .iter()
+                .fold(reply, |reply, (name, value)| reply.header(name, value)))
+        }
+        Some(Fault::DropConnection) => Err(Dropped),
+        Some(Fault::LoseAnswer) => {
+            effect.await;
+            Err(Dropped)
+        }
+        Some(Fault::AnswerAfterEffect(status)) => {
+            effect.await;
+            Ok(Reply::error(status, "Injected fault"))
+        }
+        Some(Fault::SnsError { status, code }) => {
+            Ok(topic::error_reply(status, &code, "Injected fault"))
+        }
+        // Latency and Hang have been dealt with by now, and entries' errors are part of the topic's
+        // effect.
+        None | Some(Fault::Latency(_) | Fault::Hang | Fault::SnsEntryError { .. }) => {
+            Ok(effect.await)
+        }
+    }
+}
+
+/// Serves connections until it is dropped, which closes them all.
+pub(crate) async fn serve<H, F>(listener: TcpListener, handler: H)
+where
+    H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve_connection(stream, handler.clone()));
+                }
+                // Out of file descriptors, most likely; some will be given back soon.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection<H, F>(stream: TcpStream, handler: H)
+where
+    H: Fn(Request<Bytes>) -> F,
+    F: Future<Output = Answer>,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let handler = &handler;
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
+            handler(Request::from_parts(head, body))
+                .await
+                .map(|reply| reply.0)
+        }
+    });
+    // Without it the answer waits for the acknowledgement of the packet before. Failing that, it is
+    // merely slow.
+    let _ = stream.set_nodelay(true);
+    // An error is either the caller's going away or a fault that was asked for.
+    let _ = http1::Builder::new()
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}

@@ -1,0 +1,210 @@
+//! The world around the service, for demo, tests, benches and a deterministic simulation.
+//!
+//! A mini-Delius in `SQLite` with real triggers, and on top of it community-api, hmpps-auth and an
+//! SNS-compatible topic, each on a socket of its own, each able to fail when told to. It shares no
+//! code with the service: its own JSON is the other half of every test over the wire.
+//!
+//! Reading order: [`delius`] is the data and the lock, [`faults`] is what may go wrong, then the
+//! three stand-ins.
+
+pub mod auth;
+mod community;
+pub mod delius;
+pub mod faults;
+mod http;
+pub mod topic;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub use self::auth::Auth;
+pub use self::delius::{Delius, Timings};
+pub use self::faults::{Endpoint, Fault, Faults, Rule};
+pub use self::topic::{Message, Topic};
+
+use self::community::Community;
+use self::topic::TopicSettings;
+
+/// How the world is set up; the default suits a test.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// When rows are served.
+    pub timings: Timings,
+    /// The file that holds the mini-Delius; `None`: in memory.
+    pub database: Option<PathBuf>,
+    /// The client that hmpps-auth knows.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
+    /// The roles that its tokens carry.
+    pub roles: Vec<String>,
+    /// How long its tokens live.
+    pub token_lifetime: Duration,
+    /// Where community-api listens.
+    pub community_address: SocketAddr,
+    /// Where hmpps-auth listens.
+    pub auth_address: SocketAddr,
+    /// Where the topic listens.
+    pub topic_address: SocketAddr,
+    /// The only topic that exists.
+    pub topic_arn: String,
+    /// What `GetTopicAttributes` says about confirmed subscriptions.
+    pub subscriptions_confirmed: u32,
+    /// What `GetTopicAttributes` says about pending subscriptions.
+    pub subscriptions_pending: u32,
+    /// Keep only the latest messages; `None`: all of them.
+    pub kept_messages: Option<usize>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            timings: Timings::default(),
+            database: None,
+            client_id: "probation-offender-events".into(),
+            client_secret: "clientsecret".into(),
+            roles: vec!["ROLE_COMMUNITY".into(), "ROLE_COMMUNITY_EVENTS".into()],
+            token_lifetime: Duration::from_hours(1),
+            community_address: any_port,
+            auth_address: any_port,
+            topic_address: any_port,
+            topic_arn: "arn:aws:sns:eu-west-2:000000000000:probation_offender_events".into(),
+            subscriptions_confirmed: 1,
+            subscriptions_pending: 0,
+            kept_messages: None,
+        }
+    }
+}
+
+/// The running world. Dropping it closes every socket.
+pub struct Sandbox {
+    delius: Delius,
+    auth: Auth,
+    topic: Topic,
+    faults: Faults,
+    community_address: SocketAddr,
+    auth_address: SocketAddr,
+    topic_address: SocketAddr,
+    servers: JoinSet<()>,
+}
+
+impl Sandbox {
+    /// Opens the mini-Delius, binds the three addresses and serves.
+    pub async fn start(settings: Settings) -> Result<Self> {
+        let delius = match &settings.database {
+            Some(path) => Delius::open(path, settings.timings)?,
+            None => Delius::in_memory(settings.timings)?,
+        };
+        let faults = Faults::default();
+        let auth = Auth::new(
+            settings.client_id,
+            settings.client_secret,
+            settings.roles,
+            settings.token_lifetime,
+        );
+        let topic = Topic::new(TopicSettings {
+            arn: settings.topic_arn,
+            subscriptions_confirmed: settings.subscriptions_confirmed,
+            subscriptions_pending: settings.subscriptions_pending,
+            kept_messages: settings.kept_messages,
+        });
+        let (community_listener, community_address) = bind(settings.community_address).await?;
+        let (auth_listener, auth_address) = bind(settings.auth_address).await?;
+        let (topic_listener, topic_address) = bind(settings.topic_address).await?;
+
+        let mut servers = JoinSet::new();
+        let community = Community {
+            delius: delius.clone(),
+            auth: auth.clone(),
+            faults: faults.clone(),
+        };
+        servers.spawn(http::serve(community_listener, move |request| {
+            community.clone().answer(request)
+        }));
+        let served = (auth.clone(), faults.clone());
+        servers.spawn(http::serve(auth_listener, move |request| {
+            served.0.clone().answer(served.1.clone(), request)
+        }));
+        let served = (topic.clone(), faults.clone());
+        servers.spawn(http::serve(topic_listener, move |request| {
+            served.0.clone().answer(served.1.clone(), request)
+        }));
+        Ok(Self {
+            delius,
+            auth,
+            topic,
+            faults,
+            community_address,
+            auth_address,
+            topic_address,
+            servers,
+        })
+    }
+
+    /// The data.
+    #[must_use]
+    pub fn delius(&self) -> &Delius {
+        &self.delius
+    }
+
+    /// What goes wrong, and the count of calls.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// What was published.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The tokens.
+    #[must_use]
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// The base URL of community-api.
+    #[must_use]
+    pub fn community_url(&self) -> String {
+        format!("http://{}", self.community_address)
+    }
+
+    /// The base URL of hmpps-auth; like the real one it ends in `/auth`.
+    #[must_use]
+    pub fn auth_url(&self) -> String {
+        format!("http://{}/auth", self.auth_address)
+    }
+
+    /// The endpoint of SNS.
+    #[must_use]
+    pub fn sns_url(&self) -> String {
+        format!("http://{}", self.topic_address)
+    }
+
+    /// Closes every socket, whatever is under way.
+    pub async fn stop(mut self) {
+        self.servers.shutdown().await;
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+/// A lock that somebody panicked under is still good: nothing here is left half done.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,156 @@
+//! `sandbox serve`: the world around the service as a process of its own, for docker-compose and
+//! for trying things out.
+
+use std::io::{Write, stdout};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser};
+use sandbox::{Rule, Sandbox, Settings, Timings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "A mini-Delius with community-api, hmpps-auth and an SNS topic"
+)]
+enum Command {
+    /// Serve until SIGINT or SIGTERM.
+    Serve(Box<Serve>),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The address that all three listen on
+    #[arg(long, env = "SANDBOX_BIND", default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// The port of community-api; 0 takes any that is free
+    #[arg(long, env = "SANDBOX_COMMUNITY_PORT", default_value_t = 8096)]
+    community_port: u16,
+    /// The port of hmpps-auth
+    #[arg(long, env = "SANDBOX_AUTH_PORT", default_value_t = 8090)]
+    auth_port: u16,
+    /// The port of the topic
+    #[arg(long, env = "SANDBOX_TOPIC_PORT", default_value_t = 4575)]
+    topic_port: u16,
+    /// The file that holds the data, which the sqlite3 command may change at the same time; in
+    /// memory without it
+    #[arg(long, env = "SANDBOX_DATABASE")]
+    database: Option<PathBuf>,
+    /// So many random changes are made a minute, on average
+    #[arg(long, env = "SANDBOX_CHANGES_PER_MINUTE", default_value_t = 0.0)]
+    changes_per_minute: f64,
+    /// So many changes wait to be published at the start
+    #[arg(long, env = "SANDBOX_BACKLOG", default_value_t = 0)]
+    backlog: usize,
+    /// So many more offenders are made up at the start
+    #[arg(long, env = "SANDBOX_PEOPLE", default_value_t = 0)]
+    people: usize,
+    /// How old a row has to be before it is served
+    #[arg(long, env = "SANDBOX_SETTLE_SECONDS", default_value_t = Timings::default().settle_seconds)]
+    settle_seconds: i64,
+    /// How long a row stays locked
+    #[arg(long, env = "SANDBOX_LOCK_EXPIRY_SECONDS", default_value_t = Timings::default().lock_expiry_seconds)]
+    lock_expiry_seconds: i64,
+    /// How long a token lives
+    #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600)]
+    token_lifetime_seconds: u64,
+    /// The client that hmpps-auth knows
+    #[arg(long, env = "SANDBOX_CLIENT_ID", default_value_t = Settings::default().client_id)]
+    client_id: String,
+    /// The client's secret
+    #[arg(
+        long,
+        env = "SANDBOX_CLIENT_SECRET",
+        hide_env_values = true,
+        default_value_t = Settings::default().client_secret
+    )]
+    client_secret: String,
+    /// The ARN of the topic
+    #[arg(long, env = "SANDBOX_TOPIC_ARN", default_value_t = Settings::default().topic_arn)]
+    topic_arn: String,
+    /// Keep only so many of the latest messages; all of them without it
+    #[arg(long, env = "SANDBOX_KEPT_MESSAGES")]
+    kept_messages: Option<usize>,
+    /// What goes wrong, as ENDPOINT=FAULT[@PROBABILITY], for example publish-batch=throttle@0.1; in
+    /// the variable separated by commas
+    #[arg(long = "fault", env = "SANDBOX_FAULTS", value_delimiter = ',')]
+    faults: Vec<Rule>,
+}
+
+impl Serve {
+    fn settings(&self) -> Settings {
+        Settings {
+            timings: Timings {
+                settle_seconds: self.settle_seconds,
+                lock_expiry_seconds: self.lock_expiry_seconds,
+            },
+            database: self.database.clone(),
+            client_id: self.client_id.clone(),
+            client_secret: self.client_secret.clone(),
+            token_lifetime: Duration::from_secs(self.token_lifetime_seconds),
+            community_address: SocketAddr::new(self.bind, self.community_port),
+            auth_address: SocketAddr::new(self.bind, self.auth_port),
+            topic_address: SocketAddr::new(self.bind, self.topic_port),
+            topic_arn: self.topic_arn.clone(),
+            kept_messages: self.kept_messages,
+            ..Settings::default()
+        }
+    }
+
+    async fn run(self) -> Result<()> {
+        ensure!(
+            self.changes_per_minute >= 0.0,
+            "--changes-per-minute must not be below zero"
+        );
+        let (mut interrupt, mut terminate) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
+        let sandbox = Sandbox::start(self.settings()).await?;
+        sandbox.delius().seed_people(self.people)?;
+        sandbox.delius().seed_backlog(self.backlog)?;
+        for rule in self.faults {
+            sandbox.faults().inject(rule);
+        }
+        say(&format!(
+            "community-api {}\nhmpps-auth {}\ntopic {}",
+            sandbox.community_url(),
+            sandbox.auth_url(),
+            sandbox.sns_url()
+        ))?;
+        tokio::select! {
+            result = make_changes(&sandbox, self.changes_per_minute) => result?,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        sandbox.stop().await;
+        Ok(())
+    }
+}
+
+async fn make_changes(sandbox: &Sandbox, per_minute: f64) -> Result<()> {
+    // A period too long for a `Duration` is as good as none.
+    let Ok(period) = Duration::try_from_secs_f64(60.0 / per_minute) else {
+        return std::future::pending().await;
+    };
+    let mut ticks = interval(period.max(Duration::from_micros(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        say(&sandbox.delius().random_change()?)?;
+    }
+}
+
+fn say(line: &str) -> Result<()> {
+    Ok(writeln!(stdout(), "{line}")?)
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Command::Serve(serve) = Command::parse();
+    serve.run().await
+}

@@ -1,0 +1,441 @@
+//! The mini-Delius: what its triggers write, and the rules of the lock.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use sandbox::delius::{NewUpdate, Status, UpdateRow};
+use sandbox::{Delius, Timings};
+
+const NOW: i64 = 1_600_000_000;
+
+fn delius() -> Result<Delius> {
+    Delius::in_memory(Timings::default())
+}
+
+/// Claims as a caller who meets nobody else.
+fn claim(delius: &Delius, now: i64) -> Result<Option<UpdateRow>> {
+    match delius.claim_candidate(now)? {
+        Some(candidate) => delius.lock(&candidate, now),
+        None => Ok(None),
+    }
+}
+
+fn about(offender_id: i64, table: &str, record: i64) -> NewUpdate {
+    NewUpdate {
+        offender_id,
+        source_table: Some(table.into()),
+        source_record_id: Some(record),
+        ..NewUpdate::default()
+    }
+}
+
+type Written = (i64, String, Option<String>, Option<i64>);
+
+/// What a change writes, as (offender, action, table, record).
+fn written(delius: &Delius, sql: &str) -> Result<Vec<Written>> {
+    let last = delius
+        .updates()?
+        .last()
+        .map_or(0, |row| row.offender_delta_id);
+    delius.execute(sql).with_context(|| sql.to_owned())?;
+    let rows = delius
+        .updates()?
+        .into_iter()
+        .filter(|row| row.offender_delta_id > last);
+    Ok(rows
+        .map(|row| {
+            assert_eq!(row.status, Status::Created);
+            (
+                row.offender_id,
+                row.action,
+                row.source_table,
+                row.source_record_id,
+            )
+        })
+        .collect())
+}
+
+#[test]
+fn the_first_people_are_no_news() -> Result<()> {
+    assert_eq!(delius()?.count_updates()?, 0);
+    let named = delius()?.identifiers(1)?.context("offender 1")?;
+    assert_eq!(
+        (&*named.crn, named.noms_number.as_deref()),
+        ("X000001", Some("A0001AA"))
+    );
+    assert_eq!(
+        delius()?.identifiers(4)?.context("offender 4")?.noms_number,
+        None
+    );
+    assert_eq!(delius()?.identifiers(99)?, None);
+    Ok(())
+}
+
+/// A table, its columns but for the key, values for them, and the offender that they lead to.
+const TABLES: [(&str, &str, &str, i64); 13] = [
+    (
+        "OFFENDER",
+        "CRN, FIRST_NAME, SURNAME, DATE_OF_BIRTH",
+        "'X9', 'A', 'B', '2000-01-01'",
+        900,
+    ),
+    (
+        "ALIAS",
+        "OFFENDER_ID, FIRST_NAME, SURNAME",
+        "2, 'A', 'B'",
+        2,
+    ),
+    (
+        "OFFENDER_ADDRESS",
+        "OFFENDER_ID, STREET_NAME, TOWN_CITY, START_DATE",
+        "2, 'A', 'B', 'C'",
+        2,
+    ),
+    (
+        "OFFENDER_MANAGER",
+        "OFFENDER_ID, OFFICER_ID, ALLOCATION_DATE",
+        "2, 77, 'C'",
+        2,
+    ),
+    (
+        "REGISTRATION",
+        "OFFENDER_ID, REGISTER_TYPE, REGISTRATION_DATE",
+        "2, 'A', 'B'",
+        2,
+    ),
+    (
+        "DEREGISTRATION",
+        "REGISTRATION_ID, DEREGISTRATION_DATE",
+        "2, 'A'",
+        3,
+    ),
+    ("EVENT", "OFFENDER_ID, REFERRAL_DATE", "2, 'A'", 2),
+    (
+        "DISPOSAL",
+        "EVENT_ID, DISPOSAL_TYPE, DISPOSAL_DATE",
+        "3, 'A', 'B'",
+        4,
+    ),
+    (
+        "RQMNT",
+        "DISPOSAL_ID, RQMNT_TYPE, START_DATE",
+        "2, 'A', 'B'",
+        2,
+    ),
+    (
+        "OGRS_ASSESSMENT",
+        "OFFENDER_ID, ASSESSMENT_DATE",
+        "2, 'A'",
+        2,
+    ),
+    (
+        "MERGE_HISTORY",
+        "OFFENDER_ID, MERGED_FROM_CRN, MERGED_TO_CRN, MERGED_DATE",
+        "2, 'A', 'B', 'C'",
+        2,
+    ),
+    (
+        "MANAGEMENT_TIER_EVENT",
+        "OFFENDER_ID, TIER_CHANGE_REASON, TIER_CHANGE_DATE",
+        "2, 'A', 'B'",
+        2,
+    ),
+    (
+        "CONTACT",
+        "OFFENDER_ID, CONTACT_TYPE, CONTACT_DATE",
+        "2, 'A', 'B'",
+        2,
+    ),
+];
+
+#[test]
+fn each_table_writes_a_row_for_each_insert_update_and_delete() -> Result<()> {
+    let delius = delius()?;
+    for (table, columns, values, offender) in TABLES {
+        let key = format!("{table}_ID");
+        let row = |action: &str| {
+            vec![(
+                offender,
+                action.to_owned(),
+                Some(table.to_owned()),
+                Some(900),
+            )]
+        };
+        let insert = format!("INSERT INTO {table} ({key}, {columns}) VALUES (900, {values})");
+        assert_eq!(written(&delius, &insert)?, row("UPSERT"));
+        assert_eq!(
+            written(
+                &delius,
+                &format!("UPDATE {table} SET {key} = {key} WHERE {key} = 900")
+            )?,
+            row("UPSERT")
+        );
+        assert_eq!(
+            written(&delius, &format!("DELETE FROM {table} WHERE {key} = 900"))?,
+            row("DELETE")
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_officers_change_reaches_each_offender_managed_at_present() -> Result<()> {
+    let delius = delius()?;
+    let rows = |action: &str, offenders: &[i64], officer| -> Vec<Written> {
+        offenders
+            .iter()
+            .map(|id| (*id, action.into(), Some("OFFICER".into()), Some(officer)))
+            .collect()
+    };
+    assert_eq!(
+        written(
+            &delius,
+            "UPDATE OFFICER SET SURNAME = 'New' WHERE OFFICER_ID = 1"
+        )?,
+        rows("UPSERT", &[1, 2], 1)
+    );
+    assert_eq!(
+        written(&delius, "DELETE FROM OFFICER WHERE OFFICER_ID = 2")?,
+        rows("DELETE", &[3, 4, 5], 2)
+    );
+    assert_eq!(
+        written(
+            &delius,
+            "INSERT INTO OFFICER VALUES (9, 'N', 'New', 'Officer')"
+        )?,
+        []
+    );
+    Ok(())
+}
+
+#[test]
+fn date_changed_is_the_time_in_london() -> Result<()> {
+    let schema = include_str!("../src/delius/schema.sql");
+    let view = schema
+        .split("CREATE VIEW LONDON_NOW")
+        .nth(1)
+        .and_then(|rest| rest.split(';').next())
+        .context("view")?;
+    for (utc, london) in [
+        ("2024-02-29 12:34:56.780", "2024-02-29T12:34:56.780"),
+        ("2026-03-29 00:59:59.999", "2026-03-29T00:59:59.999"),
+        ("2026-03-29 01:00:00.000", "2026-03-29T02:00:00.000"),
+        ("2026-10-25 00:59:59.999", "2026-10-25T01:59:59.999"),
+        ("2026-10-25 01:00:00.000", "2026-10-25T01:00:00.000"),
+        // Change-over on the last possible day and on the earliest.
+        ("2024-03-31 00:59:59.999", "2024-03-31T00:59:59.999"),
+        ("2024-03-31 01:00:00.000", "2024-03-31T02:00:00.000"),
+        ("2027-10-31 00:59:59.000", "2027-10-31T01:59:59.000"),
+        ("2027-10-31 01:00:00.000", "2027-10-31T01:00:00.000"),
+        ("2026-06-30 23:30:00.001", "2026-07-01T00:30:00.001"),
+        ("2026-12-31 23:59:59.999", "2026-12-31T23:59:59.999"),
+    ] {
+        let delius = delius()?;
+        let fixed = view.replace("'now'", &format!("'{utc}'"));
+        delius.execute(&format!(
+            "DROP VIEW LONDON_NOW; CREATE VIEW LONDON_NOW{fixed}"
+        ))?;
+        delius.execute("UPDATE OFFENDER SET SURNAME = 'Changed' WHERE OFFENDER_ID = 1")?;
+        assert_eq!(delius.updates()?[0].date_changed, london);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_row_is_served_once_it_has_settled_and_the_oldest_first() -> Result<()> {
+    let delius = delius()?;
+    let late = delius.insert_update(&about(1, "ALIAS", 1), NOW)?;
+    let early = delius.insert_update(&about(1, "ALIAS", 2), NOW - 1)?;
+    let tied = delius.insert_update(&about(1, "ALIAS", 3), NOW - 1)?;
+    assert_eq!(claim(&delius, NOW)?, None);
+    for expected in [early, tied] {
+        let row = claim(&delius, NOW + 1)?.context("settled")?;
+        assert_eq!(
+            (row.offender_delta_id, row.failed_update, row.status),
+            (expected, false, Status::InProgress)
+        );
+        assert_eq!(row.last_updated, NOW + 1);
+    }
+    assert_eq!(claim(&delius, NOW + 1)?, None);
+    assert_eq!(
+        claim(&delius, NOW + 2)?
+            .context("settled")?
+            .offender_delta_id,
+        late
+    );
+    Ok(())
+}
+
+#[test]
+fn an_expired_lock_is_served_again_as_a_failed_update_after_everything_new() -> Result<()> {
+    let delius = delius()?;
+    let first = delius.insert_update(&about(1, "ALIAS", 1), NOW)?;
+    claim(&delius, NOW + 2)?.context("the first claim")?;
+    assert_eq!(claim(&delius, NOW + 601)?, None);
+    let new = delius.insert_update(&about(1, "ALIAS", 2), NOW + 600)?;
+    assert_eq!(
+        claim(&delius, NOW + 602)?
+            .context("the new row")?
+            .offender_delta_id,
+        new
+    );
+    let again = claim(&delius, NOW + 602)?.context("the expired lock")?;
+    assert_eq!(
+        (again.offender_delta_id, again.failed_update),
+        (first, true)
+    );
+    assert_eq!(claim(&delius, NOW + 602)?, None);
+    Ok(())
+}
+
+#[test]
+fn locking_a_new_row_deletes_its_duplicates_also_those_being_worked_on() -> Result<()> {
+    let delius = delius()?;
+    let locked = delius.insert_update(&about(1, "EVENT", 7), NOW)?;
+    claim(&delius, NOW + 2)?.context("locked by another pod")?;
+    let failed = delius.insert_update(&about(1, "EVENT", 7), NOW + 3)?;
+    delius.mark_failed(failed, NOW + 3)?;
+    let kept = delius.insert_update(&about(1, "EVENT", 7), NOW + 4)?;
+    let duplicate = delius.insert_update(&about(1, "EVENT", 7), NOW + 5)?;
+    let others = [
+        about(2, "EVENT", 7),
+        about(1, "ALIAS", 7),
+        about(1, "EVENT", 8),
+    ];
+    for other in &others {
+        delius.insert_update(other, NOW + 9)?;
+    }
+    assert_eq!(
+        claim(&delius, NOW + 6)?
+            .context("the oldest")?
+            .offender_delta_id,
+        kept
+    );
+    let left: Vec<i64> = delius
+        .updates()?
+        .iter()
+        .map(|row| row.offender_delta_id)
+        .collect();
+    assert!(
+        ![locked, failed, duplicate]
+            .iter()
+            .any(|id| left.contains(id))
+    );
+    assert_eq!(left.len(), 1 + others.len());
+    assert!(!delius.delete_update(locked)?);
+    assert!(!delius.mark_failed(locked, NOW)?);
+    Ok(())
+}
+
+#[test]
+fn nulls_are_duplicates_of_each_other() -> Result<()> {
+    let delius = delius()?;
+    let nothing = NewUpdate {
+        source_table: None,
+        source_record_id: None,
+        ..NewUpdate::default()
+    };
+    for update in [&nothing, &nothing, &NewUpdate::default()] {
+        delius.insert_update(update, NOW)?;
+    }
+    let row = claim(&delius, NOW + 2)?.context("the first")?;
+    assert_eq!((row.source_table, row.source_record_id), (None, None));
+    assert_eq!(delius.count_updates()?, 2);
+    Ok(())
+}
+
+#[test]
+fn of_two_callers_with_the_same_candidate_one_gets_the_row() -> Result<()> {
+    let delius = delius()?;
+    // With both cut to nothing, the version alone could not tell the callers apart.
+    delius.set_timings(Timings {
+        settle_seconds: 0,
+        lock_expiry_seconds: 600,
+    });
+    delius.insert_update(&NewUpdate::default(), NOW)?;
+    let one = delius.claim_candidate(NOW)?.context("a candidate")?;
+    let other = delius.claim_candidate(NOW)?.context("a candidate")?;
+    assert!(delius.lock(&one, NOW)?.is_some());
+    assert_eq!(delius.lock(&other, NOW)?, None);
+    Ok(())
+}
+
+#[test]
+fn a_failed_row_is_never_served_and_nonsense_is_refused() -> Result<()> {
+    let delius = delius()?;
+    let id = delius.insert_update(&NewUpdate::default(), NOW)?;
+    assert!(delius.mark_failed(id, NOW)?);
+    assert_eq!(claim(&delius, NOW + 1_000_000)?, None);
+    assert!(delius.delete_update(id)?);
+    let wrong = NewUpdate {
+        action: "INSERT".into(),
+        ..NewUpdate::default()
+    };
+    assert!(delius.insert_update(&wrong, NOW).is_err());
+    assert!(
+        delius.insert_update(&NewUpdate::default(), NOW)? > id,
+        "an id must not come back"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_invisible_offender_has_no_identifiers() -> Result<()> {
+    let delius = delius()?;
+    assert_eq!(
+        delius.execute("UPDATE OFFENDER SET VISIBLE = 0 WHERE OFFENDER_ID = 1")?,
+        2
+    );
+    assert_eq!(delius.identifiers(1)?, None);
+    Ok(())
+}
+
+#[test]
+fn a_backlog_can_be_claimed_at_once_and_swallows_nothing() -> Result<()> {
+    let delius = delius()?;
+    delius.seed_people(200)?;
+    assert_eq!(delius.count_updates()?, 0);
+    delius.seed_backlog(500)?;
+    delius.seed_backlog(500)?;
+    let now = delius.updates()?[0].created + 62;
+    let mut seen = (BTreeSet::new(), BTreeSet::new());
+    while let Some(row) = claim(&delius, now)? {
+        assert!(delius.identifiers(row.offender_id)?.is_some());
+        seen.0.insert(row.offender_id);
+        seen.1.insert(row.source_table);
+        assert!(delius.delete_update(row.offender_delta_id)?);
+    }
+    assert_eq!((seen.0.len(), seen.1.len()), (205, 14));
+    Ok(())
+}
+
+#[test]
+fn random_changes_fire_the_triggers() -> Result<()> {
+    let delius = delius()?;
+    for _ in 0..500 {
+        let before = delius.count_updates()?;
+        let words = delius.random_change()?;
+        assert!(delius.count_updates()? > before, "{words}");
+    }
+    let tables: BTreeSet<_> = delius
+        .updates()?
+        .into_iter()
+        .map(|row| row.source_table)
+        .collect();
+    assert_eq!(tables.len(), 14);
+    Ok(())
+}
+
+#[test]
+fn a_database_in_a_file_is_kept_and_may_be_changed_by_others() -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("sandbox-delius-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join("delius.db");
+    let delius = Delius::open(&path, Timings::default())?;
+    let other = Delius::open(&path, Timings::default())?;
+    other.execute("UPDATE OFFENDER SET DATE_OF_BIRTH = '1980-02-29' WHERE OFFENDER_ID = 1")?;
+    assert_eq!(delius.count_updates()?, 1);
+    drop((delius, other));
+    assert_eq!(Delius::open(&path, Timings::default())?.count_updates()?, 1);
+    Ok(std::fs::remove_dir_all(&directory)?)
+}

@@ -1,0 +1,236 @@
+//! The only place where rooms are joined: settings become clients, poller and web servers.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_sns::config::Credentials;
+use aws_sdk_sns::config::retry::RetryConfig;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::community_api::CommunityApi;
+use crate::config::{Settings, TopicSettings};
+use crate::health::Health;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::poller::Poller;
+use crate::token::TokenSource;
+use crate::topic::SnsTopic;
+use crate::web::{self, Pages};
+
+/// The whole service, bound to its ports and not yet running.
+#[derive(Debug)]
+pub struct Application {
+    server: TcpListener,
+    management: Option<TcpListener>,
+    pages: Pages,
+    poller: Option<Poller<CommunityApi, Arc<SnsTopic>>>,
+    stop: CancellationToken,
+}
+
+impl Application {
+    /// Builds the service. Nothing around it has to be up.
+    ///
+    /// # Errors
+    /// If a port is taken, or the machine has no root certificates.
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new()?);
+        // The poller sets the limit of each call; a claim may take longest.
+        let longest_call = settings
+            .poller
+            .claim_timeout
+            .max(settings.poller.call_timeout);
+        let http = http::client(settings.connect_timeout, longest_call)
+            .context("cannot make HTTP calls")?;
+        let topic = SnsTopic::new(
+            sns_client(&settings).await,
+            settings.topic.arn.clone(),
+            metrics.clone(),
+        );
+        let topic = Arc::new(topic);
+        let stop = CancellationToken::new();
+        let poller = settings.poll_enabled.then(|| {
+            let tokens = TokenSource::new(
+                http.clone(),
+                &settings.auth_url,
+                settings.client_id.clone(),
+                settings.client_secret.clone(),
+                metrics.clone(),
+            );
+            let updates = CommunityApi::new(
+                http.clone(),
+                settings.community_url.clone(),
+                tokens,
+                metrics.clone(),
+            );
+            Poller::new(
+                updates,
+                topic.clone(),
+                settings.poller.clone(),
+                metrics.clone(),
+            )
+        });
+        let health = Health::new(
+            http,
+            settings.auth_url.clone(),
+            settings.community_url.clone(),
+            topic,
+            settings.health_timeout,
+            settings.build_number.clone(),
+            poller.as_ref().map(Poller::heartbeat),
+            stop.clone(),
+        );
+        let info = Arc::new(info(&settings));
+        Ok(Self {
+            server: bind(settings.server_port, "SERVER_PORT").await?,
+            management: match settings.management_port {
+                Some(port) => Some(bind(port, "MANAGEMENT_SERVER_PORT").await?),
+                None => None,
+            },
+            pages: Pages {
+                health: Arc::new(health),
+                metrics,
+                info,
+            },
+            poller,
+            stop,
+        })
+    }
+
+    /// The address of the main port.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.server.local_addr()
+    }
+
+    /// The address of `/prometheus`, `/health` and `/info`: the management port, or else the main one.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn management_address(&self) -> std::io::Result<SocketAddr> {
+        self.management
+            .as_ref()
+            .unwrap_or(&self.server)
+            .local_addr()
+    }
+
+    /// Runs until told to stop; then claims no more, settles what is in hand within the grace period, and answers health
+    /// checks until that is done.
+    ///
+    /// # Errors
+    /// If the poll loop or a web server ended by itself, so that the pod had better be replaced.
+    pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let settled = CancellationToken::new();
+        let mut servers = tokio::task::JoinSet::new();
+        let routers = match self.management {
+            Some(management) => vec![
+                (self.server, web::probes_only(self.pages.clone())),
+                (management, web::management(self.pages)),
+            ],
+            None => vec![(self.server, web::management(self.pages))],
+        };
+        for (listener, router) in routers {
+            let settled = settled.clone();
+            servers.spawn(async move {
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(settled.cancelled_owned())
+                    .await
+            });
+        }
+        let stopping = self.stop.clone();
+        let mut polling = tokio::spawn(async move {
+            match &self.poller {
+                Some(poller) => poller.run(&self.stop).await,
+                None => {
+                    tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED)");
+                    self.stop.cancelled().await;
+                }
+            }
+        });
+        let fault = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = &mut polling => Some(ended.context("the poll loop panicked").and(Err(anyhow::anyhow!("the poll loop ended")))),
+            Some(ended) = servers.join_next() => Some(Err(anyhow::anyhow!("a web server ended: {ended:?}"))),
+        };
+        stopping.cancel();
+        if !polling.is_finished() {
+            polling.await.context("the poll loop panicked")?;
+        }
+        settled.cancel();
+        // Time for answers that are on their way; connections that are kept open for nothing are closed.
+        let _ = timeout(Duration::from_secs(1), async {
+            while servers.join_next().await.is_some() {}
+        })
+        .await;
+        fault.unwrap_or(Ok(()))
+    }
+}
+
+async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        .await
+        .with_context(|| format!("cannot listen on {variable} {port}"))
+}
+
+/// A client of SNS that makes each call once and with a limit: the SDK has no limit of its own, does not repeat the entries
+/// of a batch that failed, and knows nothing of leases, so that repeating is the poller's.
+async fn sns_client(settings: &Settings) -> aws_sdk_sns::Client {
+    let TopicSettings {
+        region,
+        endpoint,
+        keys,
+        ..
+    } = settings.topic.clone();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(settings.connect_timeout)
+        .operation_timeout(settings.poller.call_timeout)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(Region::new(region))
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts);
+    if let Some(endpoint) = endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    if let Some((id, secret)) = keys {
+        loader = loader.credentials_provider(Credentials::new(
+            id,
+            secret.expose_secret(),
+            None,
+            None,
+            "environment",
+        ));
+    }
+    aws_sdk_sns::Client::new(&loader.load().await)
+}
+
+/// What `/info` answers. The build's time is when this binary was written.
+fn info(settings: &Settings) -> Value {
+    let name = env!("CARGO_PKG_NAME");
+    let built = std::env::current_exe()
+        .and_then(std::fs::metadata)
+        .and_then(|file| file.modified());
+    let built = built
+        .ok()
+        .and_then(|time| jiff::Timestamp::try_from(time).ok());
+    json!({
+        "git": { "branch": std::env::var("GIT_BRANCH").ok(), "commit": { "id": std::env::var("GIT_REF").ok() } },
+        "build": {
+            "name": name,
+            "artifact": name,
+            "group": "uk.gov.justice.digital.hmpps",
+            "version": settings.build_number,
+            "time": built.map(|time| time.to_string()),
+        },
+        "productId": settings.product_id,
+    })
+}

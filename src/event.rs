@@ -1,0 +1,360 @@
+//! From a changed row to the events that subscribers receive: which types, which bodies, which ids.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::fields::{Fields, integer, object, present, text};
+use crate::offender_update::{OffenderId, OffenderUpdate};
+
+/// The deprecated event that says only that something about an offender changed.
+pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";
+
+/// The namespace of event ids: the UUID v5 of the service's repository address in the URL namespace. Changing it would make every
+/// redelivery across the change look new to subscribers.
+const EVENT_IDS: Uuid = Uuid::from_u128(0xc67d_58cc_67c7_5a07_8a48_ad73_6df6_b3b4);
+
+/// What a change to one table of Delius tells subscribers.
+#[derive(Debug)]
+pub struct Mapping {
+    /// The table, as OFFENDER_DELTA names it.
+    pub source_table: &'static str,
+    /// Only changes with this action; any action if `None`.
+    pub action: Option<&'static str>,
+    /// The specific event type.
+    pub event_type: &'static str,
+    /// Whether [`GENERIC_EVENT_TYPE`] goes out before it.
+    pub generic_too: bool,
+}
+
+const fn with_generic(source_table: &'static str, event_type: &'static str) -> Mapping {
+    Mapping {
+        source_table,
+        action: None,
+        event_type,
+        generic_too: true,
+    }
+}
+
+const fn specific(source_table: &'static str, event_type: &'static str) -> Mapping {
+    Mapping {
+        source_table,
+        action: None,
+        event_type,
+        generic_too: false,
+    }
+}
+
+/// Every table with an event type of its own, the first match counts; any other table `T` raises `T_CHANGED` alone.
+pub const MAPPINGS: &[Mapping] = &[
+    with_generic("ALIAS", "OFFENDER_ALIAS_CHANGED"),
+    with_generic("OFFENDER", "OFFENDER_DETAILS_CHANGED"),
+    with_generic("OFFENDER_ADDRESS", "OFFENDER_ADDRESS_CHANGED"),
+    with_generic("OFFENDER_MANAGER", "OFFENDER_MANAGER_CHANGED"),
+    with_generic("OFFICER", "OFFENDER_OFFICER_CHANGED"),
+    specific("DEREGISTRATION", "OFFENDER_REGISTRATION_DEREGISTERED"),
+    specific("DISPOSAL", "SENTENCE_CHANGED"),
+    specific("EVENT", "CONVICTION_CHANGED"),
+    specific(
+        "MANAGEMENT_TIER_EVENT",
+        "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
+    ),
+    specific("MERGE_HISTORY", "OFFENDER_MERGED"),
+    specific("OGRS_ASSESSMENT", "OFFENDER_OGRS_ASSESSMENT_CHANGED"),
+    Mapping {
+        source_table: "REGISTRATION",
+        action: Some("DELETE"),
+        event_type: "OFFENDER_REGISTRATION_DELETED",
+        generic_too: false,
+    },
+    specific("REGISTRATION", "OFFENDER_REGISTRATION_CHANGED"),
+    specific("RQMNT", "SENTENCE_ORDER_REQUIREMENT_CHANGED"),
+];
+
+/// By what the rest of the justice system knows an offender.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identifiers {
+    /// The identity in Delius, as the identifiers answer gives it.
+    pub offender_id: OffenderId,
+    /// The case reference number.
+    pub crn: String,
+    /// The prison number, of those who have one; an empty one is kept.
+    pub noms_number: Option<String>,
+}
+
+impl Identifiers {
+    /// Reads the body of a 200 answer of `identifiers`.
+    ///
+    /// # Errors
+    /// What is wrong with it, never quoting a value.
+    pub fn from_json(body: &[u8]) -> Result<Self, String> {
+        let fields = object(body)?;
+        let none = Fields::new();
+        let primary = match present(&fields, "primaryIdentifiers") {
+            Some(value) => value
+                .as_object()
+                .ok_or("primaryIdentifiers is not an object")?,
+            None => &none,
+        };
+        Ok(Self {
+            offender_id: OffenderId(integer(&fields, "offenderId")?),
+            crn: text(primary, "crn")?.to_owned(),
+            noms_number: match present(primary, "nomsNumber") {
+                Some(value) => Some(
+                    value
+                        .as_str()
+                        .ok_or("nomsNumber is not a string")?
+                        .to_owned(),
+                ),
+                None => None,
+            },
+        })
+    }
+}
+
+/// One message for the topic.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The value of the `eventType` attribute, by which subscribers filter.
+    pub event_type: String,
+    /// The value of the `id` attribute: always the same for the same row and event type, so that a subscriber can drop
+    /// a redelivery.
+    pub id: Uuid,
+    /// The message: JSON.
+    pub body: String,
+}
+
+/// The message body; the order of the fields is part of the contract, nulls are left out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    offender_id: i64,
+    crn: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    noms_number: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_datetime: Option<String>,
+}
+
+/// The events of one row, in the order in which they go out.
+#[must_use]
+pub fn events_of(update: &OffenderUpdate, identifiers: &Identifiers) -> Vec<Event> {
+    let generic = Body {
+        offender_id: identifiers.offender_id.0,
+        crn: &identifiers.crn,
+        noms_number: identifiers.noms_number.as_deref(),
+        source_id: None,
+        event_datetime: None,
+    };
+    let specific = Body {
+        source_id: update.source_record_id,
+        event_datetime: Some(update.date_changed.to_string()),
+        ..generic
+    };
+    let (event_type, generic_too) = event_type_of(update);
+    let mut events = Vec::with_capacity(2);
+    if generic_too {
+        events.push(event(update, GENERIC_EVENT_TYPE.to_owned(), &generic));
+    }
+    events.push(event(update, event_type, &specific));
+    events
+}
+
+/// The specific event type of a row, and whether the generic event goes out before it.
+#[must_use]
+pub fn event_type_of(update: &OffenderUpdate) -> (String, bool) {
+    MAPPINGS
+        .iter()
+        .find(|mapping| {
+            mapping.source_table == update.source_table
+                && mapping.action.is_none_or(|action| action == update.action)
+        })
+        .map_or_else(
+            || (format!("{}_CHANGED", update.source_table), false),
+            |mapping| (mapping.event_type.to_owned(), mapping.generic_too),
+        )
+}
+
+fn event(update: &OffenderUpdate, event_type: String, body: &Body<'_>) -> Event {
+    let name = format!("{}/{event_type}", update.offender_delta_id);
+    Event {
+        id: Uuid::new_v5(&EVENT_IDS, name.as_bytes()),
+        event_type,
+        // A struct of numbers and strings has no way to fail to become JSON.
+        body: serde_json::to_string(body).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offender_update::OffenderDeltaId;
+
+    fn update(source_table: &str, action: &str) -> OffenderUpdate {
+        OffenderUpdate {
+            offender_delta_id: OffenderDeltaId(5),
+            offender_id: OffenderId(102),
+            date_changed: "2020-07-19T13:56:43".parse().unwrap(),
+            action: action.to_owned(),
+            source_table: source_table.to_owned(),
+            source_record_id: Some(345),
+            failed_update: false,
+        }
+    }
+
+    fn identifiers(noms_number: Option<&str>) -> Identifiers {
+        Identifiers {
+            offender_id: OffenderId(1),
+            crn: "X1".to_owned(),
+            noms_number: noms_number.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn identifiers_are_read_and_problems_name_the_field_without_its_value() {
+        let read = |json: &str| Identifiers::from_json(json.as_bytes());
+        let all = read(r#"{"offenderId":1,"primaryIdentifiers":{"crn":"X1","nomsNumber":"","pncNumber":null},"x":1}"#).ok().unwrap();
+        assert_eq!(
+            (
+                all.offender_id,
+                all.crn.as_str(),
+                all.noms_number.as_deref()
+            ),
+            (OffenderId(1), "X1", Some(""))
+        );
+        let null = read(r#"{"offenderId":1,"primaryIdentifiers":{"crn":"X1","nomsNumber":null}}"#)
+            .ok()
+            .unwrap();
+        assert_eq!(null.noms_number, None);
+        for (json, problem) in [
+            ("", "it is not JSON"),
+            ("[]", "it is not a JSON object"),
+            (
+                r#"{"offenderId":"SECRET"}"#,
+                "offenderId is not a whole number of 64 bits",
+            ),
+            (r#"{"offenderId":1}"#, "crn is missing"),
+            (
+                r#"{"offenderId":1,"primaryIdentifiers":"SECRET"}"#,
+                "primaryIdentifiers is not an object",
+            ),
+            (
+                r#"{"offenderId":1,"primaryIdentifiers":{"crn":""}}"#,
+                "crn is empty",
+            ),
+            (
+                r#"{"offenderId":1,"primaryIdentifiers":{"crn":"X1","nomsNumber":7}}"#,
+                "nomsNumber is not a string",
+            ),
+        ] {
+            assert_eq!(read(json).err().as_deref(), Some(problem), "{json}");
+        }
+    }
+
+    #[test]
+    fn every_source_table_raises_its_events_the_generic_one_first() {
+        for (table, action, expected) in [
+            (
+                "ALIAS",
+                "UPSERT",
+                &["OFFENDER_CHANGED", "OFFENDER_ALIAS_CHANGED"][..],
+            ),
+            (
+                "OFFENDER",
+                "UPSERT",
+                &["OFFENDER_CHANGED", "OFFENDER_DETAILS_CHANGED"],
+            ),
+            (
+                "OFFENDER_ADDRESS",
+                "DELETE",
+                &["OFFENDER_CHANGED", "OFFENDER_ADDRESS_CHANGED"],
+            ),
+            (
+                "OFFENDER_MANAGER",
+                "INSERT",
+                &["OFFENDER_CHANGED", "OFFENDER_MANAGER_CHANGED"],
+            ),
+            (
+                "OFFICER",
+                "UPSERT",
+                &["OFFENDER_CHANGED", "OFFENDER_OFFICER_CHANGED"],
+            ),
+            (
+                "DEREGISTRATION",
+                "UPSERT",
+                &["OFFENDER_REGISTRATION_DEREGISTERED"],
+            ),
+            ("DISPOSAL", "UPSERT", &["SENTENCE_CHANGED"]),
+            ("EVENT", "UPSERT", &["CONVICTION_CHANGED"]),
+            (
+                "MANAGEMENT_TIER_EVENT",
+                "UPSERT",
+                &["OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED"],
+            ),
+            ("MERGE_HISTORY", "UPSERT", &["OFFENDER_MERGED"]),
+            (
+                "OGRS_ASSESSMENT",
+                "UPSERT",
+                &["OFFENDER_OGRS_ASSESSMENT_CHANGED"],
+            ),
+            ("REGISTRATION", "DELETE", &["OFFENDER_REGISTRATION_DELETED"]),
+            ("REGISTRATION", "UPSERT", &["OFFENDER_REGISTRATION_CHANGED"]),
+            ("REGISTRATION", "INSERT", &["OFFENDER_REGISTRATION_CHANGED"]),
+            ("RQMNT", "DELETE", &["SENTENCE_ORDER_REQUIREMENT_CHANGED"]),
+            ("CONTACT", "UPSERT", &["CONTACT_CHANGED"]),
+            ("ORDER_MANAGER", "UPSERT", &["ORDER_MANAGER_CHANGED"]),
+            ("alias", "UPSERT", &["alias_CHANGED"]),
+        ] {
+            let events = events_of(&update(table, action), &identifiers(None));
+            let types: Vec<_> = events
+                .iter()
+                .map(|event| event.event_type.as_str())
+                .collect();
+            assert_eq!(types, expected, "{table} {action}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_byte_for_byte_those_of_the_contract() {
+        let events = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
+        assert_eq!(
+            events[0].body,
+            r#"{"offenderId":1,"crn":"X1","nomsNumber":"A1234AA"}"#
+        );
+        assert_eq!(
+            events[1].body,
+            r#"{"offenderId":1,"crn":"X1","nomsNumber":"A1234AA","sourceId":345,"eventDatetime":"2020-07-19T13:56:43"}"#
+        );
+    }
+
+    #[test]
+    fn nulls_are_left_out_and_an_empty_noms_number_is_kept() {
+        let mut row = update("ALIAS", "UPSERT");
+        row.source_record_id = None;
+        let events = events_of(&row, &identifiers(None));
+        assert_eq!(events[0].body, r#"{"offenderId":1,"crn":"X1"}"#);
+        assert_eq!(
+            events[1].body,
+            r#"{"offenderId":1,"crn":"X1","eventDatetime":"2020-07-19T13:56:43"}"#
+        );
+        let events = events_of(&row, &identifiers(Some("")));
+        assert_eq!(
+            events[0].body,
+            r#"{"offenderId":1,"crn":"X1","nomsNumber":""}"#
+        );
+    }
+
+    #[test]
+    fn ids_are_the_same_for_the_same_row_and_type_and_differ_otherwise() {
+        let first = events_of(&update("ALIAS", "UPSERT"), &identifiers(None));
+        let again = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
+        assert_eq!(first[0].id, again[0].id);
+        assert_eq!(first[1].id, again[1].id);
+        assert_ne!(first[0].id, first[1].id);
+        assert_eq!(first[0].id.get_version_num(), 5);
+        let mut other = update("ALIAS", "UPSERT");
+        other.offender_delta_id = OffenderDeltaId(6);
+        assert_ne!(events_of(&other, &identifiers(None))[0].id, first[0].id);
+    }
+}

@@ -1,0 +1,280 @@
+//! Health in the shape of Spring Boot's actuator: what the pod's probes and the team's dashboards read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Client;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::http;
+use crate::poller::heartbeat::Heartbeat;
+use crate::topic::SnsTopic;
+
+/// How long an answer is good for everybody who asks.
+const CACHED_FOR: Duration = Duration::from_secs(2);
+/// How much of a failing service's answer is shown.
+const LONGEST_BODY_SHOWN: usize = 500;
+
+/// Checks the service and what it depends on.
+#[derive(Debug)]
+pub struct Health {
+    http: Client,
+    auth_url: String,
+    community_url: String,
+    topic: Arc<SnsTopic>,
+    check_timeout: Duration,
+    version: String,
+    heartbeat: Option<Heartbeat>,
+    stopping: CancellationToken,
+    last: Mutex<Option<(Instant, Report)>>,
+}
+
+/// Up or not; the order is that of severity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// All is well.
+    Up,
+    /// On the way down, on purpose.
+    OutOfService,
+    /// Not well.
+    Down,
+}
+
+/// One component's health.
+#[derive(Clone, Debug, Serialize)]
+pub struct Component {
+    /// What is shown besides the status; keys sorted.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<&'static str, Value>,
+    /// Its status.
+    pub status: Status,
+}
+
+/// The health of the whole; the fields in the order of their names.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// All components by name.
+    pub components: BTreeMap<&'static str, Component>,
+    /// The probes that exist as groups of their own.
+    pub groups: [&'static str; 2],
+    /// The worst status of any component.
+    pub status: Status,
+}
+
+impl Component {
+    fn of(status: Status, details: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        Self {
+            status,
+            details: details.into_iter().collect(),
+        }
+    }
+
+    fn bare(status: Status) -> Self {
+        Self::of(status, [])
+    }
+}
+
+impl Health {
+    /// Health of a service that looks at these two addresses and this topic. Without a heartbeat (polling is switched off)
+    /// it is always alive; once `stopping` is cancelled it is no longer ready.
+    #[must_use]
+    pub fn new(
+        http: Client,
+        auth_url: String,
+        community_url: String,
+        topic: Arc<SnsTopic>,
+        check_timeout: Duration,
+        version: String,
+        heartbeat: Option<Heartbeat>,
+        stopping: CancellationToken,
+    ) -> Self {
+        let last = Mutex::new(None);
+        Self {
+            http,
+            auth_url,
+            community_url,
+            topic,
+            check_timeout,
+            version,
+            heartbeat,
+            stopping,
+            last,
+        }
+    }
+
+    /// Whether the poll loop makes progress; dependencies do not matter.
+    #[must_use]
+    pub fn liveness(&self) -> Component {
+        let alive = self.heartbeat.as_ref().is_none_or(Heartbeat::is_alive);
+        Component::bare(if alive { Status::Up } else { Status::Down })
+    }
+
+    /// Whether the service is not about to stop.
+    #[must_use]
+    pub fn readiness(&self) -> Component {
+        Component::bare(if self.stopping.is_cancelled() {
+            Status::OutOfService
+        } else {
+            Status::Up
+        })
+    }
+
+    /// Health of everything. Many callers at once cause one check, and wait for it.
+    pub async fn report(&self) -> Report {
+        let mut last = self.last.lock().await;
+        if let Some((checked_at, report)) = &*last
+            && checked_at.elapsed() < CACHED_FOR
+        {
+            return report.clone();
+        }
+        let report = self.check().await;
+        *last = Some((Instant::now(), report.clone()));
+        report
+    }
+
+    /// Health of one component, `None` if there is none of that name.
+    pub async fn component(&self, name: &str) -> Option<Component> {
+        match name {
+            "ping" => Some(Component::bare(Status::Up)),
+            "liveness" | "livenessState" => Some(self.liveness()),
+            "readiness" | "readinessState" => Some(self.readiness()),
+            _ => self.report().await.components.remove(name),
+        }
+    }
+
+    async fn check(&self) -> Report {
+        let (auth, community, topic) = tokio::join!(
+            self.ping(&self.auth_url),
+            self.ping(&self.community_url),
+            self.topic()
+        );
+        let components = BTreeMap::from([
+            ("OAuthApiHealth", auth),
+            ("communityApiHealth", community),
+            (
+                "healthInfo",
+                Component::of(Status::Up, [("version", json!(self.version))]),
+            ),
+            ("livenessState", self.liveness()),
+            ("ping", Component::bare(Status::Up)),
+            ("probationevents-health", topic),
+            ("readinessState", self.readiness()),
+        ]);
+        let status = components
+            .values()
+            .map(|component| component.status)
+            .max()
+            .unwrap_or(Status::Up);
+        Report {
+            components,
+            groups: ["liveness", "readiness"],
+            status,
+        }
+    }
+
+    async fn ping(&self, base_url: &str) -> Component {
+        let down = |error: String| Component::of(Status::Down, [("error", json!(error))]);
+        match timeout(self.check_timeout, self.pinged(base_url)).await {
+            Ok(component) => component.unwrap_or_else(down),
+            Err(_) => down(format!("no answer within {:?}", self.check_timeout)),
+        }
+    }
+
+    async fn pinged(&self, base_url: &str) -> Result<Component, String> {
+        let response = self
+            .http
+            .get(format!("{base_url}/health/ping"))
+            .send()
+            .await;
+        let response = response.map_err(|error| http::with_causes(&error.without_url()))?;
+        let status = response.status();
+        let name = ("HttpStatus", json!(status_name(status.as_u16())));
+        if status.is_success() {
+            return Ok(Component::of(Status::Up, [name]));
+        }
+        let body = http::body(response).await.unwrap_or_default();
+        let shown: String = String::from_utf8_lossy(&body)
+            .chars()
+            .take(LONGEST_BODY_SHOWN)
+            .collect();
+        Ok(Component::of(
+            Status::Down,
+            [
+                name,
+                ("error", json!(format!("answered {}", status.as_u16()))),
+                ("body", json!(shown)),
+            ],
+        ))
+    }
+
+    async fn topic(&self) -> Component {
+        let arn = ("topicArn", json!(self.topic.arn()));
+        match timeout(self.check_timeout, self.topic.attributes()).await {
+            Ok(Ok(attributes)) => Component::of(
+                Status::Up,
+                [
+                    arn,
+                    (
+                        "subscriptionsConfirmed",
+                        json!(attributes.subscriptions_confirmed),
+                    ),
+                    (
+                        "subscriptionsPending",
+                        json!(attributes.subscriptions_pending),
+                    ),
+                ],
+            ),
+            Ok(Err(error)) => Component::of(Status::Down, [arn, ("error", json!(error))]),
+            Err(_) => {
+                let error = format!("no answer within {:?}", self.check_timeout);
+                Component::of(Status::Down, [arn, ("error", json!(error))])
+            }
+        }
+    }
+}
+
+/// A status by the name that Spring gives it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.
+fn status_name(status: u16) -> String {
+    let reason = match status {
+        // Named differently there than in the standard's list.
+        418 => Some("I am a teapot"),
+        _ => reqwest::StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason()),
+    };
+    reason.map_or_else(
+        || status.to_string(),
+        |reason| {
+            reason
+                .to_uppercase()
+                .replace([' ', '-'], "_")
+                .replace('\'', "")
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_have_the_names_that_spring_gives_them() {
+        for (status, name) in [
+            (200, "OK"),
+            (404, "NOT_FOUND"),
+            (418, "I_AM_A_TEAPOT"),
+            (500, "INTERNAL_SERVER_ERROR"),
+            (503, "SERVICE_UNAVAILABLE"),
+            (203, "NON_AUTHORITATIVE_INFORMATION"),
+            (599, "599"),
+        ] {
+            assert_eq!(status_name(status), name);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What the HTTP clients of community-api and hmpps-auth have in common: limits on everything, and errors fit for a log.
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, redirect};
+
+use crate::poller::ports::{CallError, CallErrorKind};
+
+/// The largest answer that is read; the real ones have a few hundred bytes.
+const LARGEST_BODY: usize = 1024 * 1024;
+/// How long to wait at most because the other side asked for it.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
+
+/// A client that cannot hang and does not follow redirects, which no service here answers with and which could carry a
+/// token elsewhere.
+///
+/// # Errors
+/// If there are no root certificates on this machine.
+pub fn client(connect_timeout: Duration, call_timeout: Duration) -> reqwest::Result<Client> {
+    Client::builder()
+        .connect_timeout(connect_timeout)
+        .timeout(call_timeout)
+        .redirect(redirect::Policy::none())
+        // Shorter than the usual idle timeouts of load balancers (60 s), so that no call meets a connection that is just
+        // being closed.
+        .pool_idle_timeout(Duration::from_secs(30))
+        .user_agent(concat!(
+            env!("CARGO_PKG_NAME"),
+            "/",
+            env!("CARGO_PKG_VERSION")
+        ))
+        .build()
+}
+
+/// Reads a body up to the limit.
+///
+/// # Errors
+/// If it is larger, or breaks off.
+pub async fn body(mut response: Response) -> Result<Vec<u8>, CallError> {
+    let too_large =
+        || CallError::unavailable(format!("an answer of more than {LARGEST_BODY} bytes"));
+    if response
+        .content_length()
+        .is_some_and(|length| length > LARGEST_BODY as u64)
+    {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(not_answered)? {
+        if body.len() + chunk.len() > LARGEST_BODY {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// A call that brought no answer.
+#[must_use]
+pub fn not_answered(error: reqwest::Error) -> CallError {
+    CallError::unavailable(with_causes(&error.without_url()))
+}
+
+/// A call whose answer has a status that says no.
+#[must_use]
+pub fn refused(status: StatusCode, headers: &HeaderMap) -> CallError {
+    let kind = match status {
+        StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => CallErrorKind::Contended,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CallErrorKind::Unauthorised,
+        _ => CallErrorKind::Unavailable,
+    };
+    CallError {
+        kind,
+        retry_after: retry_after(headers),
+        cause: format!("answered {}", status.as_u16()),
+    }
+}
+
+/// Seconds or a date, as RFC 9110 has it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let wait = match value.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => jiff::fmt::rfc2822::parse(value)
+            .ok()?
+            .timestamp()
+            .duration_since(jiff::Timestamp::now())
+            .try_into()
+            .ok()?,
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// An error with all that caused it, in one line.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_date_and_bounded() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("86400"), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(
+            read("Wed, 21 Oct 2099 07:28:00 GMT"),
+            Some(LONGEST_RETRY_AFTER)
+        );
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), None);
+        assert_eq!(read("soon"), None);
+        assert_eq!(read("-1"), None);
+    }
+}

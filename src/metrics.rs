@@ -1,0 +1,335 @@
+//! Every metric of the service, as typed fields over a registry of their own; the help texts are what the operator reads.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+use tokio::time::Instant;
+
+/// The service's metrics. Every series whose labels are known beforehand exists with 0 from the start, so that a rate over
+/// it is right from the first event on.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// One a poll, not one a row.
+    pub polls: IntCounter,
+    /// Rows claimed.
+    pub read: IntCounter,
+    /// Rows left locked for a second chance, since no events could be made of them.
+    pub failed: IntCounter,
+    /// Rows marked as permanently failed.
+    pub permanently_failed: IntCounter,
+    /// Events accepted by the topic.
+    pub published: IntCounter,
+    /// From the change in Delius to its events on the topic.
+    pub age: Histogram,
+    age_max: AgeMax,
+    /// Rows claimed and not yet settled.
+    pub in_flight: IntGauge,
+    /// 1 while trouble has stopped the claims.
+    pub claims_suspended: IntGauge,
+    /// 1 while the brake stops rows from being marked as permanently failed.
+    pub brake_on: IntGauge,
+    /// Rows that were given up for this time, by reason.
+    pub left_locked: IntCounterVec,
+    /// Rows whose events may have been delivered twice, by cause.
+    pub redelivered: IntCounterVec,
+    /// Publishes that were answered only after the row's lease had ended.
+    pub lease_overruns: IntCounter,
+    /// Durations of calls, by dependency, call and outcome.
+    pub calls: HistogramVec,
+}
+
+/// Why a row was left locked to come back later.
+pub const LEFT_LOCKED_REASONS: &[&str] = &[
+    "gave_way",
+    "lease_ran_out",
+    "refused",
+    "brake",
+    "not_visible",
+    "unreadable",
+];
+
+/// Why a row's events may have been delivered more than once, as far as the pod itself can know.
+pub const REDELIVERY_CAUSES: &[&str] = &["claimed_again", "answer_lost", "lease_overrun"];
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// If two metrics had the same name, which a test rules out.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let updates = register(
+            &registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "offender_updates_total",
+                    "Rows read, failed (kept for a second chance) and permanentlyFailed, and events published. \
+                     read without published for minutes: look at claims suspended and the log.",
+                ),
+                &["type"],
+            )?,
+        )?;
+        let metrics = Self {
+            polls: register(
+                &registry,
+                IntCounter::new("offender_poll_total", "Polls of community-api. No increase: the pod does not poll.")?,
+            )?,
+            read: updates.with_label_values(&["read"]),
+            failed: updates.with_label_values(&["failed"]),
+            permanently_failed: updates.with_label_values(&["permanentlyFailed"]),
+            published: updates.with_label_values(&["published"]),
+            age: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "offender_update_age_seconds",
+                        "From the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
+                    )
+                    .buckets(vec![1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0]),
+                )?,
+            )?,
+            age_max: register(&registry, AgeMax::new()?)?,
+            in_flight: register(
+                &registry,
+                IntGauge::new("offender_updates_in_flight", "Rows claimed by this pod and not yet settled.")?,
+            )?,
+            claims_suspended: register(
+                &registry,
+                IntGauge::new(
+                    "offender_claims_suspended",
+                    "1 while calls for claimed rows fail and no new rows are claimed. The log names the call.",
+                )?,
+            )?,
+            brake_on: register(
+                &registry,
+                IntGauge::new(
+                    "offender_permanent_failure_brake_on",
+                    "1 while too many rows would have been given up for good and none is: check what community-api answers.",
+                )?,
+            )?,
+            left_locked: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("offender_updates_left_locked_total", "Rows left locked, to come back when the lock runs out."),
+                    &["reason"],
+                )?,
+            )?,
+            redelivered: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "offender_updates_redelivered_total",
+                        "Rows whose events may have been delivered more than once, with the same id attribute each time.",
+                    ),
+                    &["cause"],
+                )?,
+            )?,
+            lease_overruns: register(
+                &registry,
+                IntCounter::new(
+                    "offender_update_lease_overruns_total",
+                    "Publishes answered after the row's lease had ended: the pod was stalled.",
+                )?,
+            )?,
+            calls: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new("offender_call_seconds", "Duration of calls to other services, by outcome.")
+                        .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
+                    &["dependency", "call", "outcome"],
+                )?,
+            )?,
+            registry,
+        };
+        for reason in LEFT_LOCKED_REASONS {
+            metrics.left_locked.with_label_values(&[reason]);
+        }
+        for cause in REDELIVERY_CAUSES {
+            metrics.redelivered.with_label_values(&[cause]);
+        }
+        #[cfg(target_os = "linux")]
+        metrics.registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        Ok(metrics)
+    }
+
+    /// Records the age of a row whose events have just been published.
+    pub fn observe_age(&self, age: Duration) {
+        self.age.observe(age.as_secs_f64());
+        self.age_max.observe(age.as_secs_f64());
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    ///
+    /// # Errors
+    /// If the registry cannot be written as text, which would be a fault of the library.
+    pub fn to_text(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// All metrics in OpenMetrics' text format 1.0.0, in which a counter's family has no `_total` at its end.
+    ///
+    /// # Errors
+    /// As [`Self::to_text`].
+    pub fn to_open_metrics(&self) -> prometheus::Result<String> {
+        let mut out = String::new();
+        for line in self.to_text()?.lines() {
+            match line
+                .strip_prefix("# ")
+                .and_then(|comment| comment.split_once("_total "))
+            {
+                Some((family, rest)) if family.matches(' ').count() == 1 => {
+                    out.extend(["# ", family, " ", rest, "\n"]);
+                }
+                _ => out.extend([line, "\n"]),
+            }
+        }
+        out.push_str("# EOF\n");
+        Ok(out)
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+/// The maximum age over the last two to three minutes, as a gauge; 0 when there was none.
+///
+/// The service's predecessor kept three windows of a minute (Micrometer's `TimeWindowMax`), and the alert's threshold was
+/// chosen with it.
+#[derive(Clone, Debug)]
+struct AgeMax {
+    gauge: Gauge,
+    windows: std::sync::Arc<Mutex<Windows>>,
+}
+
+#[derive(Debug)]
+struct Windows {
+    /// The newest first.
+    maxima: [f64; 3],
+    newest_since: Instant,
+}
+
+const WINDOW: Duration = Duration::from_mins(1);
+
+impl AgeMax {
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            gauge: Gauge::new(
+                "offender_update_age_seconds_max",
+                "The highest offender_update_age_seconds of the last two to three minutes.",
+            )?,
+            windows: std::sync::Arc::new(Mutex::new(Windows {
+                maxima: [0.0; 3],
+                newest_since: Instant::now(),
+            })),
+        })
+    }
+
+    fn observe(&self, seconds: f64) {
+        let newest = &mut self.rotated().maxima[0];
+        *newest = newest.max(seconds);
+    }
+
+    fn rotated(&self) -> MutexGuard<'_, Windows> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..windows.maxima.len() {
+            if windows.newest_since.elapsed() < WINDOW {
+                return windows;
+            }
+            windows.maxima.rotate_right(1);
+            windows.maxima[0] = 0.0;
+            windows.newest_since += WINDOW;
+        }
+        // More than three windows went by in silence.
+        if windows.newest_since.elapsed() >= WINDOW {
+            windows.newest_since = Instant::now();
+        }
+        windows
+    }
+}
+
+impl Collector for AgeMax {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge
+            .set(self.rotated().maxima.iter().copied().fold(0.0, f64::max));
+        self.gauge.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    fn value_of(metrics: &Metrics, series: &str) -> Option<f64> {
+        let text = metrics.to_text().unwrap();
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_maximum_age_stays_two_to_three_minutes_and_then_falls_to_zero() {
+        let metrics = Metrics::new().unwrap();
+        let max = || value_of(&metrics, "offender_update_age_seconds_max").unwrap();
+        assert_eq!(max(), 0.0);
+        advance(Duration::from_secs(50)).await;
+        metrics.observe_age(Duration::from_secs(90));
+        metrics.observe_age(Duration::from_secs(30));
+        advance(Duration::from_secs(120)).await;
+        assert_eq!(max(), 90.0);
+        metrics.observe_age(Duration::from_secs(7));
+        advance(Duration::from_secs(11)).await;
+        assert_eq!(max(), 7.0);
+        advance(Duration::from_secs(3600)).await;
+        assert_eq!(max(), 0.0);
+        metrics.observe_age(Duration::from_secs(3));
+        assert_eq!(max(), 3.0);
+    }
+
+    #[test]
+    fn all_series_that_dashboards_use_exist_with_zero_from_the_start() {
+        let metrics = Metrics::new().unwrap();
+        for series in [
+            "offender_poll_total",
+            "offender_updates_total{type=\"read\"}",
+            "offender_updates_total{type=\"failed\"}",
+            "offender_updates_total{type=\"permanentlyFailed\"}",
+            "offender_updates_total{type=\"published\"}",
+            "offender_update_age_seconds_count",
+            "offender_update_age_seconds_sum",
+            "offender_update_age_seconds_max",
+            "offender_updates_redelivered_total{cause=\"claimed_again\"}",
+        ] {
+            assert_eq!(value_of(&metrics, series), Some(0.0), "{series}");
+        }
+    }
+
+    #[test]
+    fn open_metrics_names_counter_families_without_total_and_ends_with_eof() {
+        let text = Metrics::new().unwrap().to_open_metrics().unwrap();
+        assert!(
+            text.contains("# TYPE offender_poll counter\noffender_poll_total 0\n"),
+            "{text}"
+        );
+        assert!(text.contains("# HELP offender_updates Rows read"));
+        assert!(text.contains("# TYPE offender_update_age_seconds histogram\n"));
+        assert!(text.ends_with("\n# EOF\n"));
+    }
+}

@@ -1,0 +1,389 @@
+//! A row of OFFENDER_DELTA as community-api hands it out: what changed, for whom, when.
+//!
+//! Reading is total: any bytes become either a row or an [`UnreadableUpdate`] that keeps what could be read, because
+//! the row behind them is locked in either case and has to be dealt with.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::fields::{Fields, integer, object, present, text};
+
+/// The zone in which Delius writes its local times.
+static LONDON: TimeZone = jiff::tz::get!("Europe/London");
+
+/// The identity of an offender in Delius (`OFFENDER_ID`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OffenderId(pub i64);
+
+/// The identity of a changed row (`OFFENDER_DELTA_ID`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OffenderDeltaId(pub i64);
+
+impl fmt::Display for OffenderId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl fmt::Display for OffenderDeltaId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// What a claim brought: a row, locked to this pod, in whatever state its bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimedRow {
+    /// A row that says all that is needed.
+    Update(OffenderUpdate),
+    /// A row of which only a part could be read.
+    Unreadable(UnreadableUpdate),
+}
+
+/// One change to an offender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffenderUpdate {
+    /// The row's own identity, by which it is deleted or marked as failed.
+    pub offender_delta_id: OffenderDeltaId,
+    /// Whose data changed.
+    pub offender_id: OffenderId,
+    /// When it changed, as Delius' clock on the wall showed it.
+    pub date_changed: LocalDateTime,
+    /// `UPSERT`, `DELETE` or, in older data, `INSERT`.
+    pub action: String,
+    /// The table that was changed; never empty.
+    pub source_table: String,
+    /// The changed record in that table. Nullable in Delius.
+    pub source_record_id: Option<i64>,
+    /// Whether the row has been claimed before and its lock ran out.
+    pub failed_update: bool,
+}
+
+/// What could be read of a row that cannot be turned into events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableUpdate {
+    /// The row, if its identity could be read.
+    pub offender_delta_id: Option<OffenderDeltaId>,
+    /// The offender, if that could be read.
+    pub offender_id: Option<OffenderId>,
+    /// Whether the row has been claimed before; false if that could not be read.
+    pub failed_update: bool,
+    /// What is wrong, naming the field and never quoting its value.
+    pub problem: String,
+}
+
+impl ClaimedRow {
+    /// Reads the body of a 200 answer of `nextUpdate`.
+    #[must_use]
+    pub fn from_json(body: &[u8]) -> Self {
+        let fields = match object(body) {
+            Ok(fields) => fields,
+            Err(problem) => return Self::Unreadable(UnreadableUpdate::nothing(problem)),
+        };
+        match OffenderUpdate::from_fields(&fields) {
+            Ok(update) => Self::Update(update),
+            Err(problem) => Self::Unreadable(UnreadableUpdate {
+                offender_delta_id: integer(&fields, "offenderDeltaId")
+                    .ok()
+                    .map(OffenderDeltaId),
+                offender_id: integer(&fields, "offenderId").ok().map(OffenderId),
+                failed_update: failed_update(&fields).unwrap_or(false),
+                problem,
+            }),
+        }
+    }
+}
+
+impl UnreadableUpdate {
+    /// A row of which nothing is known but that it was claimed.
+    #[must_use]
+    pub fn nothing(problem: &str) -> Self {
+        Self {
+            offender_delta_id: None,
+            offender_id: None,
+            failed_update: false,
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+impl OffenderUpdate {
+    fn from_fields(fields: &Fields) -> Result<Self, String> {
+        Ok(Self {
+            offender_delta_id: OffenderDeltaId(integer(fields, "offenderDeltaId")?),
+            offender_id: OffenderId(integer(fields, "offenderId")?),
+            date_changed: text(fields, "dateChanged")?
+                .parse()
+                .map_err(|problem| format!("dateChanged {problem}"))?,
+            action: text(fields, "action")?.to_owned(),
+            source_table: text(fields, "sourceTable")?.to_owned(),
+            source_record_id: match present(fields, "sourceRecordId") {
+                None => None,
+                Some(_) => Some(integer(fields, "sourceRecordId")?),
+            },
+            failed_update: failed_update(fields)?,
+        })
+    }
+}
+
+fn failed_update(fields: &Fields) -> Result<bool, String> {
+    match present(fields, "failedUpdate") {
+        None => Ok(false),
+        Some(Value::Bool(failed)) => Ok(*failed),
+        Some(_) => Err("failedUpdate is not a boolean".to_owned()),
+    }
+}
+
+/// A local date and time of Delius, without a zone.
+///
+/// Reads `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with up to nine digits of fraction and an ignored trailing `Z`; prints the
+/// seconds always, and the fraction without its trailing zeros. Both as the service's predecessor did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalDateTime(DateTime);
+
+impl std::str::FromStr for LocalDateTime {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let local = text.strip_suffix('Z').unwrap_or(text);
+        // The library would take an offset, a space, a missing time and more; none of them is what Delius writes, and
+        // an offset that is silently dropped would be wrong by hours.
+        if !has_local_shape(local.as_bytes()) {
+            return Err("is not a local date-time of the form yyyy-MM-ddTHH:mm:ss");
+        }
+        local
+            .parse()
+            .map(Self)
+            .map_err(|_| "is a date-time that does not exist")
+    }
+}
+
+fn has_local_shape(text: &[u8]) -> bool {
+    const SHAPE: &[u8] = b"dddd-dd-ddTdd:dd:dd";
+    let fits = |text: &[u8], shape: &[u8]| {
+        text.len() == shape.len()
+            && text
+                .iter()
+                .zip(shape)
+                .all(|(&found, &wanted)| match wanted {
+                    b'd' => found.is_ascii_digit(),
+                    literal => found == literal,
+                })
+    };
+    let (to_seconds, fraction) = match text.split_at_checked(SHAPE.len()) {
+        Some((head, tail)) => (head, tail),
+        None => return fits(text, &SHAPE[..16]),
+    };
+    let fraction_fits = match fraction.split_first() {
+        None => true,
+        Some((b'.', digits)) => {
+            (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+        }
+        Some(_) => false,
+    };
+    // A leap second exists on the wire of no Oracle database; the library would quietly make it :59.
+    fits(to_seconds, SHAPE) && &to_seconds[17..] != b"60" && fraction_fits
+}
+
+impl fmt::Display for LocalDateTime {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0.strftime("%Y-%m-%dT%H:%M:%S%.f"))
+    }
+}
+
+impl LocalDateTime {
+    /// How long ago this was, seen from `now`. In the hour that London's clocks show twice, the reading that gives the
+    /// smallest age not below zero; a time in the future has the age zero.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Duration {
+        let readings = LONDON.to_ambiguous_timestamp(self.0);
+        [readings.later(), readings.earlier()]
+            .into_iter()
+            .flatten()
+            .map(|reading| now.duration_since(reading))
+            .filter(|age| *age >= SignedDuration::ZERO)
+            .min()
+            .and_then(|age| age.try_into().ok())
+            .unwrap_or(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &str = r#"{"offenderId":102,"dateChanged":"2020-07-19T13:56:43.120","action":"UPSERT","offenderDeltaId":5,
+        "sourceTable":"ALIAS","sourceRecordId":345,"status":"INPROGRESS","failedUpdate":true,"new":[1]}"#;
+
+    fn read_with(field: &str, value: Option<Value>) -> ClaimedRow {
+        let mut row: Fields = serde_json::from_str(ROW).unwrap();
+        match value {
+            Some(value) => row.insert(field.to_owned(), value),
+            None => row.remove(field),
+        };
+        ClaimedRow::from_json(&serde_json::to_vec(&row).unwrap())
+    }
+
+    #[test]
+    fn a_row_is_read_whole_and_unknown_fields_are_ignored() {
+        let ClaimedRow::Update(row) = ClaimedRow::from_json(ROW.as_bytes()) else {
+            panic!("unreadable")
+        };
+        assert_eq!(row.offender_id, OffenderId(102));
+        assert_eq!(row.offender_delta_id, OffenderDeltaId(5));
+        assert_eq!(row.date_changed.to_string(), "2020-07-19T13:56:43.12");
+        assert_eq!(
+            (row.action.as_str(), row.source_table.as_str()),
+            ("UPSERT", "ALIAS")
+        );
+        assert_eq!((row.source_record_id, row.failed_update), (Some(345), true));
+    }
+
+    #[test]
+    fn absent_source_record_and_failed_update_are_null_and_false() {
+        for value in [None, Some(Value::Null)] {
+            let ClaimedRow::Update(row) = read_with("sourceRecordId", value.clone()) else {
+                panic!("unreadable")
+            };
+            assert_eq!(row.source_record_id, None);
+            let ClaimedRow::Update(row) = read_with("failedUpdate", value) else {
+                panic!("unreadable")
+            };
+            assert!(!row.failed_update);
+        }
+    }
+
+    #[test]
+    fn a_row_with_a_bad_field_keeps_what_can_be_read_and_names_the_field() {
+        let cases = [
+            ("sourceTable", Some(Value::Null), "sourceTable is missing"),
+            ("sourceTable", Some("".into()), "sourceTable is empty"),
+            ("sourceTable", Some(7.into()), "sourceTable is not a string"),
+            ("action", None, "action is missing"),
+            (
+                "dateChanged",
+                Some("2021-02-30T10:00:00".into()),
+                "dateChanged is a date-time that does not exist",
+            ),
+            (
+                "sourceRecordId",
+                Some("X123456".into()),
+                "sourceRecordId is not a whole number of 64 bits",
+            ),
+            (
+                "sourceRecordId",
+                Some(1.5.into()),
+                "sourceRecordId is not a whole number of 64 bits",
+            ),
+        ];
+        for (field, value, problem) in cases {
+            let expected = UnreadableUpdate {
+                offender_delta_id: Some(OffenderDeltaId(5)),
+                offender_id: Some(OffenderId(102)),
+                failed_update: true,
+                problem: problem.to_owned(),
+            };
+            assert_eq!(read_with(field, value), ClaimedRow::Unreadable(expected));
+        }
+        let huge = serde_json::from_str("12345678901234567890").unwrap();
+        let ClaimedRow::Unreadable(row) = read_with("offenderDeltaId", Some(huge)) else {
+            panic!("read")
+        };
+        assert_eq!(row.offender_delta_id, None);
+    }
+
+    #[test]
+    fn what_is_not_a_json_object_is_an_unreadable_row() {
+        for body in [
+            "",
+            "null",
+            "[]",
+            "[1]",
+            "{",
+            "\"x\"",
+            "<html>",
+            &ROW[..60],
+            "\u{feff}{}",
+        ] {
+            assert!(
+                matches!(
+                    ClaimedRow::from_json(body.as_bytes()),
+                    ClaimedRow::Unreadable(_)
+                ),
+                "{body}"
+            );
+        }
+        assert!(matches!(
+            ClaimedRow::from_json(&[0xff, 0xfe]),
+            ClaimedRow::Unreadable(_)
+        ));
+    }
+
+    #[test]
+    fn date_times_are_read_and_printed_as_the_predecessor_did() {
+        for (read, printed) in [
+            ("2020-07-19T13:56", "2020-07-19T13:56:00"),
+            ("2020-07-19T13:56:43", "2020-07-19T13:56:43"),
+            ("2020-07-19T13:56:43Z", "2020-07-19T13:56:43"),
+            ("2020-07-19T13:56:43.120", "2020-07-19T13:56:43.12"),
+            ("2020-07-19T13:56:43.000", "2020-07-19T13:56:43"),
+            (
+                "2020-07-19T13:56:43.123456789",
+                "2020-07-19T13:56:43.123456789",
+            ),
+            ("2020-02-29T00:00:00.100000000Z", "2020-02-29T00:00:00.1"),
+        ] {
+            assert_eq!(read.parse::<LocalDateTime>().unwrap().to_string(), printed);
+        }
+    }
+
+    #[test]
+    fn date_times_that_do_not_exist_or_carry_an_offset_are_refused() {
+        for text in [
+            "",
+            "Z",
+            "2020-07-19",
+            "2020-07-19 13:56:43",
+            "2020-07-19T13:56:43+01:00",
+            "2020-07-19T13:56:43-01",
+            "2020-07-19T13:56:43[Europe/London]",
+            "2020-07-19T13:56:43.",
+            "2020-07-19T13:56:43.1234567890",
+            "2020-07-19T13:56:43ZZ",
+            "2020-07-19T24:00:00",
+            "2020-07-19T13:56:60",
+            "2020-02-30T10:00:00",
+            "2021-02-29T10:00:00",
+            "20200719T135643",
+            "2020-07-19T13:5é:43",
+            "-2020-07-19T13:56",
+        ] {
+            assert!(text.parse::<LocalDateTime>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn age_is_measured_in_london_time_through_both_changes_of_the_clock() {
+        for (changed, now, seconds) in [
+            ("2026-07-01T13:00:00", "2026-07-01T12:00:05Z", 5),
+            ("2026-12-01T13:00:00", "2026-12-01T13:00:05Z", 5),
+            // 01:30 happens twice on 25 October 2026: at 00:30Z and at 01:30Z.
+            ("2026-10-25T01:30:00", "2026-10-25T00:30:10Z", 10),
+            ("2026-10-25T01:30:00", "2026-10-25T01:30:10Z", 10),
+            // 01:30 does not happen on 29 March 2026.
+            ("2026-03-29T01:30:00", "2026-03-29T01:30:10Z", 10),
+            ("2026-07-01T13:00:09", "2026-07-01T12:00:05Z", 0),
+        ] {
+            let age = changed
+                .parse::<LocalDateTime>()
+                .unwrap()
+                .age(now.parse().unwrap());
+            assert_eq!(age, Duration::from_secs(seconds), "{changed} {now}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The poll loop's sign of life, from which liveness follows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a wait may go on between two beats.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Shared by the poll loop, which beats, and liveness, which listens.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    last_beat: Arc<Mutex<Instant>>,
+    silence_allowed: Duration,
+}
+
+impl Heartbeat {
+    /// A heart that counts as stopped after `silence_allowed` without a beat.
+    #[must_use]
+    pub fn new(silence_allowed: Duration) -> Self {
+        Self {
+            last_beat: Arc::new(Mutex::new(Instant::now())),
+            silence_allowed,
+        }
+    }
+
+    /// Says that the poll loop makes progress.
+    pub fn beat(&self) {
+        *self
+            .last_beat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Beats while waiting for something that may take long and is not itself a call.
+    pub async fn beat_while<F: Future>(&self, wait: F) -> F::Output {
+        tokio::pin!(wait);
+        loop {
+            self.beat();
+            tokio::select! {
+                biased;
+                output = &mut wait => return output,
+                () = tokio::time::sleep(BEAT) => {}
+            }
+        }
+    }
+
+    /// Whether there was a beat lately.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.last_beat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+            <= self.silence_allowed
+    }
+}

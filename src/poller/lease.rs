@@ -1,0 +1,40 @@
+//! The time that a pod has for a claimed row, before the row's lock runs out and another pod may claim it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How much of the lock's life is not used, for the difference between two clocks and the length of the last call.
+const MARGIN_PERCENT: u32 = 5;
+
+/// The lease of one row. Everything that is done for the row fits inside it.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    ends_at: Instant,
+    lock_runs_out_at: Instant,
+}
+
+impl Lease {
+    /// The lease of a row whose claim was **sent** at `claimed_at`. The lock may have been set at any time after that, so
+    /// the lease never ends later than the lock.
+    #[must_use]
+    pub fn from_claim(claimed_at: Instant, lock_expiry: Duration) -> Self {
+        Self {
+            ends_at: claimed_at + lock_expiry - lock_expiry * MARGIN_PERCENT / 100,
+            lock_runs_out_at: claimed_at + lock_expiry,
+        }
+    }
+
+    /// What is left, zero once it has ended.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.ends_at.saturating_duration_since(Instant::now())
+    }
+
+    /// Time until community-api may serve the row to anybody again.
+    #[must_use]
+    pub fn comes_back_in(&self) -> Duration {
+        self.lock_runs_out_at
+            .saturating_duration_since(Instant::now())
+    }
+}

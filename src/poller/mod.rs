@@ -1,0 +1,352 @@
+//! The poll loop: every interval a drain, which claims rows until there are none; each row is settled in a task of its own.
+//!
+//! Claims are serial, since community-api's optimistic lock makes concurrent ones collide; all the rest of a row's work is
+//! not. See [`row`] for what is done with a row, and [`claim_gate`] for when rows are not claimed.
+
+pub mod backoff;
+pub mod brake;
+pub mod claim_gate;
+pub mod heartbeat;
+mod in_flight;
+pub mod lease;
+pub mod order;
+pub mod ports;
+pub mod published;
+pub mod row;
+mod row_log;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::backoff::Backoff;
+use self::brake::{Brake, BrakeAnswer};
+use self::claim_gate::ClaimGate;
+use self::heartbeat::Heartbeat;
+use self::in_flight::{InFlight, Place};
+use self::lease::Lease;
+use self::order::Order;
+use self::ports::{CallError, CallErrorKind, Topic, Updates};
+use self::published::PublishedRows;
+use self::row::RowInFlight;
+use crate::metrics::Metrics;
+use crate::offender_update::ClaimedRow;
+
+/// How many published rows whose DELETE has not succeeded are remembered; 100,000 of them take a few megabytes.
+const PUBLISHED_ROWS_REMEMBERED: usize = 100_000;
+/// So many rows in a row without even an id are no rows but a broken answer, and end the drain.
+const NAMELESS_ROWS_IN_A_DRAIN: u32 = 10;
+/// So many lost races for a lock in a row end the drain.
+const LOST_RACES_IN_A_DRAIN: u32 = 20;
+/// While polls go on failing, the log says so again after this time.
+const FAILURE_REMINDER: Duration = Duration::from_mins(10);
+
+/// What the poller is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct PollerSettings {
+    /// From the end of a drain to the next poll.
+    pub fixed_delay: Duration,
+    /// How many claims may be under way at once.
+    pub claimers: usize,
+    /// How many claimed rows may be unsettled at once.
+    pub max_in_flight: usize,
+    /// After which community-api serves a locked row again.
+    pub lock_expiry: Duration,
+    /// The longest that any call but a claim may take.
+    pub call_timeout: Duration,
+    /// The longest that a claim may take; to give up on one strands the row that it may have locked.
+    pub claim_timeout: Duration,
+    /// How many rows may be marked as permanently failed within [`Self::brake_window`].
+    pub brake_limit: usize,
+    /// See [`Self::brake_limit`].
+    pub brake_window: Duration,
+    /// How long the rows in flight may take to be settled at shutdown.
+    pub grace_period: Duration,
+}
+
+/// The poller of one pod.
+#[derive(Debug)]
+pub struct Poller<U, T> {
+    shared: Arc<Shared<U, T>>,
+    order: Order,
+    in_flight: InFlight,
+    rows: TaskTracker,
+    heartbeat: Heartbeat,
+}
+
+/// What the rows in flight have in common.
+#[derive(Debug)]
+pub(crate) struct Shared<U, T> {
+    pub updates: U,
+    pub topic: T,
+    pub settings: PollerSettings,
+    pub metrics: Arc<Metrics>,
+    pub gate: ClaimGate,
+    pub published: PublishedRows,
+    pub brake: Mutex<Brake>,
+}
+
+/// How one claimer's part in a drain ended.
+#[derive(Debug)]
+enum DrainEnd {
+    NothingLeft,
+    Stopped,
+    Failed(CallError),
+}
+
+impl<U: Updates, T: Topic> Poller<U, T> {
+    /// A poller that has not begun to poll.
+    #[must_use]
+    pub fn new(updates: U, topic: T, settings: PollerSettings, metrics: Arc<Metrics>) -> Self {
+        // A claim is the longest time in which a healthy poll loop does not beat.
+        let heartbeat = Heartbeat::new(settings.claim_timeout + Duration::from_secs(30));
+        let shared = Shared {
+            gate: ClaimGate::new(metrics.claims_suspended.clone()),
+            published: PublishedRows::with_capacity(PUBLISHED_ROWS_REMEMBERED),
+            brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
+            updates,
+            topic,
+            settings,
+            metrics,
+        };
+        Self {
+            order: Order::default(),
+            in_flight: InFlight::new(
+                shared.settings.max_in_flight,
+                shared.metrics.in_flight.clone(),
+            ),
+            rows: TaskTracker::new(),
+            heartbeat,
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The sign of life that liveness follows.
+    #[must_use]
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
+    }
+
+    /// Polls until told to stop, then lets the rows in flight be settled for as long as the grace period allows, and says
+    /// what is still held after it.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let all_settled = async {
+            self.poll(stop).await;
+            if !self.rows.is_empty() {
+                tracing::info!(
+                    rows = self.rows.len(),
+                    "no more claims; settling the rows in flight"
+                );
+            }
+            self.rows.close();
+            self.rows.wait().await;
+        };
+        let out_of_time = async {
+            stop.cancelled().await;
+            sleep(self.shared.settings.grace_period).await;
+        };
+        tokio::select! {
+            biased;
+            () = all_settled => {}
+            () = out_of_time => self.say_what_is_held(),
+        }
+    }
+
+    async fn poll(&self, stop: &CancellationToken) {
+        let mut failures = FailureLog::default();
+        // Pods that are started together poll at once, and from then on each in a phase of its own.
+        let mut delay = self.shared.settings.fixed_delay.mul_f64(fastrand::f64());
+        while !stop.is_cancelled() {
+            self.shared.metrics.polls.inc();
+            let ends = join_all((0..self.shared.settings.claimers).map(|_| self.drain(stop))).await;
+            failures.note(ends.into_iter().find_map(|end| match end {
+                DrainEnd::Failed(error) => Some(error),
+                DrainEnd::NothingLeft | DrainEnd::Stopped => None,
+            }));
+            self.shared.release_brake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = self.heartbeat.beat_while(sleep(delay)) => {}
+            }
+            delay = self.shared.settings.fixed_delay;
+        }
+    }
+
+    /// Claims rows one after the other until there are none.
+    async fn drain(&self, stop: &CancellationToken) -> DrainEnd {
+        let mut lost_races = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut races = 0;
+        let mut nameless_rows = 0;
+        loop {
+            let place = tokio::select! {
+                biased;
+                () = stop.cancelled() => return DrainEnd::Stopped,
+                place = self.heartbeat.beat_while(self.permission_to_claim()) => place,
+            };
+            self.heartbeat.beat();
+            let claimed_at = Instant::now();
+            // Never dropped for the sake of a stop: the row that it locks would be stranded.
+            let claimed = timeout(
+                self.shared.settings.claim_timeout,
+                self.shared.updates.next(),
+            )
+            .await;
+            let claimed =
+                claimed.unwrap_or_else(|_| Err(CallError::unavailable("a claim took too long")));
+            let error = match claimed {
+                Ok(Some(row)) => {
+                    races = 0;
+                    nameless_rows = if is_nameless(&row) {
+                        nameless_rows + 1
+                    } else {
+                        0
+                    };
+                    self.start(row, claimed_at, place);
+                    if nameless_rows < NAMELESS_ROWS_IN_A_DRAIN {
+                        continue;
+                    }
+                    let cause = "one unreadable row after the other, without even an id";
+                    return DrainEnd::Failed(CallError::unavailable(cause));
+                }
+                Ok(None) => {
+                    self.shared.gate.claim_was_idle();
+                    return DrainEnd::NothingLeft;
+                }
+                Err(error) => error,
+            };
+            self.shared.gate.claim_was_idle();
+            races += 1;
+            if error.kind != CallErrorKind::Contended || races > LOST_RACES_IN_A_DRAIN {
+                return DrainEnd::Failed(error);
+            }
+            drop(place);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return DrainEnd::Stopped,
+                () = self.heartbeat.beat_while(sleep(lost_races.wait(error.retry_after))) => {}
+            }
+        }
+    }
+
+    /// Waits for a place in flight, and for the gate.
+    async fn permission_to_claim(&self) -> Place {
+        let place = match self.in_flight.try_take() {
+            Some(place) => place,
+            None => {
+                let _wanted = self.shared.gate.want_place();
+                self.in_flight.take().await
+            }
+        };
+        self.shared.gate.may_claim().await;
+        place
+    }
+
+    fn start(&self, row: ClaimedRow, claimed_at: Instant, mut place: Place) {
+        self.shared.metrics.read.inc();
+        let lease = Lease::from_claim(claimed_at, self.shared.settings.lock_expiry);
+        let (row_id, offender) = match &row {
+            ClaimedRow::Update(update) => {
+                (Some(update.offender_delta_id), Some(update.offender_id))
+            }
+            ClaimedRow::Unreadable(row) => (row.offender_delta_id, row.offender_id),
+        };
+        place.holds(row_id, lease);
+        // Joined here and not in the task, so that the order is the order of the claims.
+        let turn = offender.map(|offender| self.order.join(offender));
+        let in_flight = RowInFlight {
+            shared: self.shared.clone(),
+            lease,
+        };
+        self.rows.spawn(async move {
+            // Both are dropped in any case, also when the row's task panics.
+            let shared = in_flight.shared.clone();
+            let _ended = shared.gate.row_in_flight();
+            let _place = place;
+            in_flight.settle(row, turn).await;
+        });
+    }
+
+    fn say_what_is_held(&self) {
+        for (row, comes_back_in) in self.in_flight.held() {
+            tracing::warn!(
+                offenderDeltaId = row.map(|row| row.0),
+                comes_back_in_seconds = comes_back_in.as_secs(),
+                "row still locked by this pod, which stops now; it comes back when the lock runs out"
+            );
+        }
+    }
+}
+
+fn is_nameless(row: &ClaimedRow) -> bool {
+    matches!(row, ClaimedRow::Unreadable(row) if row.offender_delta_id.is_none())
+}
+
+impl<U, T> Shared<U, T> {
+    /// Whether one more row may be given up for good.
+    pub fn ask_brake(&self) -> bool {
+        let answer = self
+            .brake
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ask(Instant::now());
+        if answer == BrakeAnswer::Engaged {
+            self.metrics.brake_on.set(1);
+            tracing::error!(
+                limit = self.settings.brake_limit,
+                window_seconds = self.settings.brake_window.as_secs(),
+                "too many rows would be marked as permanently failed: none will be until the window has passed"
+            );
+        }
+        answer == BrakeAnswer::Allowed
+    }
+
+    /// Shows the end of the brake's window on the metric.
+    fn release_brake(&self) {
+        let brake = self.brake.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics
+            .brake_on
+            .set(i64::from(brake.is_on(Instant::now())));
+    }
+}
+
+/// Logs the first of a series of failed polls, a reminder now and then, and the recovery.
+#[derive(Debug, Default)]
+struct FailureLog {
+    /// When the series began, and when it was last mentioned.
+    failing: Option<(Instant, Instant)>,
+}
+
+impl FailureLog {
+    fn note(&mut self, error: Option<CallError>) {
+        let now = Instant::now();
+        match (self.failing, error) {
+            (None, None) => {}
+            (Some((since, _)), None) => {
+                tracing::info!(
+                    failed_for_seconds = now.duration_since(since).as_secs(),
+                    "polls succeed again"
+                );
+                self.failing = None;
+            }
+            (Some((_, mentioned)), Some(error))
+                if now.duration_since(mentioned) < FAILURE_REMINDER =>
+            {
+                tracing::debug!(cause = %error, "poll failed");
+            }
+            (before, Some(error)) => {
+                let since = before.map_or(now, |(since, _)| since);
+                tracing::error!(
+                    cause = %error,
+                    failing_for_seconds = now.duration_since(since).as_secs(),
+                    "poll failed; nothing is claimed until one succeeds"
+                );
+                self.failing = Some((since, now));
+            }
+        }
+    }
+}

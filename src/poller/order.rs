@@ -1,0 +1,128 @@
+//! Rows of one offender take turns, in the order in which they were claimed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::offender_update::OffenderId;
+
+/// The queue of each offender that has rows in flight; no longer than the rows in flight.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    last_in_line: Arc<Mutex<HashMap<OffenderId, Waiter>>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    done: oneshot::Receiver<End>,
+}
+
+/// How the turn before ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its row was dealt with, or fell to a fault of its own; the next one may go on.
+    Over,
+    /// Nothing can be found out about this offender for now; for the next row it would be the same.
+    OffenderInTrouble,
+}
+
+/// One row's place in the queue of its offender. The next row's turn comes when this is dropped, however that happens.
+#[derive(Debug)]
+pub struct Turn {
+    order: Order,
+    offender: OffenderId,
+    ticket: u64,
+    before: Option<oneshot::Receiver<End>>,
+    done: Option<oneshot::Sender<End>>,
+}
+
+impl Order {
+    /// Joins the end of the offender's queue.
+    #[must_use]
+    pub fn join(&self, offender: OffenderId) -> Turn {
+        let (sender, receiver) = oneshot::channel();
+        let mut lines = self
+            .last_in_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = lines.remove(&offender);
+        let ticket = before.as_ref().map_or(0, |waiter| waiter.ticket + 1);
+        lines.insert(
+            offender,
+            Waiter {
+                ticket,
+                done: receiver,
+            },
+        );
+        Turn {
+            order: self.clone(),
+            offender,
+            ticket,
+            before: before.map(|waiter| waiter.done),
+            done: Some(sender),
+        }
+    }
+}
+
+impl Turn {
+    /// Waits for the turn before to end.
+    pub async fn come(&mut self) -> End {
+        match &mut self.before {
+            // A turn that ended without a word (its task was dropped) is over too.
+            Some(before) => before.await.unwrap_or(End::Over),
+            None => End::Over,
+        }
+    }
+
+    /// Ends the turn with a word for the next one.
+    pub fn end(mut self, end: End) {
+        if let Some(done) = self.done.take() {
+            // Nobody may be waiting.
+            let _ = done.send(end);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut lines = self
+            .order
+            .last_in_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if lines
+            .get(&self.offender)
+            .is_some_and(|waiter| waiter.ticket == self.ticket)
+        {
+            lines.remove(&self.offender);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn rows_of_one_offender_wait_for_each_other_and_others_do_not() {
+        let order = Order::default();
+        let mut first = order.join(OffenderId(1));
+        let mut second = order.join(OffenderId(1));
+        let mut third = order.join(OffenderId(1));
+        let mut other = order.join(OffenderId(2));
+        assert_eq!(first.come().now_or_never(), Some(End::Over));
+        assert_eq!(other.come().now_or_never(), Some(End::Over));
+        assert_eq!(second.come().now_or_never(), None);
+        first.end(End::OffenderInTrouble);
+        assert_eq!(second.come().now_or_never(), Some(End::OffenderInTrouble));
+        assert_eq!(third.come().now_or_never(), None);
+        drop(second);
+        assert_eq!(third.come().now_or_never(), Some(End::Over));
+        drop(third);
+        drop(other);
+        assert!(order.last_in_line.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,104 @@
+//! The rows whose events are on the topic, or may be, while the row itself is not yet known to be deleted.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use crate::offender_update::OffenderDeltaId;
+
+/// How sure the pod is that a row's events are on the topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publication {
+    /// The topic has accepted every event: only the DELETE is left to do.
+    Certain,
+    /// A publish was sent and its answer lost: to be published again, which is then a redelivery.
+    Possible,
+}
+
+/// A bounded memory; the oldest rows are forgotten first, which costs a redelivery and loses nothing.
+#[derive(Debug)]
+pub struct PublishedRows {
+    capacity: usize,
+    rows: Mutex<Rows>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    publications: HashMap<OffenderDeltaId, Publication>,
+    /// In order of arrival; may still hold rows that are forgotten already.
+    oldest_first: VecDeque<OffenderDeltaId>,
+}
+
+impl PublishedRows {
+    /// A memory for so many rows.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            capacity,
+            rows: Mutex::default(),
+        }
+    }
+
+    /// Remembers a row. A certain publication never becomes a possible one.
+    pub fn remember(&self, row: OffenderDeltaId, publication: Publication) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        match rows.publications.get(&row) {
+            Some(Publication::Certain) => return,
+            Some(Publication::Possible) => {}
+            None => rows.oldest_first.push_back(row),
+        }
+        rows.publications.insert(row, publication);
+        while rows.oldest_first.len() > self.capacity {
+            if let Some(oldest) = rows.oldest_first.pop_front() {
+                rows.publications.remove(&oldest);
+            }
+        }
+    }
+
+    /// What is remembered of a row.
+    #[must_use]
+    pub fn get(&self, row: OffenderDeltaId) -> Option<Publication> {
+        self.rows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .publications
+            .get(&row)
+            .copied()
+    }
+
+    /// Forgets a row that is deleted, or was never published.
+    pub fn forget(&self, row: OffenderDeltaId) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.publications.remove(&row).is_some() {
+            // Nearly always one of the last: rows are remembered for the length of one DELETE.
+            if let Some(position) = rows.oldest_first.iter().rposition(|&other| other == row) {
+                rows.oldest_first.remove(position);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_row_is_forgotten_when_the_memory_is_full_and_certainty_is_kept() {
+        let row = OffenderDeltaId;
+        let memory = PublishedRows::with_capacity(2);
+        memory.remember(row(1), Publication::Certain);
+        memory.remember(row(1), Publication::Possible);
+        assert_eq!(memory.get(row(1)), Some(Publication::Certain));
+        memory.remember(row(2), Publication::Possible);
+        memory.remember(row(2), Publication::Certain);
+        assert_eq!(memory.get(row(2)), Some(Publication::Certain));
+        memory.remember(row(3), Publication::Possible);
+        assert_eq!(memory.get(row(1)), None);
+        memory.forget(row(2));
+        memory.remember(row(4), Publication::Possible);
+        assert_eq!(
+            (memory.get(row(2)), memory.get(row(3))),
+            (None, Some(Publication::Possible))
+        );
+        assert_eq!(memory.rows.lock().unwrap().oldest_first.len(), 2);
+    }
+}

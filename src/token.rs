@@ -1,0 +1,285 @@
+//! The token for community-api: OAuth2 client credentials from hmpps-auth, fetched once for everybody and renewed early.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::header::{ACCEPT, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::fields::{object, present, text};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::poller::ports::{CallError, CallErrorKind};
+
+/// A token is renewed this long before it ends.
+const RENEWED_EARLY: Duration = Duration::from_mins(1);
+/// The life of a token that does not tell; a refused token is replaced anyway.
+const UNTOLD_LIFE: Duration = Duration::from_mins(5);
+/// While the old token is still good, a failed renewal is not repeated for this long.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
+/// Fetches and keeps the token.
+#[derive(Debug)]
+pub struct TokenSource {
+    http: Client,
+    endpoint: String,
+    client_id: String,
+    client_secret: SecretString,
+    metrics: Arc<Metrics>,
+    fetches: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    token: Option<Token>,
+    last_failure: Option<(Instant, CallError)>,
+}
+
+/// A token, as the header that carries it; marked as sensitive, so that nothing prints it.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The value of the Authorization header.
+    pub authorization: HeaderValue,
+    number: u64,
+    renew_at: Instant,
+    expires_at: Instant,
+}
+
+/// For what a token is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To claim a row, which only makes sense if there will be a token for the rest of its way, too.
+    Claim,
+    /// To finish what is claimed already: the old token will do as long as it lives.
+    Finish,
+}
+
+impl TokenSource {
+    /// A source that has fetched nothing yet.
+    #[must_use]
+    pub fn new(
+        http: Client,
+        auth_url: &str,
+        client_id: String,
+        client_secret: SecretString,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            http,
+            endpoint: format!("{auth_url}/oauth/token"),
+            client_id,
+            client_secret,
+            metrics,
+            fetches: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The kept token, or a new one. However many callers wait, one fetch serves them all, its failure too.
+    pub async fn get(&self, purpose: Purpose) -> Result<Token, CallError> {
+        let fetches_before = self.fetches.load(Ordering::Acquire);
+        let mut state = self.state.lock().await;
+        let now = Instant::now();
+        if let Some(token) = state.token.as_ref().filter(|token| now < token.renew_at) {
+            return Ok(token.clone());
+        }
+        let old = state
+            .token
+            .clone()
+            .filter(|token| now < token.expires_at && purpose == Purpose::Finish);
+        if let Some((failed_at, error)) = &state.last_failure {
+            let failed_while_waiting = self.fetches.load(Ordering::Acquire) != fetches_before;
+            let failed_lately = now.duration_since(*failed_at) < RENEWAL_PAUSE;
+            match old {
+                Some(old) if failed_while_waiting || failed_lately => return Ok(old),
+                None if failed_while_waiting => return Err(error.clone()),
+                Some(_) | None => {}
+            }
+        }
+        let fetched = self.fetch().await;
+        let number = self.fetches.fetch_add(1, Ordering::AcqRel) + 1;
+        match fetched {
+            Ok(token) => {
+                let token = Token { number, ..token };
+                *state = State {
+                    token: Some(token.clone()),
+                    last_failure: None,
+                };
+                Ok(token)
+            }
+            Err(error) => {
+                state.last_failure = Some((Instant::now(), error.clone()));
+                old.ok_or(error)
+            }
+        }
+    }
+
+    /// Forgets a token that was refused, unless it has been replaced already.
+    pub async fn refused(&self, refused: &Token) {
+        let mut state = self.state.lock().await;
+        if state
+            .token
+            .as_ref()
+            .is_some_and(|token| token.number == refused.number)
+        {
+            state.token = None;
+        }
+    }
+
+    async fn fetch(&self) -> Result<Token, CallError> {
+        let started = Instant::now();
+        let fetched = self.request().await.map_err(|error| CallError {
+            // Whatever the reason, there is no token.
+            kind: CallErrorKind::Unauthorised,
+            cause: format!("no token from hmpps-auth: {}", error.cause),
+            ..error
+        });
+        let outcome = if fetched.is_ok() { "ok" } else { "failed" };
+        self.metrics
+            .calls
+            .with_label_values(&["auth", "token", outcome])
+            .observe(started.elapsed().as_secs_f64());
+        fetched
+    }
+
+    async fn request(&self) -> Result<Token, CallError> {
+        let asked_at = Instant::now();
+        let response = self
+            .http
+            .post(&self.endpoint)
+            .basic_auth(
+                form_encoded(&self.client_id),
+                Some(form_encoded(self.client_secret.expose_secret())),
+            )
+            .header(ACCEPT, "application/json")
+            .form(&[("grant_type", "client_credentials"), ("scope", "read")])
+            .send()
+            .await
+            .map_err(http::not_answered)?;
+        let status = response.status();
+        if status.as_u16() == 400 || status.as_u16() == 401 {
+            let cause = format!(
+                "answered {}: are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?",
+                status.as_u16()
+            );
+            return Err(CallError::unavailable(cause));
+        }
+        if !status.is_success() {
+            return Err(http::refused(status, response.headers()));
+        }
+        read(&http::body(response).await?, asked_at).map_err(CallError::unavailable)
+    }
+}
+
+/// The parts of Basic credentials are form-urlencoded first (RFC 6749, 2.3.1).
+fn form_encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
+    let fields = object(body)?;
+    if let Some(kind) = present(&fields, "token_type")
+        && !kind
+            .as_str()
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"))
+    {
+        return Err("token_type is not bearer".to_owned());
+    }
+    let mut authorization =
+        HeaderValue::from_str(&format!("Bearer {}", text(&fields, "access_token")?))
+            .map_err(|_| "access_token has characters that no header may have")?;
+    authorization.set_sensitive(true);
+    let life = present(&fields, "expires_in")
+        .and_then(seconds)
+        .unwrap_or(UNTOLD_LIFE);
+    let used_for = life
+        .checked_sub(RENEWED_EARLY)
+        .filter(|used| !used.is_zero())
+        .unwrap_or(life / 2);
+    Ok(Token {
+        authorization,
+        number: 0,
+        renew_at: asked_at + used_for,
+        expires_at: asked_at + life,
+    })
+}
+
+/// A number, or a string with one; a year at most, which is more than any token lives and less than what overflows a clock.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds.min(31_536_000.0)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(json: &str) -> Result<(u64, u64), String> {
+        let now = Instant::now();
+        let token = read(json.as_bytes(), now)?;
+        Ok((
+            (token.renew_at - now).as_secs(),
+            (token.expires_at - now).as_secs(),
+        ))
+    }
+
+    #[test]
+    fn a_token_is_renewed_a_minute_before_its_end_however_the_end_is_told() {
+        for (expires_in, expected) in [
+            (r#","expires_in":3600"#, (3540, 3600)),
+            (r#","expires_in":"3600""#, (3540, 3600)),
+            (r#","expires_in":3600.5"#, (3540, 3600)),
+            (r#","expires_in":40"#, (20, 40)),
+            ("", (240, 300)),
+            (r#","expires_in":null"#, (240, 300)),
+            (r#","expires_in":"soon""#, (240, 300)),
+            (r#","expires_in":-5"#, (240, 300)),
+            (r#","expires_in":1e300"#, (31_535_940, 31_536_000)),
+        ] {
+            let json = format!(r#"{{"access_token":"abc","token_type":"Bearer"{expires_in}}}"#);
+            assert_eq!(life(&json), Ok(expected), "{expires_in}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_usable_token_is_refused_without_quoting_it() {
+        for (json, problem) in [
+            ("", "it is not JSON"),
+            ("null", "it is not a JSON object"),
+            ("{}", "access_token is missing"),
+            (r#"{"access_token":7}"#, "access_token is not a string"),
+            (r#"{"access_token":""}"#, "access_token is empty"),
+            (
+                r#"{"access_token":"a\nb"}"#,
+                "access_token has characters that no header may have",
+            ),
+            (
+                r#"{"access_token":"a","token_type":"mac"}"#,
+                "token_type is not bearer",
+            ),
+            (
+                r#"{"access_token":"a","token_type":1}"#,
+                "token_type is not bearer",
+            ),
+        ] {
+            assert_eq!(life(json), Err(problem.to_owned()), "{json}");
+        }
+        assert!(life(r#"{"access_token":"a","token_type":"bEaReR"}"#).is_ok());
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let token = read(br#"{"access_token":"abc"}"#, Instant::now()).unwrap();
+        assert!(!format!("{token:?}").contains("abc"));
+    }
+}

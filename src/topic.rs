@@ -1,0 +1,353 @@
+//! The SNS topic over the AWS SDK: what a message looks like there, and what SNS' error codes mean. Nothing of the SDK leaves
+//! this room.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use aws_sdk_sns::Client;
+use aws_sdk_sns::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_sns::operation::publish_batch::PublishBatchOutput;
+use aws_sdk_sns::types::{BatchResultErrorEntry, MessageAttributeValue, PublishBatchRequestEntry};
+use tokio::time::Instant;
+
+use crate::event::Event;
+use crate::http::with_causes;
+use crate::metrics::Metrics;
+use crate::poller::ports::{CallError, CallErrorKind, Topic};
+
+/// A client of one topic.
+#[derive(Debug)]
+pub struct SnsTopic {
+    sns: Client,
+    arn: String,
+    metrics: Arc<Metrics>,
+}
+
+/// What SNS says of the topic, for the health check.
+#[derive(Debug)]
+pub struct TopicAttributes {
+    /// The number of confirmed subscriptions.
+    pub subscriptions_confirmed: String,
+    /// The number of subscriptions that wait for confirmation.
+    pub subscriptions_pending: String,
+}
+
+impl SnsTopic {
+    /// A client for the topic with this ARN.
+    #[must_use]
+    pub fn new(sns: Client, arn: String, metrics: Arc<Metrics>) -> Self {
+        Self { sns, arn, metrics }
+    }
+
+    /// The topic's ARN.
+    #[must_use]
+    pub fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    /// Asks for the topic's attributes, which publishes nothing.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn attributes(&self) -> Result<TopicAttributes, String> {
+        let answer = self
+            .sns
+            .get_topic_attributes()
+            .topic_arn(&self.arn)
+            .send()
+            .await;
+        let attributes = answer
+            .map_err(|error| call_error(&error).cause)?
+            .attributes
+            .unwrap_or_default();
+        let attribute = |name| attributes.get(name).cloned().unwrap_or_default();
+        Ok(TopicAttributes {
+            subscriptions_confirmed: attribute("SubscriptionsConfirmed"),
+            subscriptions_pending: attribute("SubscriptionsPending"),
+        })
+    }
+
+    async fn publish_batch(
+        &self,
+        events: &[Event],
+    ) -> Result<Vec<Result<(), CallError>>, CallError> {
+        let entries = events
+            .iter()
+            .enumerate()
+            .map(|(index, event)| entry(index, event))
+            .collect::<Result<_, _>>();
+        // Only a missing id or message could fail here.
+        let entries =
+            entries.map_err(|error| CallError::new(CallErrorKind::Refused, error.to_string()))?;
+        let request = self
+            .sns
+            .publish_batch()
+            .topic_arn(&self.arn)
+            .set_publish_batch_request_entries(Some(entries));
+        match request.send().await {
+            Ok(answer) => Ok((0..events.len())
+                .map(|index| entry_answer(&answer, &index.to_string()))
+                .collect()),
+            Err(error) => Err(call_error(&error)),
+        }
+    }
+}
+
+impl Topic for SnsTopic {
+    async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
+        let started = Instant::now();
+        let answers = self.publish_batch(events).await;
+        let error = match &answers {
+            Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
+            Err(error) => Some(error),
+        };
+        let outcome = match error.map(|error| error.kind) {
+            None => "ok",
+            Some(CallErrorKind::Contended) => "contended",
+            Some(CallErrorKind::Refused) => "refused",
+            Some(CallErrorKind::Unauthorised) => "unauthorised",
+            Some(CallErrorKind::AnswerLost) => "answer_lost",
+            Some(CallErrorKind::Unavailable) => "failed",
+        };
+        self.metrics
+            .calls
+            .with_label_values(&["sns", "publish", outcome])
+            .observe(started.elapsed().as_secs_f64());
+        answers
+    }
+}
+
+fn entry(index: usize, event: &Event) -> Result<PublishBatchRequestEntry, BuildError> {
+    // The types are those of the service's predecessor, whose names subscribers have come to see.
+    let attributes = [
+        ("eventType", "String", event.event_type.clone()),
+        ("source", "String", "delius".to_owned()),
+        ("id", "String", event.id.to_string()),
+        (
+            "contentType",
+            "String",
+            "text/plain;charset=UTF-8".to_owned(),
+        ),
+        (
+            "timestamp",
+            "Number.java.lang.Long",
+            jiff::Timestamp::now().as_millisecond().to_string(),
+        ),
+    ];
+    let mut entry = PublishBatchRequestEntry::builder()
+        .id(index.to_string())
+        .message(&event.body);
+    for (name, data_type, value) in attributes {
+        let value = MessageAttributeValue::builder()
+            .data_type(data_type)
+            .string_value(value)
+            .build()?;
+        entry = entry.message_attributes(name, value);
+    }
+    entry.build()
+}
+
+/// An event counts as published only if its entry came back with a message id.
+fn entry_answer(answer: &PublishBatchOutput, id: &str) -> Result<(), CallError> {
+    if let Some(failed) = answer.failed().iter().find(|failed| failed.id() == id) {
+        return Err(entry_error(failed));
+    }
+    let accepted = answer.successful().iter().any(|entry| {
+        entry.id() == Some(id)
+            && entry
+                .message_id()
+                .is_some_and(|message_id| !message_id.is_empty())
+    });
+    if accepted {
+        Ok(())
+    } else {
+        Err(CallError::new(
+            CallErrorKind::AnswerLost,
+            "publish: SNS answered without a message id",
+        ))
+    }
+}
+
+fn entry_error(failed: &BatchResultErrorEntry) -> CallError {
+    CallError::new(
+        meaning_of(failed.code()),
+        format!("publish: SNS answered {} for an event", failed.code()),
+    )
+}
+
+fn call_error<E>(error: &SdkError<E>) -> CallError
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ServiceError(answer) => {
+            let status = answer.raw().status().as_u16();
+            match answer.err().code() {
+                Some(code) => {
+                    CallError::new(meaning_of(code), format!("SNS answered {status} {code}"))
+                }
+                None if status == 429 => {
+                    CallError::new(CallErrorKind::Contended, "SNS answered 429")
+                }
+                None => CallError::unavailable(format!("SNS answered {status}")),
+            }
+        }
+        SdkError::ResponseError(_) => CallError::new(
+            CallErrorKind::AnswerLost,
+            "SNS gave an answer that cannot be read",
+        ),
+        SdkError::TimeoutError(_) => {
+            CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")
+        }
+        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+            let kind = if never_sent(error) {
+                CallErrorKind::Unavailable
+            } else {
+                CallErrorKind::AnswerLost
+            };
+            CallError::new(kind, format!("SNS: {}", with_causes(error)))
+        }
+        // Nothing was sent: no credentials, or no way to make the request.
+        _ => CallError::new(
+            CallErrorKind::Unauthorised,
+            format!("SNS: {}", with_causes(error)),
+        ),
+    }
+}
+
+/// Whether the request failed while connecting.
+fn never_sent(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        error
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(|error| error.is_connect())
+    })
+}
+
+/// What an error code of SNS means, for a whole call or an entry of a batch. Source: the API reference of SNS, Publish and
+/// PublishBatch, and its common errors. The code alone decides: `KMSThrottling` says of itself that it is the sender's fault.
+fn meaning_of(code: &str) -> CallErrorKind {
+    // Some protocols add a suffix to the same codes.
+    let code = code.strip_suffix("Exception").unwrap_or(code);
+    match code {
+        "Throttled"
+        | "Throttling"
+        | "ThrottledRequest"
+        | "RequestThrottled"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "KMSThrottling"
+        | "SlowDown" => CallErrorKind::Contended,
+        "InvalidParameter"
+        | "ParameterValueInvalid"
+        | "InvalidParameterValue"
+        | "Validation"
+        | "ValidationError"
+        | "BatchRequestTooLong" => CallErrorKind::Refused,
+        "AuthorizationError"
+        | "AccessDenied"
+        | "InvalidSecurity"
+        | "InvalidClientTokenId"
+        | "ExpiredToken"
+        | "UnrecognizedClient"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "KMSAccessDenied" => CallErrorKind::Unauthorised,
+        // InternalError, RequestTimeout, NotFound, the other KMS errors, whatever may come: it may work later.
+        _ => CallErrorKind::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_codes_mean_what_the_contract_says_whatever_their_suffix() {
+        use CallErrorKind::{Contended, Refused, Unauthorised, Unavailable};
+        for (codes, meaning) in [
+            (
+                &[
+                    "Throttling",
+                    "ThrottlingException",
+                    "Throttled",
+                    "ThrottledException",
+                    "KMSThrottling",
+                ][..],
+                Contended,
+            ),
+            (
+                &[
+                    "InvalidParameter",
+                    "ParameterValueInvalid",
+                    "InvalidParameterValue",
+                    "ValidationException",
+                ],
+                Refused,
+            ),
+            (
+                &[
+                    "BatchRequestTooLong",
+                    "InvalidParameterException",
+                    "BatchRequestTooLongException",
+                ],
+                Refused,
+            ),
+            (
+                &[
+                    "AuthorizationError",
+                    "InvalidSecurity",
+                    "ExpiredToken",
+                    "KMSAccessDenied",
+                ],
+                Unauthorised,
+            ),
+            (
+                &[
+                    "InternalError",
+                    "InternalErrorException",
+                    "RequestTimeout",
+                    "NotFound",
+                    "KMSDisabled",
+                ],
+                Unavailable,
+            ),
+            (
+                &[
+                    "KMSNotFound",
+                    "KMSInvalidState",
+                    "KMSOptInRequired",
+                    "ServiceUnavailable",
+                    "",
+                    "New",
+                ],
+                Unavailable,
+            ),
+        ] {
+            for code in codes {
+                assert_eq!(meaning_of(code), meaning, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_without_a_message_id_is_not_published() {
+        use aws_sdk_sns::types::PublishBatchResultEntry as Accepted;
+        let failed = BatchResultErrorEntry::builder()
+            .id("2")
+            .code("Throttled")
+            .sender_fault(true)
+            .build()
+            .unwrap();
+        let answer = PublishBatchOutput::builder()
+            .successful(Accepted::builder().id("0").message_id("m").build())
+            .successful(Accepted::builder().id("1").message_id("").build())
+            .failed(failed)
+            .build();
+        let kind = |id| entry_answer(&answer, id).map_err(|error| error.kind);
+        assert_eq!(kind("0"), Ok(()));
+        assert_eq!(kind("1"), Err(CallErrorKind::AnswerLost));
+        assert_eq!(kind("2"), Err(CallErrorKind::Contended));
+        assert_eq!(kind("3"), Err(CallErrorKind::AnswerLost));
+    }
+}
