@@ -82,6 +82,8 @@ socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=2)
 # Starts LocalStack as a child that outlives the terminal; whether it is left running is the caller's business.
 launch() {
   local settings=(
+    # Somebody's profile, if it is not configured here, would keep it from starting.
+    -u AWS_PROFILE -u AWS_DEFAULT_PROFILE
     'SERVICES=sns,sqs'
     GATEWAY_LISTEN="127.0.0.1:$port"
     # The default server would listen on all of the machine's addresses, whatever GATEWAY_LISTEN says.
@@ -122,7 +124,8 @@ stop() {
     echo "No LocalStack of this script's runs on port $port"
     return
   fi
-  local pid deadline=$((SECONDS + 20))
+  # A client's long poll holds up its end by up to 20 s; all it has is in memory, so killing it loses nothing more.
+  local pid deadline=$((SECONDS + 5))
   pid=$(cat "$pid_file")
   kill "$pid"
   while running; do

@@ -10,7 +10,7 @@ if ! command -v awslocal >/dev/null; then
 fi
 
 # LocalStack takes the account 000000000000 from these dummy credentials; somebody's real ones must not be used.
-unset AWS_PROFILE AWS_SESSION_TOKEN
+unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 export AWS_DEFAULT_REGION=eu-west-2 AWS_REGION=eu-west-2 AWS_DEFAULT_OUTPUT=text AWS_PAGER=""
 

@@ -63,12 +63,14 @@ const CHANGES: [(&str, &str); 20] = [
     (
         "postcode corrected",
         "UPDATE OFFENDER_ADDRESS SET POSTCODE = 'NP1 0AA'
-         WHERE OFFENDER_ID = ?1 AND END_DATE IS NULL",
+         WHERE OFFENDER_ADDRESS_ID =
+             (SELECT max(OFFENDER_ADDRESS_ID) FROM OFFENDER_ADDRESS WHERE OFFENDER_ID = ?1)",
     ),
     (
-        "handed over to officer 1",
-        "UPDATE OFFENDER_MANAGER SET OFFICER_ID = 1
-         WHERE OFFENDER_ID = ?1 AND ACTIVE_FLAG = 1 AND OFFICER_ID <> 1",
+        "handed over to the next officer",
+        "UPDATE OFFENDER_MANAGER SET OFFICER_ID = coalesce(
+             (SELECT min(OFFICER_ID) FROM OFFICER WHERE OFFICER_ID > OFFENDER_MANAGER.OFFICER_ID), 1)
+         WHERE OFFENDER_ID = ?1 AND ACTIVE_FLAG = 1",
     ),
     (
         "the officer's name corrected",
@@ -83,7 +85,8 @@ const CHANGES: [(&str, &str); 20] = [
     (
         "a registration reviewed",
         "UPDATE REGISTRATION SET REGISTRATION_NOTES = 'Reviewed'
-         WHERE OFFENDER_ID = ?1",
+         WHERE REGISTRATION_ID =
+             (SELECT max(REGISTRATION_ID) FROM REGISTRATION WHERE OFFENDER_ID = ?1)",
     ),
     (
         "a registration deleted",

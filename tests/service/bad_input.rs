@@ -1,0 +1,285 @@
+//! Whatever community-api and hmpps-auth answer: no panic, no lost row, and the next row is served.
+
+use crate::world::{World, add, event_types, eventually, row, sandbox};
+use sandbox::delius::NewUpdate;
+use sandbox::{Endpoint, Fault, Rule};
+
+/// Bodies that are no row, nor identifiers, nor a token.
+fn bad_bodies() -> Vec<Vec<u8>> {
+    let mut bodies: Vec<Vec<u8>> = [
+        "",
+        "null",
+        "[]",
+        "[{}]",
+        "{}",
+        "\"row\"",
+        "7",
+        "true",
+        "<html>Bad gateway</html>",
+        "{\"offenderId\":",
+        "{\"a\":1}x",
+        "\u{feff}{}",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec();
+    bodies.push(vec![0xff, 0xfe, 0x00]);
+    bodies.push(b"[".repeat(100_000));
+    bodies
+}
+
+/// Whether the service still works: a row goes through.
+async fn still_works(world: &World) {
+    let before = world.sandbox.topic().len();
+    world.add(NewUpdate {
+        source_record_id: Some(999),
+        ..row(5, "CONTACT")
+    });
+    let messages = world.messages(before + 1).await;
+    assert_eq!(event_types(&messages).last(), Some(&"CONTACT_CHANGED"));
+    assert!(world.is_live().await);
+}
+
+#[tokio::test]
+async fn every_status_of_every_call_is_survived_and_loses_no_row() {
+    let endpoints = [
+        Endpoint::NextUpdate,
+        Endpoint::Identifiers,
+        Endpoint::DeleteUpdate,
+        Endpoint::PublishBatch,
+        Endpoint::Token,
+    ];
+    for endpoint in endpoints {
+        let sandbox = sandbox().await;
+        // 100 to 199 are no answers, and a 200 would be a good one.
+        let statuses: Vec<u16> = (201..600)
+            .step_by(7)
+            .chain([
+                204, 301, 302, 307, 400, 401, 403, 405, 408, 409, 413, 429, 500, 502, 503, 504,
+            ])
+            .collect();
+        for (record, status) in (1..).zip(&statuses) {
+            add(
+                &sandbox,
+                NewUpdate {
+                    source_record_id: Some(record),
+                    ..row(1, "CONTACT")
+                },
+            );
+            // A 2xx of nextUpdate or a publish says that it was done; its body, which is none, cannot be read.
+            let fault = Fault::status(*status).header("Location", "http://127.0.0.1:1/elsewhere");
+            sandbox.faults().once(endpoint, fault);
+        }
+        // A lost row comes back when its lock runs out.
+        sandbox.delius().set_timings(sandbox::Timings {
+            settle_seconds: 0,
+            lock_expiry_seconds: 2,
+        });
+        let world = World::around(
+            sandbox,
+            &[
+                ("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s"),
+                ("API_CALLTIMEOUT", "300ms"),
+                ("OFFENDERUPDATEPOLL_MAXINFLIGHT", "4"),
+            ],
+        )
+        .await;
+        eventually("every status has been answered", async || {
+            world.sandbox.faults().calls(endpoint) > statuses.len() as u64 && world.is_live().await
+        })
+        .await;
+        world.drained().await;
+        still_works(&world).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_next_update_that_are_no_row_are_counted_and_the_next_row_is_served_at_once() {
+    let sandbox = sandbox().await;
+    let bodies = bad_bodies();
+    // In a row, they would end the drain: after each come good rows.
+    for body in &bodies {
+        sandbox
+            .faults()
+            .once(Endpoint::NextUpdate, Fault::body(200, body.clone()));
+    }
+    add(&sandbox, row(1, "CONTACT"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(1).await;
+    still_works(&world).await;
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await,
+        bodies.len() as f64
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_30_megabytes_is_refused_early() {
+    for endpoint in [
+        Endpoint::NextUpdate,
+        Endpoint::Identifiers,
+        Endpoint::Token,
+        Endpoint::DeleteUpdate,
+    ] {
+        let sandbox = sandbox().await;
+        sandbox
+            .faults()
+            .once(endpoint, Fault::body(200, vec![b' '; 30_000_000]));
+        add(&sandbox, row(1, "CONTACT"));
+        let world = World::around(sandbox, &[]).await;
+        world.messages(1).await;
+        still_works(&world).await;
+        let resident = world.metric("process_resident_memory_bytes").await;
+        assert!(resident > 0.0);
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn rows_with_bad_fields_are_left_at_first_and_given_up_on_their_return_and_delay_nobody() {
+    let good = r#"{"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT","offenderDeltaId":77,"sourceTable":"ALIAS","sourceRecordId":1,"status":"INPROGRESS","failedUpdate":false}"#;
+    let spoiled = [
+        good.replace("\"sourceTable\":\"ALIAS\"", "\"sourceTable\":null"),
+        good.replace("\"sourceTable\":\"ALIAS\",", ""),
+        good.replace("\"offenderId\":1", "\"offenderId\":\"1\""),
+        good.replace("\"offenderId\":1", "\"offenderId\":null"),
+        good.replace("\"offenderId\":1", "\"offenderId\":1e400"),
+        good.replace("\"offenderId\":1", "\"offenderId\":99999999999999999999"),
+        good.replace("\"offenderId\":1", "\"offenderId\":1.5"),
+        good.replace("2020-07-19T", "2020-02-30T"),
+        good.replace("13:56:43", "13:56:43+01:00"),
+        good.replace("\"2020-07-19T13:56:43\"", "1595166"),
+        good.replace("\"2020-07-19T13:56:43\"", "[2020,7,19,13,56]"),
+        good.replace("\"action\":\"UPSERT\"", "\"action\":{}"),
+        good.replace("\"sourceRecordId\":1", "\"sourceRecordId\":\"x\""),
+        good.replace("\"failedUpdate\":false", "\"failedUpdate\":\"yes\""),
+    ];
+    let sandbox = sandbox().await;
+    for body in &spoiled {
+        assert_ne!(body, good);
+        sandbox
+            .faults()
+            .once(Endpoint::NextUpdate, Fault::body(200, body.clone()));
+    }
+    let returned = spoiled[0].replace("\"failedUpdate\":false", "\"failedUpdate\":true");
+    sandbox
+        .faults()
+        .once(Endpoint::NextUpdate, Fault::body(200, returned));
+    add(&sandbox, row(1, "CONTACT"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(1).await;
+    eventually("the returned row is given up", async || {
+        world
+            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await,
+        spoiled.len() as f64
+    );
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 1);
+    still_works(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn negative_and_huge_ids_that_fit_are_used_as_they_are() {
+    let sandbox = sandbox().await;
+    let huge = i64::MAX;
+    let row = format!(
+        r#"{{"offenderId":-7,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT","offenderDeltaId":{huge},"sourceTable":"CONTACT","sourceRecordId":-1}}"#
+    );
+    sandbox
+        .faults()
+        .once(Endpoint::NextUpdate, Fault::body(200, row));
+    let identifiers = format!(r#"{{"offenderId":{huge},"primaryIdentifiers":{{"crn":"X9"}}}}"#);
+    let rule = Rule {
+        offender_id: Some(-7),
+        times: Some(1),
+        ..Rule::new(Endpoint::Identifiers, Fault::body(200, identifiers))
+    };
+    sandbox.faults().inject(rule);
+    let world = World::around(sandbox, &[]).await;
+    let messages = world.messages(1).await;
+    let expected = format!(
+        r#"{{"offenderId":{huge},"crn":"X9","sourceId":-1,"eventDatetime":"2020-07-19T13:56:43"}}"#
+    );
+    assert_eq!(messages[0].body, expected);
+    still_works(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_of_identifiers_that_cannot_be_read_are_tried_again_within_the_lease() {
+    for body in bad_bodies() {
+        let sandbox = sandbox().await;
+        sandbox
+            .faults()
+            .once(Endpoint::Identifiers, Fault::body(200, body));
+        add(&sandbox, row(1, "CONTACT"));
+        let world = World::around(sandbox, &[]).await;
+        world.messages(1).await;
+        world.drained().await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn answers_of_auth_that_are_no_token_are_survived() {
+    let sandbox = sandbox().await;
+    let odd = [
+        r#"{"access_token":7,"token_type":"bearer"}"#,
+        r#"{"access_token":"a","token_type":"mac"}"#,
+        r#"{"access_token":"a\nb","token_type":"bearer"}"#,
+        r#"{"access_token":"unknown to community-api","token_type":"bearer"}"#,
+        r#"{"access_token":"unknown to community-api","token_type":"bearer","expires_in":"3600"}"#,
+    ];
+    for body in bad_bodies().into_iter().chain(odd.map(Into::into)) {
+        sandbox
+            .faults()
+            .once(Endpoint::Token, Fault::body(200, body));
+    }
+    add(&sandbox, row(1, "CONTACT"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(1).await;
+    still_works(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn sns_answers_that_cannot_be_read_are_no_publication() {
+    for body in [
+        &b""[..],
+        b"null",
+        b"<PublishBatchResponse/>",
+        b"<a",
+        b"\xff",
+    ] {
+        let sandbox = sandbox().await;
+        sandbox
+            .faults()
+            .once(Endpoint::PublishBatch, Fault::body(200, body));
+        add(&sandbox, row(1, "ALIAS"));
+        let world = World::around(sandbox, &[]).await;
+        let messages = world.messages(2).await;
+        assert_eq!(
+            event_types(&messages),
+            ["OFFENDER_CHANGED", "OFFENDER_ALIAS_CHANGED"]
+        );
+        world.drained().await;
+        assert_eq!(
+            world
+                .metric("offender_updates_total{type=\"published\"}")
+                .await,
+            2.0
+        );
+        world.stop().await;
+    }
+}

@@ -1,0 +1,321 @@
+//! From a changed row to its messages.
+
+use std::collections::HashMap;
+
+use crate::world::{World, attribute, event_types, now, row, sandbox};
+use sandbox::delius::NewUpdate;
+use sandbox::{Endpoint, Fault};
+
+#[tokio::test]
+async fn a_changed_date_of_birth_becomes_two_events_byte_for_byte_and_the_row_is_deleted() {
+    let world = World::start().await;
+    let sql = "UPDATE offender SET date_of_birth = '1980-02-29' WHERE offender_id = 1";
+    world.sandbox.delius().execute(sql).unwrap();
+    let changed = world
+        .sandbox
+        .delius()
+        .updates()
+        .unwrap()
+        .pop()
+        .map(|row| row.date_changed);
+    let messages = world.messages(2).await;
+    assert_eq!(
+        messages[0].body,
+        r#"{"offenderId":1,"crn":"X000001","nomsNumber":"A0001AA"}"#
+    );
+    let specific =
+        r#"{"offenderId":1,"crn":"X000001","nomsNumber":"A0001AA","sourceId":1,"eventDatetime":""#;
+    assert!(
+        messages[1].body.starts_with(specific),
+        "{}",
+        messages[1].body
+    );
+    if let Some(changed) = changed {
+        let printed = changed.trim_end_matches('0').trim_end_matches('.');
+        assert_eq!(messages[1].body, format!("{specific}{printed}\"}}"));
+    }
+    assert_eq!(
+        event_types(&messages),
+        ["OFFENDER_CHANGED", "OFFENDER_DETAILS_CHANGED"]
+    );
+    world.drained().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn messages_carry_exactly_the_five_attributes_and_no_subject() {
+    let world = World::start().await;
+    world.add(row(1, "ALIAS"));
+    for message in world.messages(2).await {
+        let types: Vec<_> = message
+            .attributes
+            .iter()
+            .map(|(name, (kind, _))| (name.as_str(), kind.as_str()))
+            .collect();
+        let expected = [
+            ("contentType", "String"),
+            ("eventType", "String"),
+            ("id", "String"),
+            ("source", "String"),
+            ("timestamp", "Number.java.lang.Long"),
+        ];
+        assert_eq!(types, expected);
+        assert_eq!(
+            attribute(&message, "contentType"),
+            "text/plain;charset=UTF-8"
+        );
+        assert_eq!(attribute(&message, "source"), "delius");
+        let sent: i64 = attribute(&message, "timestamp").parse().unwrap();
+        assert!((sent / 1000 - now()).abs() <= 10);
+        assert_eq!(
+            uuid::Uuid::parse_str(attribute(&message, "id"))
+                .unwrap()
+                .get_version_num(),
+            5
+        );
+        assert_eq!(message.subject, None);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn every_source_table_raises_its_events_and_a_generic_one_only_where_it_should() {
+    let world = World::start().await;
+    let tables = [
+        ("ALIAS", "UPSERT", "OFFENDER_ALIAS_CHANGED", true),
+        ("OFFENDER", "UPSERT", "OFFENDER_DETAILS_CHANGED", true),
+        (
+            "OFFENDER_ADDRESS",
+            "UPSERT",
+            "OFFENDER_ADDRESS_CHANGED",
+            true,
+        ),
+        (
+            "OFFENDER_MANAGER",
+            "UPSERT",
+            "OFFENDER_MANAGER_CHANGED",
+            true,
+        ),
+        ("OFFICER", "UPSERT", "OFFENDER_OFFICER_CHANGED", true),
+        (
+            "DEREGISTRATION",
+            "UPSERT",
+            "OFFENDER_REGISTRATION_DEREGISTERED",
+            false,
+        ),
+        ("DISPOSAL", "UPSERT", "SENTENCE_CHANGED", false),
+        ("EVENT", "UPSERT", "CONVICTION_CHANGED", false),
+        (
+            "MANAGEMENT_TIER_EVENT",
+            "UPSERT",
+            "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
+            false,
+        ),
+        ("MERGE_HISTORY", "UPSERT", "OFFENDER_MERGED", false),
+        (
+            "OGRS_ASSESSMENT",
+            "UPSERT",
+            "OFFENDER_OGRS_ASSESSMENT_CHANGED",
+            false,
+        ),
+        (
+            "REGISTRATION",
+            "DELETE",
+            "OFFENDER_REGISTRATION_DELETED",
+            false,
+        ),
+        (
+            "REGISTRATION",
+            "UPSERT",
+            "OFFENDER_REGISTRATION_CHANGED",
+            false,
+        ),
+        (
+            "RQMNT",
+            "UPSERT",
+            "SENTENCE_ORDER_REQUIREMENT_CHANGED",
+            false,
+        ),
+        ("CONTACT", "UPSERT", "CONTACT_CHANGED", false),
+        ("ORDER_MANAGER", "UPSERT", "ORDER_MANAGER_CHANGED", false),
+    ];
+    let mut expected: HashMap<&str, usize> = HashMap::new();
+    for (record, (table, action, event_type, generic)) in (1..).zip(tables) {
+        let update = NewUpdate {
+            action: action.into(),
+            source_record_id: Some(record),
+            ..row(2, table)
+        };
+        world.add(update);
+        *expected.entry(event_type).or_default() += 1;
+        *expected.entry("OFFENDER_CHANGED").or_default() += usize::from(generic);
+    }
+    let messages = world.messages(21).await;
+    let mut found: HashMap<&str, usize> = HashMap::new();
+    for event_type in event_types(&messages) {
+        *found.entry(event_type).or_default() += 1;
+    }
+    assert_eq!(found, expected);
+    world.drained().await;
+    assert_eq!(world.sandbox.topic().len(), 21);
+    assert_eq!(
+        world.metric("offender_updates_total{type=\"read\"}").await,
+        16.0
+    );
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"published\"}")
+            .await,
+        21.0
+    );
+    assert_eq!(
+        world.metric("offender_update_age_seconds_count").await,
+        16.0
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn both_events_of_a_row_go_in_one_request_and_a_row_costs_four_calls() {
+    let world = World::start().await;
+    for record in 1..=10 {
+        world.add(NewUpdate {
+            source_record_id: Some(record),
+            ..row(1, "OFFENDER")
+        });
+    }
+    world.messages(20).await;
+    world.drained().await;
+    let faults = world.sandbox.faults();
+    assert_eq!(faults.calls(Endpoint::PublishBatch), 10);
+    assert_eq!(faults.calls(Endpoint::Publish), 0);
+    assert_eq!(faults.calls(Endpoint::Identifiers), 10);
+    assert_eq!(faults.calls(Endpoint::DeleteUpdate), 10);
+    assert_eq!(faults.calls(Endpoint::Token), 1);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_offender_without_noms_number_and_a_row_without_source_record_leave_the_fields_out() {
+    let world = World::start().await;
+    world.add(NewUpdate {
+        source_record_id: None,
+        date_changed: "2020-07-19T13:56".into(),
+        ..row(4, "ALIAS")
+    });
+    let messages = world.messages(2).await;
+    assert_eq!(messages[0].body, r#"{"offenderId":4,"crn":"X000004"}"#);
+    assert_eq!(
+        messages[1].body,
+        r#"{"offenderId":4,"crn":"X000004","eventDatetime":"2020-07-19T13:56:00"}"#
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_offender_not_visible_is_left_at_first_and_given_up_on_its_return() {
+    let sandbox = sandbox().await;
+    sandbox
+        .delius()
+        .execute(
+            "UPDATE offender SET visible = 0 WHERE offender_id = 3; DELETE FROM offender_delta",
+        )
+        .unwrap();
+    let id = crate::world::add(&sandbox, row(3, "ALIAS"));
+    let world = World::around(sandbox, &[]).await;
+    crate::world::eventually("the row has failed once", async || {
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 0);
+    let expire = format!(
+        "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
+    );
+    world.sandbox.delius().execute(&expire).unwrap();
+    crate::world::eventually("the row is given up", async || {
+        world
+            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    let rows = world.sandbox.delius().updates().unwrap();
+    assert_eq!(rows[0].status, sandbox::delius::Status::Failed);
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await,
+        1.0
+    );
+    assert!(world.sandbox.topic().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_gone_when_it_is_deleted_or_marked_is_settled() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::DeleteUpdate, Fault::status(404));
+    crate::world::add(&sandbox, row(1, "ALIAS"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(2).await;
+    crate::world::eventually("nothing is in flight", async || {
+        world.metric("offender_updates_in_flight").await == 0.0
+    })
+    .await;
+    assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 1);
+    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn rows_of_one_offender_are_published_in_the_order_of_their_claims() {
+    let sandbox = sandbox().await;
+    for record in 1..=30 {
+        crate::world::add(
+            &sandbox,
+            NewUpdate {
+                source_record_id: Some(record),
+                ..row(1, "CONTACT")
+            },
+        );
+    }
+    // One of the first is slow, and one has to be tried again.
+    let slow = std::time::Duration::from_millis(300);
+    sandbox
+        .faults()
+        .once(Endpoint::Identifiers, Fault::Latency(slow));
+    sandbox
+        .faults()
+        .once(Endpoint::PublishBatch, Fault::status(500));
+    let world = World::around(sandbox, &[]).await;
+    let messages = world.messages(30).await;
+    let records: Vec<_> = (1..=30)
+        .map(|record| format!("\"sourceId\":{record},"))
+        .collect();
+    for (message, record) in messages.iter().zip(records) {
+        assert!(message.body.contains(&record), "{} {record}", message.body);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_age_of_a_row_is_measured_from_its_change_in_london() {
+    let world = World::start().await;
+    world
+        .sandbox
+        .delius()
+        .execute("UPDATE offender SET surname = 'Changed' WHERE offender_id = 2")
+        .unwrap();
+    world.messages(2).await;
+    world.drained().await;
+    assert_eq!(world.metric("offender_update_age_seconds_count").await, 1.0);
+    let age = world.metric("offender_update_age_seconds_max").await;
+    assert!(age < 20.0, "{age}");
+    assert_eq!(world.metric("offender_update_age_seconds_sum").await, age);
+    world.stop().await;
+}

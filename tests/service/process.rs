@@ -1,0 +1,229 @@
+//! The binary as a process: exit codes, signals, what it prints.
+
+use std::process::{Output, Stdio};
+
+use crate::world::{add, eventually, row, sandbox, variables};
+use sandbox::delius::NewUpdate;
+use sandbox::{Endpoint, Fault, Sandbox};
+use tokio::process::{Child, Command};
+
+/// The service in a process of its own.
+pub struct Service {
+    child: Child,
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_probation-offender-events"));
+    command
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+impl Service {
+    pub fn start(sandbox: &Sandbox, more: &[(&str, &str)]) -> Self {
+        let mut command = command();
+        command.envs(variables(sandbox)).envs(more.iter().copied());
+        Self {
+            child: command.spawn().unwrap(),
+        }
+    }
+
+    /// Sends SIGTERM, and waits for the end.
+    pub async fn terminate(self) -> Output {
+        self.signal("TERM").await
+    }
+
+    async fn signal(self, signal: &str) -> Output {
+        let id = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", signal, &id])
+            .status()
+            .await
+            .unwrap();
+        assert!(sent.success());
+        self.child.wait_with_output().await.unwrap()
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[tokio::test]
+async fn bad_configuration_is_one_message_that_lists_every_fault_and_exit_code_64() {
+    let output = command()
+        .env("SERVER_PORT", "http")
+        .env("OAUTH_CLIENT_SECRET", "hush-hush")
+        .env("COMMUNITY_ENDPOINT_URL", "community-api")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let printed = text(&output);
+    for fault in [
+        "COMMUNITY_ENDPOINT_URL is \"community-api\"; it wants an http(s) address",
+        "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
+        "SERVER_PORT is \"http\"; it wants a port, 0 to 65535",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set",
+    ] {
+        assert!(printed.contains(fault), "{printed}");
+    }
+    assert!(
+        !printed.contains("hush-hush") && !printed.contains("panicked"),
+        "{printed}"
+    );
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named_and_ends_the_process_with_1() {
+    let sandbox = sandbox().await;
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = Service::start(&sandbox, &[("SERVER_PORT", &port)])
+        .child
+        .wait_with_output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output).contains(&format!("cannot listen on SERVER_PORT {port}")),
+        "{}",
+        text(&output)
+    );
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_end_the_process_with_0() {
+    for signal in ["TERM", "INT"] {
+        let sandbox = sandbox().await;
+        add(&sandbox, row(1, "ALIAS"));
+        let service = Service::start(&sandbox, &[]);
+        sandbox
+            .topic()
+            .wait_for(2, crate::world::PATIENCE)
+            .await
+            .unwrap();
+        let output = service.signal(signal).await;
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert!(
+            text(&output).contains("\"message\":\"stopped\""),
+            "{}",
+            text(&output)
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_a_json_line_for_a_row_with_ids_outcome_and_milliseconds() {
+    let sandbox = sandbox().await;
+    let id = add(&sandbox, row(2, "ALIAS"));
+    let service = Service::start(&sandbox, &[]);
+    eventually("drained", async || {
+        sandbox.delius().count_updates().unwrap() == 0
+    })
+    .await;
+    let output = service.terminate().await;
+    let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let row = lines
+        .iter()
+        .find(|line| line["message"] == "row settled")
+        .unwrap();
+    assert_eq!(row["offenderId"], 2);
+    assert_eq!(row["offenderDeltaId"], id);
+    assert_eq!(row["eventType"], "OFFENDER_ALIAS_CHANGED");
+    assert_eq!(row["outcome"], "published");
+    assert!(row["milliseconds"].is_u64());
+    assert_eq!(row["level"], "INFO");
+}
+
+#[tokio::test]
+async fn log_format_text_is_for_people() {
+    let sandbox = sandbox().await;
+    let service = Service::start(&sandbox, &[("LOG_FORMAT", "text")]);
+    eventually("polled", async || {
+        sandbox.faults().calls(Endpoint::NextUpdate) > 0
+    })
+    .await;
+    let printed = text(&service.terminate().await);
+    assert!(printed.contains("INFO started version="), "{printed}");
+}
+
+/// Every kind of success and failure, with all logs on.
+#[tokio::test]
+async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
+    let sandbox = sandbox().await;
+    let personal = r#"{"offenderId":"Alder Sample","crn":"X000001","primaryIdentifiers":{"crn":["X000001"],"nomsNumber":"A0001AA"}}"#;
+    sandbox
+        .faults()
+        .once(Endpoint::NextUpdate, Fault::body(200, personal));
+    sandbox
+        .faults()
+        .once(Endpoint::NextUpdate, Fault::body(500, personal));
+    sandbox
+        .faults()
+        .once(Endpoint::Identifiers, Fault::body(200, personal));
+    sandbox
+        .faults()
+        .once(Endpoint::Identifiers, Fault::body(500, personal));
+    sandbox.faults().once(
+        Endpoint::Token,
+        Fault::body(
+            200,
+            r#"{"access_token":"hush\nhush","token_type":"bearer"}"#,
+        ),
+    );
+    sandbox
+        .faults()
+        .once(Endpoint::PublishBatch, Fault::LoseAnswer);
+    sandbox.faults().once(
+        Endpoint::PublishBatch,
+        Fault::SnsError {
+            status: 403,
+            code: "SignatureDoesNotMatch".into(),
+        },
+    );
+    for record in 1..=5 {
+        add(
+            &sandbox,
+            NewUpdate {
+                source_record_id: Some(record),
+                ..row(1, "OFFENDER")
+            },
+        );
+    }
+    let levels = [("RUST_LOG", "trace")];
+    let service = Service::start(&sandbox, &levels);
+    eventually("drained", async || {
+        sandbox.delius().count_updates().unwrap() == 0
+    })
+    .await;
+    let printed = text(&service.terminate().await);
+    assert!(
+        printed.contains("row settled") && printed.contains("call failed"),
+        "{printed}"
+    );
+    for secret in [
+        "X000001",
+        "A0001AA",
+        "Alder",
+        "Sample",
+        "clientsecret",
+        "hush",
+        "eyJ",
+        "Bearer",
+        "Basic ",
+    ] {
+        let line = printed.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+}

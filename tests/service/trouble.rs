@@ -1,0 +1,392 @@
+//! Outages, slow answers, lost answers, throttling: what is claimed is kept, nothing is lost.
+
+use std::time::Duration;
+
+use crate::world::{World, add, event_types, eventually, row, sandbox};
+use sandbox::delius::NewUpdate;
+use sandbox::{Endpoint, Fault, Rule, Sandbox};
+
+fn add_rows(sandbox: &Sandbox, offender: i64, records: std::ops::RangeInclusive<i64>) {
+    for record in records {
+        add(
+            sandbox,
+            NewUpdate {
+                source_record_id: Some(record),
+                ..row(offender, "CONTACT")
+            },
+        );
+    }
+}
+
+const QUICK: (&str, &str) = ("API_CALLTIMEOUT", "500ms");
+
+#[tokio::test]
+async fn starts_when_everything_around_it_is_down_and_recovers_by_itself() {
+    let sandbox = sandbox().await;
+    for endpoint in [
+        Endpoint::Token,
+        Endpoint::AuthPing,
+        Endpoint::NextUpdate,
+        Endpoint::Identifiers,
+        Endpoint::CommunityPing,
+        Endpoint::PublishBatch,
+        Endpoint::TopicAttributes,
+    ] {
+        sandbox.faults().always(endpoint, Fault::DropConnection);
+    }
+    add_rows(&sandbox, 1, 1..=20);
+    let world = World::around(sandbox, &[QUICK]).await;
+    eventually("several polls", async || {
+        world.metric("offender_poll_total").await > 3.0
+    })
+    .await;
+    assert!(world.is_live().await);
+    world.sandbox.faults().clear();
+    world.messages(20).await;
+    world.drained().await;
+    assert_eq!(world.sandbox.topic().len(), 20);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
+    for (endpoint, fault) in [
+        (Endpoint::Identifiers, Fault::status(503)),
+        (Endpoint::Identifiers, Fault::Hang),
+        (Endpoint::Identifiers, Fault::DropConnection),
+        (
+            Endpoint::PublishBatch,
+            Fault::SnsError {
+                status: 500,
+                code: "InternalError".into(),
+            },
+        ),
+        (
+            Endpoint::PublishBatch,
+            Fault::SnsError {
+                status: 403,
+                code: "AuthorizationError".into(),
+            },
+        ),
+        (
+            Endpoint::PublishBatch,
+            Fault::SnsError {
+                status: 404,
+                code: "NotFound".into(),
+            },
+        ),
+        (
+            Endpoint::PublishBatch,
+            Fault::SnsError {
+                status: 400,
+                code: "Throttled".into(),
+            },
+        ),
+        (Endpoint::PublishBatch, Fault::Hang),
+        (
+            Endpoint::PublishBatch,
+            Fault::SnsEntryError {
+                entry: None,
+                code: "InternalError".into(),
+                sender_fault: false,
+            },
+        ),
+        (Endpoint::DeleteUpdate, Fault::status(500)),
+    ] {
+        let sandbox = sandbox().await;
+        sandbox.faults().always(endpoint, fault.clone());
+        for offender in 1..=5 {
+            add_rows(&sandbox, offender, 1..=40);
+        }
+        let world = World::around(sandbox, &[QUICK]).await;
+        eventually("claims are suspended", async || {
+            world.metric("offender_claims_suspended").await == 1.0
+        })
+        .await;
+        let claimed = world.metric("offender_updates_total{type=\"read\"}").await;
+        assert!(
+            claimed <= 32.0,
+            "{claimed} rows claimed into {fault:?} of {endpoint:?}"
+        );
+        world.sandbox.faults().clear();
+        world.drained().await;
+        assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+        assert_eq!(
+            world
+                .metric("offender_updates_total{type=\"published\"}")
+                .await,
+            200.0
+        );
+        assert_eq!(
+            world.sandbox.topic().len(),
+            200,
+            "{fault:?} of {endpoint:?}"
+        );
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_the_topic_costs_a_redelivery_with_the_same_id_which_is_counted() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .once(Endpoint::PublishBatch, Fault::LoseAnswer);
+    add(&sandbox, row(1, "ALIAS"));
+    let world = World::around(sandbox, &[]).await;
+    let messages = world.messages(4).await;
+    world.drained().await;
+    let types = [
+        "OFFENDER_CHANGED",
+        "OFFENDER_ALIAS_CHANGED",
+        "OFFENDER_CHANGED",
+        "OFFENDER_ALIAS_CHANGED",
+    ];
+    assert_eq!(event_types(&messages), types);
+    for (first, second) in [(0, 2), (1, 3)] {
+        assert_eq!(
+            messages[first].attributes["id"],
+            messages[second].attributes["id"]
+        );
+        assert_eq!(messages[first].body, messages[second].body);
+    }
+    assert_eq!(
+        world
+            .metric("offender_updates_redelivered_total{cause=\"answer_lost\"}")
+            .await,
+        1.0
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_entries_of_a_batch_that_failed_are_published_again() {
+    for entry in [0, 1] {
+        let sandbox = sandbox().await;
+        let fault = Fault::SnsEntryError {
+            entry: Some(entry),
+            code: "InternalError".into(),
+            sender_fault: false,
+        };
+        sandbox.faults().once(Endpoint::PublishBatch, fault);
+        add(&sandbox, row(1, "ALIAS"));
+        let world = World::around(sandbox, &[]).await;
+        world.messages(2).await;
+        world.drained().await;
+        assert_eq!(world.sandbox.topic().len(), 2);
+        assert_eq!(world.sandbox.faults().calls(Endpoint::PublishBatch), 2);
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_delete_is_repeated_on_its_own() {
+    let sandbox = sandbox().await;
+    for fault in [Fault::status(500), Fault::DropConnection, Fault::LoseAnswer] {
+        sandbox.faults().once(Endpoint::DeleteUpdate, fault);
+    }
+    add(&sandbox, row(1, "CONTACT"));
+    let world = World::around(sandbox, &[]).await;
+    world.drained().await;
+    eventually("settled", async || {
+        world.metric("offender_updates_in_flight").await == 0.0
+    })
+    .await;
+    assert_eq!(world.sandbox.topic().len(), 1);
+    assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 4);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn conflicts_are_no_faults_and_retry_after_is_respected() {
+    let sandbox = sandbox().await;
+    for _ in 0..3 {
+        sandbox
+            .faults()
+            .once(Endpoint::NextUpdate, Fault::status(409));
+    }
+    sandbox.faults().once(
+        Endpoint::Identifiers,
+        Fault::status(429).header("Retry-After", "1"),
+    );
+    add(&sandbox, row(1, "CONTACT"));
+    let started = tokio::time::Instant::now();
+    let world = World::around(sandbox, &[("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "60000")]).await;
+    world.messages(1).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(world.metric("offender_poll_total").await, 1.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn bad_rows_among_good_ones_hold_up_nobody() {
+    let sandbox = sandbox().await;
+    sandbox.delius().seed_people(300).unwrap();
+    // More bad offenders than places in flight, one after the other.
+    for (record, offender) in (1..).zip(100..300) {
+        add(
+            &sandbox,
+            NewUpdate {
+                source_record_id: Some(record),
+                ..row(offender, "CONTACT")
+            },
+        );
+        if (120..160).contains(&offender) {
+            let rule = Rule {
+                offender_id: Some(offender),
+                ..Rule::new(Endpoint::Identifiers, Fault::status(500))
+            };
+            sandbox.faults().inject(rule);
+        }
+    }
+    let world = World::around(sandbox, &[]).await;
+    world.messages(160).await;
+    assert!(
+        world
+            .metric("offender_updates_left_locked_total{reason=\"gave_way\"}")
+            .await
+            > 0.0
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_sns_refuses_is_left_at_first_and_given_up_on_its_return() {
+    let sandbox = sandbox().await;
+    let refuse = Fault::SnsEntryError {
+        entry: None,
+        code: "InvalidParameter".into(),
+        sender_fault: true,
+    };
+    sandbox.faults().inject(Rule {
+        offender_id: Some(1),
+        ..Rule::new(Endpoint::PublishBatch, refuse)
+    });
+    let id = add(&sandbox, row(1, "ALIAS"));
+    add(&sandbox, row(2, "CONTACT"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(1).await;
+    eventually("left", async || {
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    let expire = format!(
+        "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
+    );
+    world.sandbox.delius().execute(&expire).unwrap();
+    eventually("given up", async || {
+        world
+            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_published_row_that_is_claimed_again_is_only_deleted() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::DeleteUpdate, Fault::status(500));
+    sandbox.delius().set_timings(sandbox::Timings {
+        settle_seconds: 0,
+        lock_expiry_seconds: 2,
+    });
+    add(&sandbox, row(1, "CONTACT"));
+    let lease = [("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s"), QUICK];
+    let world = World::around(sandbox, &lease).await;
+    eventually("claimed twice", async || {
+        world.metric("offender_updates_total{type=\"read\"}").await >= 2.0
+    })
+    .await;
+    world.sandbox.faults().clear();
+    world.drained().await;
+    assert_eq!(world.sandbox.topic().len(), 1);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn many_permanent_failures_set_the_brake_and_the_rest_stays_locked() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::Identifiers, Fault::status(404));
+    add_rows(&sandbox, 1, 1..=15);
+    // As if every one had come back.
+    let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
+    sandbox.delius().execute(returned).unwrap();
+    let world = World::around(sandbox, &[]).await;
+    let held = "offender_updates_left_locked_total{reason=\"brake\"}";
+    eventually("the brake holds rows", async || {
+        world.metric(held).await == 5.0
+    })
+    .await;
+    assert_eq!(
+        world.metric("offender_permanent_failure_brake_on").await,
+        1.0
+    );
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
+            .await,
+        10.0
+    );
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 10);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_settles_what_is_in_hand_and_leaves_nothing_locked() {
+    let sandbox = sandbox().await;
+    add_rows(&sandbox, 1, 1..=5);
+    add_rows(&sandbox, 2, 1..=200);
+    for endpoint in [Endpoint::NextUpdate, Endpoint::PublishBatch] {
+        sandbox
+            .faults()
+            .always(endpoint, Fault::Latency(Duration::from_millis(20)));
+    }
+    let world = World::around(sandbox, &[]).await;
+    world.messages(10).await;
+    let sandbox = world.stop().await;
+    let rows = sandbox.delius().updates().unwrap();
+    assert!(rows.len() > 10, "it was to be stopped in the middle");
+    assert!(
+        rows.iter()
+            .all(|row| row.status == sandbox::delius::Status::Created)
+    );
+    assert_eq!(sandbox.topic().len() + rows.len(), 205);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_longer_than_the_grace_period() {
+    let sandbox = sandbox().await;
+    sandbox.faults().always(Endpoint::PublishBatch, Fault::Hang);
+    add_rows(&sandbox, 1, 1..=3);
+    let world = World::around(sandbox, &[("SHUTDOWN_GRACEPERIOD", "300ms")]).await;
+    let waiting = "offender_updates_in_flight";
+    eventually("a row is in flight", async || {
+        world.metric(waiting).await > 0.0
+    })
+    .await;
+    let started = tokio::time::Instant::now();
+    let sandbox = world.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(sandbox.delius().count_updates().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn polling_that_is_switched_off_polls_nothing_and_is_live() {
+    let sandbox = sandbox().await;
+    add_rows(&sandbox, 1, 1..=1);
+    let world = World::around(sandbox, &[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
+    assert!(world.is_live().await);
+    assert_eq!(world.metric("offender_poll_total").await, 0.0);
+    let sandbox = world.stop().await;
+    assert_eq!(sandbox.faults().calls(Endpoint::NextUpdate), 0);
+}

@@ -1,0 +1,191 @@
+//! A service and its world, made for one test.
+
+use std::time::Duration;
+
+use probation_offender_events::application::Application;
+use probation_offender_events::config::Settings;
+use sandbox::delius::NewUpdate;
+use sandbox::{Message, Sandbox, Timings};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// No test waits longer than this for what has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct World {
+    pub sandbox: Sandbox,
+    pub address: String,
+    pub management_address: String,
+    pub http: reqwest::Client,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+/// A sandbox in which rows are served at once.
+pub async fn sandbox() -> Sandbox {
+    sandbox_with(Timings {
+        settle_seconds: 0,
+        ..Timings::default()
+    })
+    .await
+}
+
+pub async fn sandbox_with(timings: Timings) -> Sandbox {
+    Sandbox::start(sandbox::Settings {
+        timings,
+        ..sandbox::Settings::default()
+    })
+    .await
+    .unwrap()
+}
+
+/// What a service needs to know to live in this sandbox, with a quick poll.
+pub fn variables(sandbox: &Sandbox) -> Vec<(String, String)> {
+    [
+        ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
+        ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
+        ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
+        ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
+        ("HMPPS_SQS_PROVIDER", "localstack".into()),
+        ("HMPPS_SQS_LOCALSTACKURL", sandbox.sns_url()),
+        ("SERVER_PORT", "0".into()),
+        ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into()),
+        ("BUILD_NUMBER", "2026-11-24.1.abcdef".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::around(sandbox().await, &[]).await
+    }
+
+    pub async fn start_with(more: &[(&str, &str)]) -> Self {
+        Self::around(sandbox().await, more).await
+    }
+
+    /// A service around a sandbox that is set up already.
+    pub async fn around(sandbox: Sandbox, more: &[(&str, &str)]) -> Self {
+        let variables = variables(&sandbox);
+        let settings = Settings::from_variables(|name| {
+            let more = more
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, value)| (*value).to_owned());
+            let value = more.or_else(|| {
+                variables
+                    .iter()
+                    .find(|(other, _)| other == name)
+                    .map(|(_, value)| value.clone())
+            });
+            value.map(Ok)
+        });
+        let application = Application::build(settings.unwrap()).await.unwrap();
+        let local = |port| format!("http://127.0.0.1:{port}");
+        let address = local(application.address().unwrap().port());
+        let management_address = local(application.management_address().unwrap().port());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(application.run_until_stopped(stop.clone()));
+        Self {
+            sandbox,
+            address,
+            management_address,
+            http: reqwest::Client::new(),
+            stop,
+            running,
+        }
+    }
+
+    /// Adds a row past the triggers.
+    pub fn add(&self, update: NewUpdate) -> i64 {
+        add(&self.sandbox, update)
+    }
+
+    pub async fn messages(&self, count: usize) -> Vec<Message> {
+        self.sandbox
+            .topic()
+            .wait_for(count, PATIENCE)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until OFFENDER_DELTA is empty.
+    pub async fn drained(&self) {
+        eventually("all rows are gone", async || {
+            self.sandbox.delius().count_updates().unwrap() == 0
+        })
+        .await;
+    }
+
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self
+            .http
+            .get(format!("{}/prometheus", self.management_address))
+            .send()
+            .await
+            .unwrap();
+        let text = text.text().await.unwrap();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in {text}"))
+    }
+
+    pub async fn is_live(&self) -> bool {
+        let answer = self
+            .http
+            .get(format!("{}/health/liveness", self.address))
+            .send()
+            .await
+            .unwrap();
+        answer.status() == 200
+    }
+
+    /// Tells the service to stop, and waits for its end.
+    pub async fn stop(self) -> Sandbox {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+        self.sandbox
+    }
+}
+
+pub fn add(sandbox: &Sandbox, update: NewUpdate) -> i64 {
+    sandbox.delius().insert_update(&update, now()).unwrap()
+}
+
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+pub fn row(offender_id: i64, source_table: &str) -> NewUpdate {
+    NewUpdate {
+        offender_id,
+        source_table: Some(source_table.into()),
+        ..NewUpdate::default()
+    }
+}
+
+pub fn attribute<'a>(message: &'a Message, name: &str) -> &'a str {
+    message.attributes.get(name).map_or("", |(_, value)| value)
+}
+
+pub fn event_types(messages: &[Message]) -> Vec<&str> {
+    messages
+        .iter()
+        .map(|message| attribute(message, "eventType"))
+        .collect()
+}
+
+/// Looks again and again until something is so.
+pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+}
