@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::community_api::CommunityApi;
 use crate::config::{Settings, TopicSettings};
-use crate::health::Health;
+use crate::health::{Checks, Health};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::poller::Poller;
@@ -62,6 +62,7 @@ impl Application {
                 &settings.auth_url,
                 settings.client_id.clone(),
                 settings.client_secret.clone(),
+                settings.poller.call_timeout,
                 metrics.clone(),
             );
             let updates = CommunityApi::new(
@@ -77,16 +78,16 @@ impl Application {
                 metrics.clone(),
             )
         });
-        let health = Health::new(
+        let health = Health::new(Checks {
             http,
-            settings.auth_url.clone(),
-            settings.community_url.clone(),
+            auth_url: settings.auth_url.clone(),
+            community_url: settings.community_url.clone(),
             topic,
-            settings.health_timeout,
-            settings.build_number.clone(),
-            poller.as_ref().map(Poller::heartbeat),
-            stop.clone(),
-        );
+            timeout: settings.health_timeout,
+            version: settings.build_number.clone(),
+            heartbeat: poller.as_ref().map(Poller::heartbeat),
+            stopping: stop.clone(),
+        });
         let info = Arc::new(info(&settings));
         Ok(Self {
             server: bind(settings.server_port, "SERVER_PORT").await?,
@@ -192,7 +193,7 @@ async fn sns_client(settings: &Settings) -> aws_sdk_sns::Client {
     } = settings.topic.clone();
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
-        .operation_timeout(settings.poller.call_timeout)
+        .operation_timeout(settings.poller.publish_timeout)
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(Region::new(region))

@@ -70,7 +70,7 @@ impl CommunityApi {
         let token = self.tokens.get(call.purpose).await?;
         let mut response = self.send(call, &token).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.tokens.refused(&token).await;
+            self.tokens.refused(&token);
             response = self
                 .send(call, &self.tokens.get(call.purpose).await?)
                 .await?;

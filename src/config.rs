@@ -120,7 +120,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "OFFENDERUPDATEPOLL_LOCKEXPIRY",
-        "a duration of more than API_CALLTIMEOUT, such as 10m",
+        "a duration such as 10m, at least three times the longer of API_CALLTIMEOUT and HMPPS_SQS_CALLTIMEOUT",
         "After which community-api serves a locked row again",
     ),
     variable(
@@ -132,6 +132,11 @@ pub const VARIABLES: &[Variable] = &[
         "OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW",
         "a duration such as 10m",
         "That window",
+    ),
+    variable(
+        "HMPPS_SQS_CALLTIMEOUT",
+        "a duration such as 5s",
+        "Longest time of a publish",
     ),
     variable(
         "API_CONNECTTIMEOUT",
@@ -373,7 +378,8 @@ impl Reader {
             topic: topic?,
             server_port: server_port?,
             management_port: match management_port {
-                Some(port) => Some(port?),
+                // The same port twice is one port, as in Spring; 0 is any port each time.
+                Some(port) => Some(port?).filter(|port| *port == 0 || Some(*port) != server_port),
                 None => None,
             },
             poll_enabled: poll_enabled?,
@@ -439,11 +445,13 @@ impl Reader {
         let claimers = self.number("OFFENDERUPDATEPOLL_CLAIMERS", 1, 64);
         let max_in_flight = self.number("OFFENDERUPDATEPOLL_MAXINFLIGHT", 1, 10_000);
         let call_timeout = self.duration("API_CALLTIMEOUT");
-        let lock_expiry = match (self.duration("OFFENDERUPDATEPOLL_LOCKEXPIRY"), call_timeout) {
-            (Some(expiry), Some(call)) if expiry <= call => {
+        let publish_timeout = self.duration("HMPPS_SQS_CALLTIMEOUT");
+        let longest_call = call_timeout.max(publish_timeout).unwrap_or_default();
+        let lock_expiry = match self.duration("OFFENDERUPDATEPOLL_LOCKEXPIRY") {
+            Some(expiry) if expiry < longest_call * 3 => {
                 self.fault("OFFENDERUPDATEPOLL_LOCKEXPIRY")
             }
-            (expiry, _) => expiry,
+            expiry => expiry,
         };
         let brake_limit = self.number("OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES", 0, 1_000_000);
         let brake_window = self.duration("OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW");
@@ -455,6 +463,7 @@ impl Reader {
             max_in_flight: max_in_flight?,
             lock_expiry: lock_expiry?,
             call_timeout: call_timeout?,
+            publish_timeout: publish_timeout?,
             claim_timeout: claim_timeout?,
             brake_limit: brake_limit?,
             brake_window: brake_window?,
@@ -502,7 +511,8 @@ impl Reader {
                     && url.has_host()
                     && url.query().is_none()
                     && url.fragment().is_none()
-                    && url.username().is_empty() =>
+                    && url.username().is_empty()
+                    && url.password().is_none() =>
             {
                 Some(text.trim_end_matches('/').to_owned())
             }
@@ -529,6 +539,8 @@ impl Reader {
         let has = match self.optional(name) {
             None => "is not set".to_owned(),
             Some(_) if secret => "is set to something else".to_owned(),
+            // An address may hold a password.
+            Some(value) if value.contains('@') => "is an address with a user in it".to_owned(),
             Some(value) => format!("is {value:?}"),
         };
         self.faults.push(format!("{name} {has}; it wants {wants}"));
@@ -647,13 +659,7 @@ mod tests {
             ("API_CALLTIMEOUT", &["0", "-5s", "2 fortnights", "25h"]),
             (
                 "COMMUNITY_ENDPOINT_URL",
-                &[
-                    "community-api",
-                    "ftp://x",
-                    "https://u:p@x",
-                    "https://x?y",
-                    "http://",
-                ],
+                &["community-api", "ftp://x", "https://x?y", "http://"],
             ),
             (
                 "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
@@ -694,6 +700,30 @@ mod tests {
         let settings = read_with(&[key, secret, ("RUST_LOG", "debug")]).unwrap();
         assert!(settings.topic.keys.is_some());
         assert!(!format!("{settings:?}").contains("hush-hush"));
+    }
+
+    #[test]
+    fn an_address_with_a_user_is_a_fault_and_its_password_is_not_printed() {
+        for address in ["https://user:hush-hush@x", "https://:hush-hush@x"] {
+            let faults = read_with(&[("COMMUNITY_ENDPOINT_URL", address)]).unwrap_err();
+            let faults = faults.to_string();
+            assert!(faults.contains("COMMUNITY_ENDPOINT_URL is an address with a user in it"));
+            assert!(!faults.contains("hush-hush"), "{faults}");
+        }
+    }
+
+    #[test]
+    fn a_management_port_that_is_the_main_port_is_none() {
+        let ports = |main, management| {
+            let ports = [
+                ("SERVER_PORT", main),
+                ("MANAGEMENT_SERVER_PORT", management),
+            ];
+            read_with(&ports).unwrap().management_port
+        };
+        assert_eq!(ports("8080", "8080"), None);
+        assert_eq!(ports("8080", "8081"), Some(8081));
+        assert_eq!(ports("0", "0"), Some(0));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Health in the shape of Spring Boot's actuator: what the pod's probes and the team's dashboards read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use reqwest::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -20,18 +21,32 @@ const CACHED_FOR: Duration = Duration::from_secs(2);
 /// How much of a failing service's answer is shown.
 const LONGEST_BODY_SHOWN: usize = 500;
 
-/// Checks the service and what it depends on.
+/// What is checked, and how.
+#[derive(Clone, Debug)]
+pub struct Checks {
+    /// For the pings.
+    pub http: Client,
+    /// Base address of hmpps-auth.
+    pub auth_url: String,
+    /// Base address of community-api.
+    pub community_url: String,
+    /// The topic.
+    pub topic: Arc<SnsTopic>,
+    /// The longest time for one check.
+    pub timeout: Duration,
+    /// The version to show.
+    pub version: String,
+    /// What liveness follows; without it (polling is switched off) the service is always alive.
+    pub heartbeat: Option<Heartbeat>,
+    /// Once this is cancelled, the service is no longer ready.
+    pub stopping: CancellationToken,
+}
+
+/// Health of the service, for whoever asks.
 #[derive(Debug)]
 pub struct Health {
-    http: Client,
-    auth_url: String,
-    community_url: String,
-    topic: Arc<SnsTopic>,
-    check_timeout: Duration,
-    version: String,
-    heartbeat: Option<Heartbeat>,
-    stopping: CancellationToken,
-    last: Mutex<Option<(Instant, Report)>>,
+    checks: Checks,
+    last: Mutex<Option<(Instant, Shared<BoxFuture<'static, Option<Report>>>)>>,
 }
 
 /// Up or not; the order is that of severity.
@@ -81,71 +96,63 @@ impl Component {
 }
 
 impl Health {
-    /// Health of a service that looks at these two addresses and this topic. Without a heartbeat (polling is switched off)
-    /// it is always alive; once `stopping` is cancelled it is no longer ready.
+    /// Health that has checked nothing yet.
     #[must_use]
-    pub fn new(
-        http: Client,
-        auth_url: String,
-        community_url: String,
-        topic: Arc<SnsTopic>,
-        check_timeout: Duration,
-        version: String,
-        heartbeat: Option<Heartbeat>,
-        stopping: CancellationToken,
-    ) -> Self {
-        let last = Mutex::new(None);
+    pub fn new(checks: Checks) -> Self {
         Self {
-            http,
-            auth_url,
-            community_url,
-            topic,
-            check_timeout,
-            version,
-            heartbeat,
-            stopping,
-            last,
+            checks,
+            last: Mutex::new(None),
         }
     }
 
-    /// Whether the poll loop makes progress; dependencies do not matter.
-    #[must_use]
-    pub fn liveness(&self) -> Component {
-        let alive = self.heartbeat.as_ref().is_none_or(Heartbeat::is_alive);
-        Component::bare(if alive { Status::Up } else { Status::Down })
-    }
-
-    /// Whether the service is not about to stop.
-    #[must_use]
-    pub fn readiness(&self) -> Component {
-        Component::bare(if self.stopping.is_cancelled() {
-            Status::OutOfService
-        } else {
-            Status::Up
-        })
-    }
-
-    /// Health of everything. Many callers at once cause one check, and wait for it.
-    pub async fn report(&self) -> Report {
-        let mut last = self.last.lock().await;
-        if let Some((checked_at, report)) = &*last
-            && checked_at.elapsed() < CACHED_FOR
-        {
-            return report.clone();
-        }
-        let report = self.check().await;
-        *last = Some((Instant::now(), report.clone()));
-        report
+    /// Health of everything, `None` if the check itself broke off. Many callers at once cause one check and wait for it;
+    /// it goes on if they stop waiting.
+    pub async fn report(&self) -> Option<Report> {
+        let report = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*last {
+                Some((started, report))
+                    if report.peek().is_none() || started.elapsed() < CACHED_FOR =>
+                {
+                    report.clone()
+                }
+                _ => {
+                    let checks = self.checks.clone();
+                    let task = tokio::spawn(async move { checks.check().await });
+                    let report = task.map(Result::ok).boxed().shared();
+                    *last = Some((Instant::now(), report.clone()));
+                    report
+                }
+            }
+        };
+        report.await
     }
 
     /// Health of one component, `None` if there is none of that name.
     pub async fn component(&self, name: &str) -> Option<Component> {
         match name {
             "ping" => Some(Component::bare(Status::Up)),
-            "liveness" | "livenessState" => Some(self.liveness()),
-            "readiness" | "readinessState" => Some(self.readiness()),
-            _ => self.report().await.components.remove(name),
+            "liveness" | "livenessState" => Some(self.checks.liveness()),
+            "readiness" | "readinessState" => Some(self.checks.readiness()),
+            _ => self.report().await?.components.remove(name),
         }
+    }
+}
+
+impl Checks {
+    /// Whether the poll loop makes progress; dependencies do not matter.
+    fn liveness(&self) -> Component {
+        let alive = self.heartbeat.as_ref().is_none_or(Heartbeat::is_alive);
+        Component::bare(if alive { Status::Up } else { Status::Down })
+    }
+
+    /// Whether the service is not about to stop.
+    fn readiness(&self) -> Component {
+        Component::bare(if self.stopping.is_cancelled() {
+            Status::OutOfService
+        } else {
+            Status::Up
+        })
     }
 
     async fn check(&self) -> Report {
@@ -180,9 +187,9 @@ impl Health {
 
     async fn ping(&self, base_url: &str) -> Component {
         let down = |error: String| Component::of(Status::Down, [("error", json!(error))]);
-        match timeout(self.check_timeout, self.pinged(base_url)).await {
+        match timeout(self.timeout, self.pinged(base_url)).await {
             Ok(component) => component.unwrap_or_else(down),
-            Err(_) => down(format!("no answer within {:?}", self.check_timeout)),
+            Err(_) => down(format!("no answer within {:?}", self.timeout)),
         }
     }
 
@@ -215,7 +222,7 @@ impl Health {
 
     async fn topic(&self) -> Component {
         let arn = ("topicArn", json!(self.topic.arn()));
-        match timeout(self.check_timeout, self.topic.attributes()).await {
+        match timeout(self.timeout, self.topic.attributes()).await {
             Ok(Ok(attributes)) => Component::of(
                 Status::Up,
                 [
@@ -232,7 +239,7 @@ impl Health {
             ),
             Ok(Err(error)) => Component::of(Status::Down, [arn, ("error", json!(error))]),
             Err(_) => {
-                let error = format!("no answer within {:?}", self.check_timeout);
+                let error = format!("no answer within {:?}", self.timeout);
                 Component::of(Status::Down, [arn, ("error", json!(error))])
             }
         }

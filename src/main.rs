@@ -1,6 +1,7 @@
 //! The process: arguments, settings, log, application, exit code. No logic.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    match run(settings) {
+    match in_runtime(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stopped");
@@ -37,7 +38,16 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
+fn in_runtime(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(run(settings));
+    // A look-up of a host name that hangs must not keep the process from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
 async fn run(settings: Settings) -> anyhow::Result<()> {
     telemetry::start(settings.log_format, &settings.log_levels)?;
     let stop = CancellationToken::new();

@@ -16,6 +16,9 @@ use crate::fields::{Fields, integer, object, present, text};
 /// The zone in which Delius writes its local times.
 static LONDON: TimeZone = jiff::tz::get!("Europe/London");
 
+/// The column has 30 characters; whatever is much longer is no table, and would go on into an attribute and the log.
+const LONGEST_SOURCE_TABLE: usize = 120;
+
 /// The identity of an offender in Delius (`OFFENDER_ID`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OffenderId(pub i64);
@@ -121,7 +124,12 @@ impl OffenderUpdate {
                 .parse()
                 .map_err(|problem| format!("dateChanged {problem}"))?,
             action: text(fields, "action")?.to_owned(),
-            source_table: text(fields, "sourceTable")?.to_owned(),
+            source_table: match text(fields, "sourceTable")? {
+                table if table.len() > LONGEST_SOURCE_TABLE => {
+                    return Err("sourceTable is too long".to_owned());
+                }
+                table => table.to_owned(),
+            },
             source_record_id: match present(fields, "sourceRecordId") {
                 None => None,
                 Some(_) => Some(integer(fields, "sourceRecordId")?),
@@ -264,6 +272,11 @@ mod tests {
             ("sourceTable", Some(Value::Null), "sourceTable is missing"),
             ("sourceTable", Some("".into()), "sourceTable is empty"),
             ("sourceTable", Some(7.into()), "sourceTable is not a string"),
+            (
+                "sourceTable",
+                Some("T".repeat(121).into()),
+                "sourceTable is too long",
+            ),
             ("action", None, "action is missing"),
             (
                 "dateChanged",

@@ -1,14 +1,14 @@
 //! The token for community-api: OAuth2 client credentials from hmpps-auth, fetched once for everybody and renewed early.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use reqwest::Client;
 use reqwest::header::{ACCEPT, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::fields::{object, present, text};
@@ -23,22 +23,28 @@ const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 /// While the old token is still good, a failed renewal is not repeated for this long.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
-/// Fetches and keeps the token.
+/// Fetches and keeps the token; a clone is another handle to the same one.
+#[derive(Clone, Debug)]
+pub struct TokenSource(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct TokenSource {
+struct Inner {
     http: Client,
     endpoint: String,
     client_id: String,
     client_secret: SecretString,
+    fetch_timeout: Duration,
     metrics: Arc<Metrics>,
-    fetches: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     token: Option<Token>,
-    last_failure: Option<(Instant, CallError)>,
+    fetches: u64,
+    /// The fetch under way, which everybody may wait for.
+    fetching: Option<Shared<BoxFuture<'static, Result<Token, CallError>>>>,
+    last_failure: Option<Instant>,
 }
 
 /// A token, as the header that carries it; marked as sensitive, so that nothing prints it.
@@ -68,61 +74,55 @@ impl TokenSource {
         auth_url: &str,
         client_id: String,
         client_secret: SecretString,
+        fetch_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             http,
             endpoint: format!("{auth_url}/oauth/token"),
             client_id,
             client_secret,
+            fetch_timeout,
             metrics,
-            fetches: AtomicU64::new(0),
             state: Mutex::default(),
-        }
+        }))
     }
 
-    /// The kept token, or a new one. However many callers wait, one fetch serves them all, its failure too.
+    /// The kept token, or a new one. However many callers wait, one fetch serves them all, its failure too; and it goes
+    /// on if a caller stops waiting.
     pub async fn get(&self, purpose: Purpose) -> Result<Token, CallError> {
-        let fetches_before = self.fetches.load(Ordering::Acquire);
-        let mut state = self.state.lock().await;
-        let now = Instant::now();
-        if let Some(token) = state.token.as_ref().filter(|token| now < token.renew_at) {
-            return Ok(token.clone());
-        }
-        let old = state
-            .token
-            .clone()
-            .filter(|token| now < token.expires_at && purpose == Purpose::Finish);
-        if let Some((failed_at, error)) = &state.last_failure {
-            let failed_while_waiting = self.fetches.load(Ordering::Acquire) != fetches_before;
-            let failed_lately = now.duration_since(*failed_at) < RENEWAL_PAUSE;
-            match old {
-                Some(old) if failed_while_waiting || failed_lately => return Ok(old),
-                None if failed_while_waiting => return Err(error.clone()),
-                Some(_) | None => {}
+        let fetching = {
+            let mut state = self.0.state();
+            let now = Instant::now();
+            let (fresh, alive) = match &state.token {
+                Some(token) => (now < token.renew_at, now < token.expires_at),
+                None => (false, false),
+            };
+            if let Some(token) = state.token.clone().filter(|_| fresh) {
+                return Ok(token);
             }
-        }
-        let fetched = self.fetch().await;
-        let number = self.fetches.fetch_add(1, Ordering::AcqRel) + 1;
-        match fetched {
-            Ok(token) => {
-                let token = Token { number, ..token };
-                *state = State {
-                    token: Some(token.clone()),
-                    last_failure: None,
-                };
-                Ok(token)
+            let old = state
+                .token
+                .clone()
+                .filter(|_| alive && purpose == Purpose::Finish);
+            let failed_lately = state
+                .last_failure
+                .is_some_and(|failed| now.duration_since(failed) < RENEWAL_PAUSE);
+            if let Some(old) = old {
+                if !failed_lately {
+                    // In the background: the old one serves meanwhile.
+                    drop(self.fetch(&mut state));
+                }
+                return Ok(old);
             }
-            Err(error) => {
-                state.last_failure = Some((Instant::now(), error.clone()));
-                old.ok_or(error)
-            }
-        }
+            self.fetch(&mut state)
+        };
+        fetching.await
     }
 
     /// Forgets a token that was refused, unless it has been replaced already.
-    pub async fn refused(&self, refused: &Token) {
-        let mut state = self.state.lock().await;
+    pub fn refused(&self, refused: &Token) {
+        let mut state = self.0.state();
         if state
             .token
             .as_ref()
@@ -132,7 +132,34 @@ impl TokenSource {
         }
     }
 
-    async fn fetch(&self) -> Result<Token, CallError> {
+    /// Joins the fetch under way, or starts one.
+    fn fetch(&self, state: &mut State) -> Shared<BoxFuture<'static, Result<Token, CallError>>> {
+        if let Some(fetching) = &state.fetching {
+            return fetching.clone();
+        }
+        let inner = self.0.clone();
+        let task = tokio::spawn(async move { inner.fetch_and_keep().await });
+        let lost = || {
+            Err(CallError::new(
+                CallErrorKind::Unauthorised,
+                "the fetch of a token broke off",
+            ))
+        };
+        let fetching = task
+            .map(move |fetched| fetched.unwrap_or_else(|_| lost()))
+            .boxed()
+            .shared();
+        state.fetching = Some(fetching.clone());
+        fetching
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch_and_keep(&self) -> Result<Token, CallError> {
         let started = Instant::now();
         let fetched = self.request().await.map_err(|error| CallError {
             // Whatever the reason, there is no token.
@@ -145,18 +172,34 @@ impl TokenSource {
             .calls
             .with_label_values(&["auth", "token", outcome])
             .observe(started.elapsed().as_secs_f64());
-        fetched
+        let mut state = self.state();
+        state.fetching = None;
+        state.fetches += 1;
+        match fetched {
+            Ok(token) => {
+                let token = Token {
+                    number: state.fetches,
+                    ..token
+                };
+                state.token = Some(token.clone());
+                state.last_failure = None;
+                Ok(token)
+            }
+            Err(error) => {
+                state.last_failure = Some(Instant::now());
+                Err(error)
+            }
+        }
     }
 
     async fn request(&self) -> Result<Token, CallError> {
         let asked_at = Instant::now();
+        let secret = form_encoded(self.client_secret.expose_secret());
         let response = self
             .http
             .post(&self.endpoint)
-            .basic_auth(
-                form_encoded(&self.client_id),
-                Some(form_encoded(self.client_secret.expose_secret())),
-            )
+            .timeout(self.fetch_timeout)
+            .basic_auth(form_encoded(&self.client_id), Some(secret))
             .header(ACCEPT, "application/json")
             .form(&[("grant_type", "client_credentials"), ("scope", "read")])
             .send()
@@ -164,11 +207,11 @@ impl TokenSource {
             .map_err(http::not_answered)?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
-            let cause = format!(
-                "answered {}: are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?",
+            let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";
+            return Err(CallError::unavailable(format!(
+                "answered {}: {advice}",
                 status.as_u16()
-            );
-            return Err(CallError::unavailable(cause));
+            )));
         }
         if !status.is_success() {
             return Err(http::refused(status, response.headers()));
@@ -217,6 +260,9 @@ fn seconds(value: &Value) -> Option<Duration> {
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
+    if !seconds.is_finite() {
+        return None;
+    }
     Duration::try_from_secs_f64(seconds.min(31_536_000.0)).ok()
 }
 
@@ -243,6 +289,8 @@ mod tests {
             ("", (240, 300)),
             (r#","expires_in":null"#, (240, 300)),
             (r#","expires_in":"soon""#, (240, 300)),
+            (r#","expires_in":"NaN""#, (240, 300)),
+            (r#","expires_in":"inf""#, (240, 300)),
             (r#","expires_in":-5"#, (240, 300)),
             (r#","expires_in":1e300"#, (31_535_940, 31_536_000)),
         ] {

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sns::Client;
 use aws_sdk_sns::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::operation::publish_batch::PublishBatchOutput;
@@ -189,6 +190,11 @@ where
                 None if status == 429 => {
                     CallError::new(CallErrorKind::Contended, "SNS answered 429")
                 }
+                // Not SNS' own words, but perhaps a proxy's in front of it, or a 200 that cannot be read.
+                None if status < 300 || status >= 500 => CallError::new(
+                    CallErrorKind::AnswerLost,
+                    format!("SNS answered {status} and nothing readable"),
+                ),
                 None => CallError::unavailable(format!("SNS answered {status}")),
             }
         }
@@ -199,29 +205,36 @@ where
         SdkError::TimeoutError(_) => {
             CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")
         }
-        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-            let kind = if never_sent(error) {
+        SdkError::DispatchFailure(failure) => {
+            let kind = if no_credentials(error) {
+                CallErrorKind::Unauthorised
+            } else if failure.is_user() || never_sent(error) {
                 CallErrorKind::Unavailable
             } else {
                 CallErrorKind::AnswerLost
             };
             CallError::new(kind, format!("SNS: {}", with_causes(error)))
         }
-        // Nothing was sent: no credentials, or no way to make the request.
-        _ => CallError::new(
-            CallErrorKind::Unauthorised,
-            format!("SNS: {}", with_causes(error)),
-        ),
+        // The request could not even be made.
+        _ => CallError::unavailable(format!("SNS: {}", with_causes(error))),
     }
+}
+
+fn no_credentials(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|error| error.is::<CredentialsError>())
 }
 
 /// Whether the request failed while connecting.
 fn never_sent(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+    causes(error).any(|error| {
         error
             .downcast_ref::<hyper_util::client::legacy::Error>()
-            .is_some_and(|error| error.is_connect())
+            .is_some_and(hyper_util::client::legacy::Error::is_connect)
     })
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// What an error code of SNS means, for a whole call or an entry of a batch. Source: the API reference of SNS, Publish and

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HeaderName, HeaderValue, PRAGMA,
@@ -60,15 +61,21 @@ fn finished(router: Router<Pages>, pages: Pages) -> Router {
 }
 
 async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let report = pages.health.report().await;
-    actuator(report.status, &report, &headers)
+    match pages.health.report().await {
+        Some(report) => actuator(report.status, &report, &headers),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn component(
     State(pages): State<Pages>,
-    Path(name): Path<String>,
+    // An error where the path is not text: no component's name.
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Response {
+    let Ok(Path(name)) = name else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     match pages.health.component(&name).await {
         Some(component) => component_answer(&component, &headers),
         None => StatusCode::NOT_FOUND.into_response(),

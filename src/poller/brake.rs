@@ -66,6 +66,11 @@ impl Brake {
         self.marked_at.push_back(now);
         BrakeAnswer::Allowed
     }
+
+    /// An allowed failure was not made permanent after all.
+    pub fn give_back(&mut self) {
+        self.marked_at.pop_back();
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
-//! Trouble stops claiming: a claimed row that cannot be finished is hidden from every pod until its lock runs out, so while no
-//! row gets through, none is claimed but a few to find out whether the trouble is over.
+//! Trouble stops claiming: a claimed row that cannot be finished is hidden from every pod until its lock
+//! runs out, so while no row gets through, none is claimed but one now and then to find out whether the
+//! trouble is over.
 //!
-//! What counts as trouble is that *nobody* gets through a step. A row that fails while others succeed is its own problem:
-//! it neither suspends the claims nor keeps its place in flight when places run short.
+//! What counts as trouble is that *nobody* gets through a step. A row that fails while others, whose calls
+//! were started later, succeed has a problem of its own: it neither suspends the claims nor keeps its place
+//! in flight when places run short.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ports::CallError;
@@ -17,7 +20,9 @@ use crate::offender_update::OffenderId;
 /// While claims are suspended, one row is claimed after this time, to see whether it gets through.
 const FIRST_PROBE: Duration = Duration::from_millis(250);
 /// Each row that is caught in the trouble makes the time to the next probe longer by a third, up to this.
-const LONGEST_PROBE: Duration = Duration::from_secs(30);
+const LONGEST_PROBE: Duration = Duration::from_secs(5);
+/// How long the first row after the trouble has, before another one may be claimed beside it.
+const RESUME_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a row in trouble looks whether its place is needed.
 const PLACE_CHECK: Duration = Duration::from_millis(250);
 
@@ -28,31 +33,40 @@ pub enum Step {
     Identifiers,
     /// The events on the topic.
     Publish,
-    /// The row deleted or marked as failed.
-    Settle,
+    /// A published row deleted.
+    Delete,
+    /// A row given up for good.
+    MarkAsFailed,
 }
+
+const STEPS: usize = Step::MarkAsFailed as usize + 1;
 
 /// Decides when rows may be claimed, from how the calls for claimed rows go.
 #[derive(Debug)]
 pub struct ClaimGate {
     state: Mutex<State>,
     changed: Notify,
+    resumed: Notify,
     suspended: IntGauge,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    steps: [StepHealth; 3],
-    /// Claimers that wait for a place in flight and have not been promised one.
-    places_wanted: usize,
-    /// An offender that was found lately: if it is found again, identifiers are well.
-    known_offender: Option<OffenderId>,
+    steps: [StepHealth; STEPS],
+    rows_in_flight: usize,
+    /// The claimers that wait for a place in flight and have not been promised one.
+    places_wanted: Vec<u64>,
+    last_wish: u64,
+    /// Two offenders that were found lately: if one is found again, identifiers are well.
+    known_offenders: [Option<OffenderId>; 2],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct StepHealth {
-    last_through: Option<Instant>,
+    /// When the latest call that got through was **started**: one that was started before a failure, and
+    /// answered after it, says nothing about the time of the failure.
+    through_started: Option<Instant>,
     failing: bool,
 }
 
@@ -66,7 +80,7 @@ enum Phase {
     },
     /// The trouble is over, it seems: one row first, then all.
     Resuming {
-        claimed: bool,
+        claimed_at: Option<Instant>,
     },
 }
 
@@ -76,68 +90,87 @@ impl ClaimGate {
     pub fn new(suspended: IntGauge) -> Self {
         let state = State {
             phase: Phase::Open,
-            steps: [StepHealth::default(); 3],
-            places_wanted: 0,
-            known_offender: None,
+            steps: [StepHealth::default(); STEPS],
+            rows_in_flight: 0,
+            places_wanted: Vec::new(),
+            last_wish: 0,
+            known_offenders: [None; 2],
         };
         Self {
             state: Mutex::new(state),
             changed: Notify::new(),
+            resumed: Notify::new(),
             suspended,
         }
     }
 
-    /// Waits until one row may be claimed.
+    /// Waits until one row may be claimed. There is always a time at which it looks again, so that no claimer
+    /// waits for ever.
     pub async fn may_claim(&self) {
         loop {
+            // Before the look, so that no change after the look is missed.
             let changed = self.changed.notified();
-            let probe_at = match self.state().permit(Instant::now()) {
-                Permit::Now => return,
-                Permit::At(instant) => Some(instant),
-                Permit::OnChange => None,
+            let Err(look_again) = self.state().permit(Instant::now()) else {
+                return;
             };
-            match probe_at {
-                Some(instant) => {
-                    tokio::select! { biased; () = changed => {}, () = sleep_until(instant) => {} }
-                }
-                None => changed.await,
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = sleep_until(look_again) => {}
             }
         }
     }
 
+    /// A permitted claim found that there is nothing to do.
+    pub fn claim_found_nothing(&self) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Suspended { .. }) && state.rows_in_flight == 0 {
+            // Nobody is held up, and nobody is there who could get through.
+            state.steps.iter_mut().for_each(|step| step.failing = false);
+            self.resume(&mut state);
+        }
+        drop(state);
+        self.claim_failed();
+    }
+
     /// A permitted claim brought no row.
-    pub fn claim_was_idle(&self) {
-        if let Phase::Resuming { claimed } = &mut self.state().phase {
-            *claimed = false;
+    pub fn claim_failed(&self) {
+        if let Phase::Resuming { claimed_at } = &mut self.state().phase {
+            *claimed_at = None;
         }
         self.changed.notify_waiters();
     }
 
-    /// A call for a claimed row got through.
-    pub fn got_through(&self, step: Step) {
+    /// A call for a claimed row, started at `started`, got through.
+    pub fn got_through(&self, step: Step, started: Instant) {
         let mut state = self.state();
         let health = &mut state.steps[step as usize];
-        health.last_through = Some(Instant::now());
+        health.through_started = health.through_started.max(Some(started));
         health.failing = false;
-        if let Phase::Suspended { since, .. } = state.phase
-            && !state.steps.iter().any(|step| step.failing)
-        {
-            state.phase = Phase::Resuming { claimed: false };
-            self.suspended.set(0);
-            tracing::info!(
-                suspended_seconds = since.elapsed().as_secs(),
-                "claims resume with one row"
-            );
-            self.changed.notify_waiters();
+        let well = !state.steps.iter().any(|step| step.failing);
+        if well && matches!(state.phase, Phase::Suspended { .. }) {
+            self.resume(&mut state);
         }
     }
 
-    /// A call for a claimed row, started at `started`, failed. `first` is whether it is the first one that failed for this
-    /// row.
-    pub fn failed(&self, step: Step, started: Instant, first: bool, error: &CallError) {
+    fn resume(&self, state: &mut State) {
+        if let Phase::Suspended { since, .. } = state.phase {
+            let suspended_seconds = since.elapsed().as_secs();
+            tracing::info!(suspended_seconds, "claims resume with one row");
+        }
+        self.suspended.set(0);
+        state.phase = Phase::Resuming { claimed_at: None };
+        self.changed.notify_waiters();
+        self.resumed.notify_waiters();
+    }
+
+    /// A call for a claimed row, started at `started`, failed; `first` is whether it is the first one that
+    /// failed for this row. The answer is whether others get through meanwhile, so that the row has a problem
+    /// of its own.
+    pub fn failed(&self, step: Step, started: Instant, first: bool, error: &CallError) -> bool {
         let mut state = self.state();
         if state.through_since(step, started) {
-            return;
+            return true;
         }
         state.steps[step as usize].failing = true;
         let now = Instant::now();
@@ -160,50 +193,85 @@ impl ClaimGate {
                 };
                 self.suspended.set(1);
                 tracing::warn!(?step, cause = %error, "claims suspended: no row gets through");
+                self.changed.notify_waiters();
             }
         }
+        false
+    }
+
+    /// Comes true when the trouble is over, if it is created before that: time to try again.
+    pub fn resumed(&self) -> Notified<'_> {
+        self.resumed.notified()
     }
 
     /// A claimed row is in flight until the answer is dropped, whatever becomes of it.
     #[must_use]
     pub fn row_in_flight(&self) -> RowInFlight<'_> {
+        self.state().rows_in_flight += 1;
         RowInFlight { gate: self }
     }
 
-    /// Whether any row got through the step after `since`.
+    /// Whether anybody got through the step with a call started after `since`.
     #[must_use]
     pub fn through_since(&self, step: Step, since: Instant) -> bool {
         self.state().through_since(step, since)
     }
 
+    /// Whether claims have been suspended for so long, and this step is failing.
+    #[must_use]
+    pub fn is_stuck(&self, step: Step, so_long: Duration) -> bool {
+        let state = self.state();
+        let failing = state.steps[step as usize].failing;
+        failing
+            && matches!(state.phase, Phase::Suspended { since, .. } if since.elapsed() >= so_long)
+    }
+
     /// Remembers an offender that was found.
     pub fn remember_offender(&self, offender: OffenderId) {
-        self.state().known_offender = Some(offender);
+        let known = &mut self.state().known_offenders;
+        if known[0] != Some(offender) {
+            *known = [Some(offender), known[0]];
+        }
     }
 
     /// An offender other than this one that was found lately.
     #[must_use]
     pub fn known_offender_besides(&self, offender: OffenderId) -> Option<OffenderId> {
-        self.state()
-            .known_offender
-            .filter(|&known| known != offender)
+        let known = self.state().known_offenders;
+        known.into_iter().flatten().find(|&known| known != offender)
     }
 
     /// Says that a claimer waits for a place in flight, until the answer is dropped.
     #[must_use]
     pub fn want_place(&self) -> PlaceWanted<'_> {
-        self.state().places_wanted += 1;
-        PlaceWanted { gate: self }
+        let mut state = self.state();
+        state.last_wish += 1;
+        let wish = state.last_wish;
+        state.places_wanted.push(wish);
+        PlaceWanted { gate: self, wish }
     }
 
-    /// Waits until the place of a row in trouble is needed by others: somebody wants one, and since `since` somebody has got
-    /// through the step in which this row is stuck. Each wanted place is asked of one row only.
-    pub async fn place_is_needed(&self, step: Step, since: Instant) {
+    /// Waits until the place of a row in trouble is needed by others, and `may_go` says that the row may be
+    /// left. Each wanted place is asked of one row only.
+    pub async fn place_is_needed(&self, may_go: impl Fn() -> bool) {
         loop {
             sleep(PLACE_CHECK).await;
-            let mut state = self.state();
-            if state.places_wanted > 0 && state.through_since(step, since) {
-                state.places_wanted -= 1;
+            if may_go() && self.state().places_wanted.pop().is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until a call started at `started` has taken longer than `patience`, and one started that much later has got
+    /// through before it: it hangs. A publish is only taken for hanging if its place is needed, since it may have taken
+    /// place and would be a redelivery.
+    pub async fn others_are_faster(&self, step: Step, started: Instant, patience: Duration) {
+        sleep_until(started + patience).await;
+        loop {
+            sleep(PLACE_CHECK).await;
+            let state = self.state();
+            let faster = state.through_since(step, started + patience);
+            if faster && (step != Step::Publish || !state.places_wanted.is_empty()) {
                 return;
             }
         }
@@ -218,12 +286,15 @@ impl ClaimGate {
 #[derive(Debug)]
 pub struct PlaceWanted<'a> {
     gate: &'a ClaimGate,
+    wish: u64,
 }
 
 impl Drop for PlaceWanted<'_> {
     fn drop(&mut self) {
-        let mut state = self.gate.state();
-        state.places_wanted = state.places_wanted.saturating_sub(1);
+        self.gate
+            .state()
+            .places_wanted
+            .retain(|&wish| wish != self.wish);
     }
 }
 
@@ -236,46 +307,44 @@ pub struct RowInFlight<'a> {
 impl Drop for RowInFlight<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.state();
-        if let Phase::Resuming { claimed: true } = state.phase {
+        state.rows_in_flight -= 1;
+        if let Phase::Resuming {
+            claimed_at: Some(_),
+        } = state.phase
+        {
             state.phase = Phase::Open;
             self.gate.changed.notify_waiters();
         }
     }
 }
 
-enum Permit {
-    Now,
-    At(Instant),
-    OnChange,
-}
-
 impl State {
-    fn permit(&mut self, now: Instant) -> Permit {
+    /// A permission to claim one row, or when to look again.
+    fn permit(&mut self, now: Instant) -> Result<(), Instant> {
         match &mut self.phase {
-            Phase::Open => Permit::Now,
+            Phase::Open => Ok(()),
+            Phase::Suspended { next_probe, .. } if now < *next_probe => Err(*next_probe),
             Phase::Suspended {
                 next_probe,
                 interval,
                 ..
             } => {
-                if now < *next_probe {
-                    return Permit::At(*next_probe);
-                }
                 *next_probe = now + *interval;
-                Permit::Now
+                Ok(())
             }
-            Phase::Resuming { claimed: true } => Permit::OnChange,
-            Phase::Resuming { claimed } => {
-                *claimed = true;
-                Permit::Now
-            }
+            Phase::Resuming { claimed_at } => match claimed_at {
+                Some(at) if now < *at + RESUME_PATIENCE => Err(*at + RESUME_PATIENCE),
+                _ => {
+                    *claimed_at = Some(now);
+                    Ok(())
+                }
+            },
         }
     }
 
     fn through_since(&self, step: Step, since: Instant) -> bool {
-        self.steps[step as usize]
-            .last_through
-            .is_some_and(|through| through > since)
+        let through = self.steps[step as usize].through_started;
+        through.is_some_and(|started| started > since)
     }
 }
 
@@ -283,7 +352,7 @@ impl State {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
-    use tokio::time::advance;
+    use tokio::time::{advance, timeout};
 
     fn gate() -> ClaimGate {
         ClaimGate::new(IntGauge::new("suspended", "help").unwrap())
@@ -296,42 +365,58 @@ mod tests {
     async fn fail(gate: &ClaimGate, step: Step, first: bool) {
         let started = Instant::now();
         advance(Duration::from_millis(10)).await;
-        gate.failed(step, started, first, &CallError::unavailable("500"));
+        assert!(!gate.failed(step, started, first, &CallError::unavailable("500")));
+    }
+
+    async fn get_through(gate: &ClaimGate, step: Step) {
+        advance(Duration::from_millis(1)).await;
+        gate.got_through(step, Instant::now());
     }
 
     #[tokio::test(start_paused = true)]
     async fn claims_stop_when_a_call_fails_and_resume_with_one_row_and_then_fully() {
         let gate = gate();
+        let row = gate.row_in_flight();
         assert!(open_now(&gate));
         fail(&gate, Step::Publish, true).await;
         assert!(!open_now(&gate));
         assert_eq!(gate.suspended.get(), 1);
-        gate.got_through(Step::Identifiers);
+        get_through(&gate, Step::Identifiers).await;
         assert!(
             !open_now(&gate),
-            "another step getting through says nothing about publishing"
+            "another step says nothing about publishing"
         );
-        gate.got_through(Step::Publish);
+        get_through(&gate, Step::Publish).await;
         assert!(open_now(&gate));
         assert!(!open_now(&gate), "one row first");
-        drop(gate.row_in_flight());
+        drop(row);
         assert!(open_now(&gate) && open_now(&gate));
         assert_eq!(gate.suspended.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_row_that_fails_while_others_get_through_suspends_nothing() {
+    async fn a_row_that_fails_while_later_calls_get_through_suspends_nothing() {
         let gate = gate();
         let started = Instant::now();
-        advance(Duration::from_secs(5)).await;
-        gate.got_through(Step::Identifiers);
-        gate.failed(
+        get_through(&gate, Step::Identifiers).await;
+        assert!(gate.failed(
             Step::Identifiers,
             started,
             true,
-            &CallError::unavailable("500"),
-        );
+            &CallError::unavailable("500")
+        ));
         assert!(open_now(&gate));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_started_before_the_failing_one_is_no_sign_that_others_get_through() {
+        let gate = gate();
+        let before = Instant::now();
+        advance(Duration::from_millis(5)).await;
+        let started = Instant::now();
+        gate.got_through(Step::Publish, before);
+        assert!(!gate.failed(Step::Publish, started, true, &CallError::unavailable("500")));
+        assert!(!open_now(&gate));
     }
 
     #[tokio::test(start_paused = true)]
@@ -346,41 +431,90 @@ mod tests {
             fail(&gate, Step::Publish, true).await;
         }
         assert!(waits.is_sorted());
+        let limit = LONGEST_PROBE + Duration::from_millis(1);
         assert!(
-            waits[0] <= Duration::from_millis(251) && waits[39] <= Duration::from_millis(30_001),
+            waits[0] <= FIRST_PROBE + Duration::from_millis(1) && waits[39] <= limit,
             "{waits:?}"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resumed_claim_that_brought_no_row_is_given_back() {
+    async fn a_claimer_that_waits_for_the_first_row_after_the_trouble_never_waits_for_ever() {
         let gate = gate();
+        let _held = gate.row_in_flight();
         fail(&gate, Step::Publish, true).await;
-        gate.got_through(Step::Publish);
+        get_through(&gate, Step::Publish).await;
+        gate.may_claim().await;
+        let waiting = gate.may_claim();
+        tokio::pin!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        fail(&gate, Step::Publish, true).await;
+        assert!(timeout(Duration::from_secs(10), waiting).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_row_that_hangs_after_the_trouble_holds_up_the_next_for_seconds_only() {
+        let gate = gate();
+        let _held = gate.row_in_flight();
+        fail(&gate, Step::Publish, true).await;
+        get_through(&gate, Step::Publish).await;
+        gate.may_claim().await;
+        assert!(timeout(RESUME_PATIENCE * 2, gate.may_claim()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_failed_is_given_back_and_an_empty_table_ends_the_suspension() {
+        let gate = gate();
+        let row = gate.row_in_flight();
+        fail(&gate, Step::Publish, true).await;
+        gate.claim_found_nothing();
+        assert_eq!(gate.suspended.get(), 1, "a row is held");
+        drop(row);
+        gate.claim_failed();
+        assert_eq!(gate.suspended.get(), 1, "who knows what there is");
+        gate.claim_found_nothing();
+        assert_eq!(gate.suspended.get(), 0);
         assert!(open_now(&gate));
-        gate.claim_was_idle();
+        gate.claim_failed();
         assert!(open_now(&gate));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wanted_place_is_asked_of_one_row_in_trouble_and_only_if_others_get_through() {
+    async fn a_wanted_place_is_asked_of_one_row_that_may_go() {
         let gate = gate();
-        let since = Instant::now();
-        advance(Duration::from_secs(1)).await;
         let wanted = gate.want_place();
-        let needed = tokio::time::timeout(
-            Duration::from_secs(60),
-            gate.place_is_needed(Step::Identifiers, since),
+        let minute = Duration::from_mins(1);
+        assert!(
+            timeout(minute, gate.place_is_needed(|| false))
+                .await
+                .is_err()
         );
-        assert!(needed.await.is_err(), "nobody gets through");
-        gate.got_through(Step::Identifiers);
-        gate.place_is_needed(Step::Identifiers, since).await;
-        let again = tokio::time::timeout(
-            Duration::from_secs(60),
-            gate.place_is_needed(Step::Identifiers, since),
+        assert!(timeout(minute, gate.place_is_needed(|| true)).await.is_ok());
+        assert!(
+            timeout(minute, gate.place_is_needed(|| true))
+                .await
+                .is_err()
         );
-        assert!(again.await.is_err(), "one place was wanted");
+        let other = gate.want_place();
         drop(wanted);
-        assert_eq!(gate.state().places_wanted, 0);
+        assert!(timeout(minute, gate.place_is_needed(|| true)).await.is_ok());
+        drop(other);
+        assert!(gate.state().places_wanted.is_empty());
+    }
+
+    #[test]
+    fn two_offenders_are_known_so_that_there_is_one_besides_the_one_in_trouble() {
+        let gate = gate();
+        for offender in [1, 2, 2, 2] {
+            gate.remember_offender(OffenderId(offender));
+        }
+        assert_eq!(
+            gate.known_offender_besides(OffenderId(2)),
+            Some(OffenderId(1))
+        );
+        assert_eq!(
+            gate.known_offender_besides(OffenderId(3)),
+            Some(OffenderId(2))
+        );
     }
 }

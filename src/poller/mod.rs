@@ -3,6 +3,7 @@
 //! Claims are serial, since community-api's optimistic lock makes concurrent ones collide; all the rest of a row's work is
 //! not. See [`row`] for what is done with a row, and [`claim_gate`] for when rows are not claimed.
 
+mod attempts;
 pub mod backoff;
 pub mod brake;
 pub mod claim_gate;
@@ -15,6 +16,7 @@ pub mod published;
 pub mod row;
 mod row_log;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,8 +58,10 @@ pub struct PollerSettings {
     pub max_in_flight: usize,
     /// After which community-api serves a locked row again.
     pub lock_expiry: Duration,
-    /// The longest that any call but a claim may take.
+    /// The longest that any call but a claim or a publish may take.
     pub call_timeout: Duration,
+    /// The longest that a publish may take.
+    pub publish_timeout: Duration,
     /// The longest that a claim may take; to give up on one strands the row that it may have locked.
     pub claim_timeout: Duration,
     /// How many rows may be marked as permanently failed within [`Self::brake_window`].
@@ -72,9 +76,9 @@ pub struct PollerSettings {
 #[derive(Debug)]
 pub struct Poller<U, T> {
     shared: Arc<Shared<U, T>>,
-    order: Order,
     in_flight: InFlight,
     rows: TaskTracker,
+    claims_under_way: AtomicUsize,
     heartbeat: Heartbeat,
 }
 
@@ -86,6 +90,7 @@ pub(crate) struct Shared<U, T> {
     pub settings: PollerSettings,
     pub metrics: Arc<Metrics>,
     pub gate: ClaimGate,
+    pub order: Order,
     pub published: PublishedRows,
     pub brake: Mutex<Brake>,
 }
@@ -95,6 +100,8 @@ pub(crate) struct Shared<U, T> {
 enum DrainEnd {
     NothingLeft,
     Stopped,
+    /// Others are busy with the same rows.
+    Contended,
     Failed(CallError),
 }
 
@@ -106,6 +113,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let heartbeat = Heartbeat::new(settings.claim_timeout + Duration::from_secs(30));
         let shared = Shared {
             gate: ClaimGate::new(metrics.claims_suspended.clone()),
+            order: Order::default(),
             published: PublishedRows::with_capacity(PUBLISHED_ROWS_REMEMBERED),
             brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
             updates,
@@ -114,12 +122,12 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             metrics,
         };
         Self {
-            order: Order::default(),
             in_flight: InFlight::new(
                 shared.settings.max_in_flight,
                 shared.metrics.in_flight.clone(),
             ),
             rows: TaskTracker::new(),
+            claims_under_way: AtomicUsize::new(0),
             heartbeat,
             shared: Arc::new(shared),
         }
@@ -143,7 +151,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 );
             }
             self.rows.close();
-            self.rows.wait().await;
+            self.heartbeat.beat_while(self.rows.wait()).await;
         };
         let out_of_time = async {
             stop.cancelled().await;
@@ -163,10 +171,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         while !stop.is_cancelled() {
             self.shared.metrics.polls.inc();
             let ends = join_all((0..self.shared.settings.claimers).map(|_| self.drain(stop))).await;
-            failures.note(ends.into_iter().find_map(|end| match end {
-                DrainEnd::Failed(error) => Some(error),
-                DrainEnd::NothingLeft | DrainEnd::Stopped => None,
-            }));
+            let asked_to_wait = failures.note(ends);
+            delay = delay.max(asked_to_wait);
             self.shared.release_brake();
             tokio::select! {
                 biased;
@@ -179,8 +185,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
 
     /// Claims rows one after the other until there are none.
     async fn drain(&self, stop: &CancellationToken) -> DrainEnd {
-        let mut lost_races = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let mut races = 0;
+        let mut lost_races = 0;
+        let mut backoff = backoff_after_lost_race();
         let mut nameless_rows = 0;
         loop {
             let place = tokio::select! {
@@ -191,16 +197,18 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             self.heartbeat.beat();
             let claimed_at = Instant::now();
             // Never dropped for the sake of a stop: the row that it locks would be stranded.
+            self.claims_under_way.fetch_add(1, Ordering::Relaxed);
             let claimed = timeout(
                 self.shared.settings.claim_timeout,
                 self.shared.updates.next(),
             )
             .await;
+            self.claims_under_way.fetch_sub(1, Ordering::Relaxed);
             let claimed =
                 claimed.unwrap_or_else(|_| Err(CallError::unavailable("a claim took too long")));
             let error = match claimed {
                 Ok(Some(row)) => {
-                    races = 0;
+                    (lost_races, backoff) = (0, backoff_after_lost_race());
                     nameless_rows = if is_nameless(&row) {
                         nameless_rows + 1
                     } else {
@@ -214,21 +222,23 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                     return DrainEnd::Failed(CallError::unavailable(cause));
                 }
                 Ok(None) => {
-                    self.shared.gate.claim_was_idle();
+                    self.shared.gate.claim_found_nothing();
                     return DrainEnd::NothingLeft;
                 }
                 Err(error) => error,
             };
-            self.shared.gate.claim_was_idle();
-            races += 1;
-            if error.kind != CallErrorKind::Contended || races > LOST_RACES_IN_A_DRAIN {
-                return DrainEnd::Failed(error);
+            self.shared.gate.claim_failed();
+            lost_races += 1;
+            match error.kind {
+                CallErrorKind::Contended if lost_races <= LOST_RACES_IN_A_DRAIN => {}
+                CallErrorKind::Contended => return DrainEnd::Contended,
+                _ => return DrainEnd::Failed(error),
             }
             drop(place);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return DrainEnd::Stopped,
-                () = self.heartbeat.beat_while(sleep(lost_races.wait(error.retry_after))) => {}
+                () = self.heartbeat.beat_while(sleep(backoff.wait(error.retry_after))) => {}
             }
         }
     }
@@ -257,7 +267,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         };
         place.holds(row_id, lease);
         // Joined here and not in the task, so that the order is the order of the claims.
-        let turn = offender.map(|offender| self.order.join(offender));
+        let turn = offender.map(|offender| self.shared.order.join(offender));
         let in_flight = RowInFlight {
             shared: self.shared.clone(),
             lease,
@@ -272,6 +282,11 @@ impl<U: Updates, T: Topic> Poller<U, T> {
     }
 
     fn say_what_is_held(&self) {
+        if self.claims_under_way.load(Ordering::Relaxed) > 0 {
+            tracing::warn!(
+                "a claim was still under way, and may have locked a row that comes back when the lock runs out"
+            );
+        }
         for (row, comes_back_in) in self.in_flight.held() {
             tracing::warn!(
                 offenderDeltaId = row.map(|row| row.0),
@@ -280,6 +295,10 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             );
         }
     }
+}
+
+fn backoff_after_lost_race() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
 }
 
 fn is_nameless(row: &ClaimedRow) -> bool {
@@ -305,6 +324,14 @@ impl<U, T> Shared<U, T> {
         answer == BrakeAnswer::Allowed
     }
 
+    /// A row was not given up after all.
+    pub fn give_back_brake(&self) {
+        self.brake
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .give_back();
+    }
+
     /// Shows the end of the brake's window on the metric.
     fn release_brake(&self) {
         let brake = self.brake.lock().unwrap_or_else(PoisonError::into_inner);
@@ -322,31 +349,38 @@ struct FailureLog {
 }
 
 impl FailureLog {
-    fn note(&mut self, error: Option<CallError>) {
-        let now = Instant::now();
-        match (self.failing, error) {
-            (None, None) => {}
-            (Some((since, _)), None) => {
-                tracing::info!(
-                    failed_for_seconds = now.duration_since(since).as_secs(),
-                    "polls succeed again"
-                );
-                self.failing = None;
-            }
-            (Some((_, mentioned)), Some(error))
-                if now.duration_since(mentioned) < FAILURE_REMINDER =>
-            {
-                tracing::debug!(cause = %error, "poll failed");
-            }
-            (before, Some(error)) => {
-                let since = before.map_or(now, |(since, _)| since);
-                tracing::error!(
-                    cause = %error,
-                    failing_for_seconds = now.duration_since(since).as_secs(),
-                    "poll failed; nothing is claimed until one succeeds"
-                );
-                self.failing = Some((since, now));
+    /// Notes how a drain ended, and answers how long to wait because the other side asked for it.
+    fn note(&mut self, ends: Vec<DrainEnd>) -> Duration {
+        let mut succeeded = false;
+        for end in ends {
+            match end {
+                DrainEnd::Failed(error) => {
+                    self.failed(&error);
+                    return error.retry_after.unwrap_or_default();
+                }
+                DrainEnd::NothingLeft | DrainEnd::Contended => succeeded = true,
+                DrainEnd::Stopped => {}
             }
         }
+        if succeeded && let Some((since, _)) = self.failing.take() {
+            let failed_for_seconds = since.elapsed().as_secs();
+            tracing::info!(failed_for_seconds, "polls succeed again");
+        }
+        Duration::ZERO
+    }
+
+    fn failed(&mut self, error: &CallError) {
+        let now = Instant::now();
+        let since = match self.failing {
+            Some((_, mentioned)) if now.duration_since(mentioned) < FAILURE_REMINDER => {
+                tracing::debug!(cause = %error, "poll failed");
+                return;
+            }
+            Some((since, _)) => since,
+            None => now,
+        };
+        let failing_for_seconds = now.duration_since(since).as_secs();
+        tracing::error!(cause = %error, failing_for_seconds, "poll failed; nothing is claimed until one succeeds");
+        self.failing = Some((since, now));
     }
 }

@@ -10,7 +10,13 @@ use crate::offender_update::OffenderId;
 /// The queue of each offender that has rows in flight; no longer than the rows in flight.
 #[derive(Clone, Debug, Default)]
 pub struct Order {
-    last_in_line: Arc<Mutex<HashMap<OffenderId, Waiter>>>,
+    lines: Arc<Mutex<Lines>>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    last_ticket: u64,
+    last_in_line: HashMap<OffenderId, Waiter>,
 }
 
 #[derive(Debug)]
@@ -39,23 +45,25 @@ pub struct Turn {
 }
 
 impl Order {
+    /// How many offenders have rows in flight.
+    #[must_use]
+    pub fn offenders(&self) -> usize {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.last_in_line.len()
+    }
+
     /// Joins the end of the offender's queue.
     #[must_use]
     pub fn join(&self, offender: OffenderId) -> Turn {
         let (sender, receiver) = oneshot::channel();
-        let mut lines = self
-            .last_in_line
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let before = lines.remove(&offender);
-        let ticket = before.as_ref().map_or(0, |waiter| waiter.ticket + 1);
-        lines.insert(
-            offender,
-            Waiter {
-                ticket,
-                done: receiver,
-            },
-        );
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.last_ticket += 1;
+        let ticket = lines.last_ticket;
+        let waiter = Waiter {
+            ticket,
+            done: receiver,
+        };
+        let before = lines.last_in_line.insert(offender, waiter);
         Turn {
             order: self.clone(),
             offender,
@@ -89,14 +97,15 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut lines = self
             .order
-            .last_in_line
+            .lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if lines
+            .last_in_line
             .get(&self.offender)
             .is_some_and(|waiter| waiter.ticket == self.ticket)
         {
-            lines.remove(&self.offender);
+            lines.last_in_line.remove(&self.offender);
         }
     }
 }
@@ -123,6 +132,6 @@ mod tests {
         assert_eq!(third.come().now_or_never(), Some(End::Over));
         drop(third);
         drop(other);
-        assert!(order.last_in_line.lock().unwrap().is_empty());
+        assert!(order.lines.lock().unwrap().last_in_line.is_empty());
     }
 }

@@ -4,10 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
-use super::backoff::Backoff;
+use super::attempts::{Attempts, PATIENCE, Stopped};
 use super::claim_gate::Step;
 use super::lease::Lease;
 use super::order::{End, Turn};
@@ -17,12 +17,8 @@ use crate::decision::{Decision, Verdict, decide, second_chance};
 use crate::event::{Event, Identifiers};
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId, OffenderUpdate};
 
-/// A row whose calls fail while others get through is left after so many failures, even if its place is not needed.
-const TRIES_WHILE_OTHERS_GET_THROUGH: u32 = 6;
-/// A call that takes longer than this counts as trouble.
-const PATIENCE: Duration = Duration::from_secs(2);
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
+/// So long, the rows of a single offender that fill all places wait for each other, if they do not get through.
+const STUCK: Duration = Duration::from_secs(3);
 
 /// How a row's time in flight ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,32 +88,23 @@ pub(super) struct RowInFlight<U, T> {
     pub lease: Lease,
 }
 
-/// Why a step was not completed.
-enum Stopped {
-    Refused(CallError),
-    Left(Reason, Option<CallError>),
-}
-
 impl<U: Updates, T: Topic> RowInFlight<U, T> {
     /// Deals with a claimed row, whatever it takes within its lease.
-    pub async fn settle(self, row: ClaimedRow, turn: Option<Turn>) {
+    pub async fn settle(self, row: ClaimedRow, mut turn: Option<Turn>) {
         let started = Instant::now();
-        let before = match turn {
-            Some(mut turn) => {
-                let end = turn.come().await;
-                Some((turn, end))
-            }
-            None => None,
+        let before = match &mut turn {
+            Some(turn) => self.wait_for(turn).await,
+            None => End::Over,
         };
-        let in_trouble = matches!(before, Some((_, End::OffenderInTrouble)));
         let (outcome, error) = match &row {
-            ClaimedRow::Update(update) => self.process(update, in_trouble).await,
+            ClaimedRow::Update(update) => self.process(update, before).await,
             ClaimedRow::Unreadable(row) => {
-                self.give_up_or_leave(row.offender_delta_id, row.failed_update, Reason::Unreadable)
+                let reason = Reason::Unreadable;
+                self.give_up_or_leave(row.offender_delta_id, row.failed_update, reason)
                     .await
             }
         };
-        if let Some((turn, _)) = before {
+        if let Some(turn) = turn {
             turn.end(match outcome {
                 Outcome::LeftLocked(Reason::GaveWay(Step::Identifiers)) => End::OffenderInTrouble,
                 _ => End::Over,
@@ -126,17 +113,25 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         self.report(&row, outcome, error.as_ref(), started.elapsed());
     }
 
-    async fn process(
-        &self,
-        update: &OffenderUpdate,
-        offender_in_trouble: bool,
-    ) -> (Outcome, Option<CallError>) {
+    /// Waits for the row before this one of the same offender. If one offender's rows fill all places and are stuck, they
+    /// cannot tell whether others would get through: then those in line make room, one by one, for somebody else's.
+    async fn wait_for(&self, turn: &mut Turn) -> End {
+        let Shared { gate, order, .. } = &*self.shared;
+        let alone_and_stuck = || order.offenders() == 1 && gate.is_stuck(Step::Identifiers, STUCK);
+        tokio::select! {
+            biased;
+            end = turn.come() => end,
+            () = gate.place_is_needed(alone_and_stuck) => End::OffenderInTrouble,
+        }
+    }
+
+    async fn process(&self, update: &OffenderUpdate, before: End) -> (Outcome, Option<CallError>) {
         let row = update.offender_delta_id;
         let remembered = self.shared.published.get(row);
         if remembered == Some(Publication::Certain) {
             return self.delete(row, Outcome::DeletedAgain).await;
         }
-        if offender_in_trouble {
+        if before == End::OffenderInTrouble {
             // What could not be found out for one row of an offender will not be for the next, which must not keep a
             // place as long to learn it.
             return (
@@ -167,37 +162,48 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
     }
 
     async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, Stopped> {
-        let mut attempts = Attempts::new(self, Step::Identifiers);
+        let mut attempts = self.attempts(Step::Identifiers);
         loop {
             match attempts
                 .call(|| self.shared.updates.identifiers(offender))
                 .await?
             {
                 Ok(identifiers) => {
-                    self.shared.gate.got_through(Step::Identifiers);
+                    attempts.got_through();
                     self.shared.gate.remember_offender(offender);
                     return Ok(identifiers);
                 }
                 Err(error) => {
-                    if error.kind != CallErrorKind::Unauthorised {
-                        self.ask_for_a_known_offender(offender, attempts.started)
-                            .await;
-                    }
+                    self.ask_for_a_known_offender(offender, attempts.started(), &error)
+                        .await;
                     attempts.failed(error).await?;
                 }
             }
         }
     }
 
-    /// Finds out whether only this offender is in trouble, by asking for one that was found lately, unless somebody has
-    /// got through meanwhile.
-    async fn ask_for_a_known_offender(&self, in_trouble: OffenderId, since: Instant) {
+    /// Finds out whether only this offender is in trouble, by asking for one that was found lately; not if somebody has
+    /// got through meanwhile, nor if the other side wants to be asked less.
+    async fn ask_for_a_known_offender(
+        &self,
+        in_trouble: OffenderId,
+        since: Instant,
+        error: &CallError,
+    ) {
         let gate = &self.shared.gate;
-        if !gate.through_since(Step::Identifiers, since)
+        let welcome = error.retry_after.is_none()
+            && !matches!(
+                error.kind,
+                CallErrorKind::Contended | CallErrorKind::Unauthorised
+            );
+        if welcome
+            && !gate.through_since(Step::Identifiers, since)
             && let Some(known) = gate.known_offender_besides(in_trouble)
-            && let Ok(Ok(_)) = timeout(PATIENCE, self.shared.updates.identifiers(known)).await
         {
-            gate.got_through(Step::Identifiers);
+            let started = Instant::now();
+            if let Ok(Ok(_)) = timeout(PATIENCE, self.shared.updates.identifiers(known)).await {
+                gate.got_through(Step::Identifiers, started);
+            }
         }
     }
 
@@ -209,16 +215,27 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         remembered: Option<Publication>,
     ) -> Result<(), Stopped> {
         let row = update.offender_delta_id;
-        let mut answer_lost = remembered == Some(Publication::Possible);
         let count = events.len();
-        let mut attempts = Attempts::new(self, Step::Publish);
+        let mut answer_lost = remembered == Some(Publication::Possible);
+        let mut redelivery_counted = false;
+        let mut attempts = self.attempts(Step::Publish);
         while !events.is_empty() {
-            // From here on the events may be on the topic, even if this task is dropped in the middle of the call.
-            self.shared.published.remember(row, Publication::Possible);
-            let error = match attempts.call(|| self.shared.topic.publish(&events)).await? {
+            let before = events.len();
+            let answers = attempts.call(|| {
+                // From here on the events may be on the topic, even if this task ends in the middle of the call.
+                self.shared.published.remember(row, Publication::Possible);
+                self.shared.topic.publish(&events)
+            });
+            let error = match answers.await? {
                 Ok(answers) => keep_unaccepted(&mut events, answers),
                 Err(error) => Some(error),
             };
+            let accepted = before - events.len();
+            if accepted > 0 {
+                self.shared.metrics.published.inc_by(accepted as u64);
+                redelivery_counted =
+                    redelivery_counted || self.count_redelivery(update, answer_lost);
+            }
             if let Some(error) = error {
                 answer_lost |= error.kind == CallErrorKind::AnswerLost;
                 if !answer_lost && events.len() == count {
@@ -227,35 +244,32 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
                 attempts.failed(error).await?;
             }
         }
-        self.shared.gate.got_through(Step::Publish);
+        attempts.got_through();
         self.shared.published.remember(row, Publication::Certain);
-        self.count_published(update, count, answer_lost);
+        self.shared
+            .metrics
+            .observe_age(update.date_changed.age(jiff::Timestamp::now()));
         Ok(())
     }
 
-    fn count_published(&self, update: &OffenderUpdate, events: usize, answer_lost: bool) {
+    /// Counts that events which the topic has just accepted may have been there before, or may come there again.
+    fn count_redelivery(&self, update: &OffenderUpdate, answer_lost: bool) -> bool {
         let metrics = &self.shared.metrics;
-        metrics.published.inc_by(events as u64);
-        metrics.observe_age(update.date_changed.age(jiff::Timestamp::now()));
         let overrun = self.lease.remaining().is_zero();
-        if overrun {
-            metrics.lease_overruns.inc();
-        }
-        let cause = if answer_lost {
-            "answer_lost"
-        } else if update.failed_update {
-            "claimed_again"
-        } else if overrun {
-            "lease_overrun"
-        } else {
-            return;
+        metrics.lease_overruns.inc_by(u64::from(overrun));
+        let cause = match (answer_lost, update.failed_update, overrun) {
+            (true, ..) => "answer_lost",
+            (_, true, _) => "claimed_again",
+            (.., true) => "lease_overrun",
+            (false, false, false) => return false,
         };
         metrics.redelivered.with_label_values(&[cause]).inc();
+        true
     }
 
     async fn delete(&self, row: OffenderDeltaId, then: Outcome) -> (Outcome, Option<CallError>) {
         match self
-            .until_through(Step::Settle, || self.shared.updates.delete(row))
+            .until_through(Step::Delete, || self.shared.updates.delete(row))
             .await
         {
             Ok(()) => {
@@ -281,11 +295,20 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
             return (Outcome::LeftLocked(Reason::Brake), None);
         }
         match self
-            .until_through(Step::Settle, || self.shared.updates.mark_as_failed(row))
+            .until_through(Step::MarkAsFailed, || {
+                self.shared.updates.mark_as_failed(row)
+            })
             .await
         {
-            Ok(()) => (Outcome::PermanentlyFailed, None),
-            Err(stopped) => stopped.outcome(),
+            Ok(()) => {
+                // It was published in part before its other message was refused.
+                self.shared.published.forget(row);
+                (Outcome::PermanentlyFailed, None)
+            }
+            Err(stopped) => {
+                self.shared.give_back_brake();
+                stopped.outcome()
+            }
         }
     }
 
@@ -294,16 +317,20 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         step: Step,
         call: impl Fn() -> F,
     ) -> Result<R, Stopped> {
-        let mut attempts = Attempts::new(self, step);
+        let mut attempts = self.attempts(step);
         loop {
             match attempts.call(&call).await? {
                 Ok(result) => {
-                    self.shared.gate.got_through(step);
+                    attempts.got_through();
                     return Ok(result);
                 }
                 Err(error) => attempts.failed(error).await?,
             }
         }
+    }
+
+    fn attempts(&self, step: Step) -> Attempts<'_> {
+        Attempts::new(&self.shared.gate, &self.shared.settings, self.lease, step)
     }
 
     fn report(
@@ -367,97 +394,4 @@ impl Stopped {
             Self::Left(reason, error) => (Outcome::LeftLocked(reason), error),
         }
     }
-}
-
-/// The attempts at one step of a row, within its lease.
-struct Attempts<'a, U, T> {
-    row: &'a RowInFlight<U, T>,
-    step: Step,
-    backoff: Backoff,
-    failures: u32,
-    /// When the current or last call was started.
-    started: Instant,
-    in_trouble_since: Option<Instant>,
-}
-
-impl<'a, U: Updates, T: Topic> Attempts<'a, U, T> {
-    fn new(row: &'a RowInFlight<U, T>, step: Step) -> Self {
-        Self {
-            row,
-            step,
-            backoff: Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF),
-            failures: 0,
-            started: Instant::now(),
-            in_trouble_since: None,
-        }
-    }
-
-    /// Makes one attempt, if the lease allows it: no call that leads to a publish is started with less of the lease left
-    /// than the publish may take.
-    async fn call<R, F: Future<Output = Result<R, CallError>>>(
-        &mut self,
-        call: impl Fn() -> F,
-    ) -> Result<Result<R, CallError>, Stopped> {
-        let limit = self.row.shared.settings.call_timeout;
-        let remaining = self.row.lease.remaining();
-        if remaining.is_zero() || self.step != Step::Settle && remaining < limit {
-            return Err(Stopped::Left(Reason::LeaseRanOut, None));
-        }
-        self.started = Instant::now();
-        let in_trouble_since = self.in_trouble_since.unwrap_or(self.started);
-        let place_is_needed = async {
-            sleep(PATIENCE).await;
-            self.row
-                .shared
-                .gate
-                .place_is_needed(self.step, in_trouble_since)
-                .await;
-        };
-        tokio::select! {
-            biased;
-            answer = timeout(limit, call()) => Ok(answer.unwrap_or_else(|_| Err(too_slow(limit)))),
-            () = place_is_needed => Err(Stopped::Left(Reason::GaveWay(self.step), Some(too_slow(PATIENCE)))),
-        }
-    }
-
-    /// Notes that the attempt failed, and waits for the next one, if there should be one.
-    async fn failed(&mut self, error: CallError) -> Result<(), Stopped> {
-        if error.kind == CallErrorKind::Refused {
-            return Err(Stopped::Refused(error));
-        }
-        tracing::debug!(step = ?self.step, cause = %error, "call failed");
-        let gate = &self.row.shared.gate;
-        gate.failed(
-            self.step,
-            self.started,
-            self.in_trouble_since.is_none(),
-            &error,
-        );
-        let in_trouble_since = *self.in_trouble_since.get_or_insert(self.started);
-        if error.kind != CallErrorKind::Contended {
-            self.failures += 1;
-        }
-        if self.failures >= TRIES_WHILE_OTHERS_GET_THROUGH
-            && gate.through_since(self.step, in_trouble_since)
-        {
-            return Err(Stopped::Left(Reason::GaveWay(self.step), Some(error)));
-        }
-        let wait = self.backoff.wait(error.retry_after);
-        if wait >= self.row.lease.remaining() {
-            return Err(Stopped::Left(Reason::LeaseRanOut, Some(error)));
-        }
-        tokio::select! {
-            biased;
-            () = sleep(wait) => Ok(()),
-            () = gate.place_is_needed(self.step, in_trouble_since) => Err(Stopped::Left(Reason::GaveWay(self.step), Some(error))),
-        }
-    }
-}
-
-/// The answer may still be on its way, and the effect may have taken place.
-fn too_slow(limit: Duration) -> CallError {
-    CallError::new(
-        CallErrorKind::AnswerLost,
-        format!("no answer within {limit:?}"),
-    )
 }

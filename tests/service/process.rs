@@ -5,11 +5,13 @@ use std::process::{Output, Stdio};
 use crate::world::{add, eventually, row, sandbox, variables};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
 
-/// The service in a process of its own.
+/// The service in a process of its own. What it prints is read all the time: a full pipe would hold it up.
 pub struct Service {
-    child: Child,
+    id: u32,
+    output: JoinHandle<Output>,
 }
 
 fn command() -> Command {
@@ -26,9 +28,16 @@ impl Service {
     pub fn start(sandbox: &Sandbox, more: &[(&str, &str)]) -> Self {
         let mut command = command();
         command.envs(variables(sandbox)).envs(more.iter().copied());
+        let child = command.spawn().unwrap();
         Self {
-            child: command.spawn().unwrap(),
+            id: child.id().unwrap(),
+            output: tokio::spawn(async { child.wait_with_output().await.unwrap() }),
         }
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> Output {
+        self.output.await.unwrap()
     }
 
     /// Sends SIGTERM, and waits for the end.
@@ -36,15 +45,12 @@ impl Service {
         self.signal("TERM").await
     }
 
-    async fn signal(self, signal: &str) -> Output {
-        let id = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill")
-            .args(["-s", signal, &id])
-            .status()
-            .await
-            .unwrap();
-        assert!(sent.success());
-        self.child.wait_with_output().await.unwrap()
+    /// Sends any signal, and waits for the end.
+    pub async fn signal(self, signal: &str) -> Output {
+        let id = self.id.to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(sent.await.unwrap().success());
+        self.ended().await
     }
 }
 
@@ -87,10 +93,8 @@ async fn a_port_that_is_taken_is_named_and_ends_the_process_with_1() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = Service::start(&sandbox, &[("SERVER_PORT", &port)])
-        .child
-        .wait_with_output()
-        .await
-        .unwrap();
+        .ended()
+        .await;
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output).contains(&format!("cannot listen on SERVER_PORT {port}")),

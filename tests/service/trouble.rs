@@ -18,7 +18,10 @@ fn add_rows(sandbox: &Sandbox, offender: i64, records: std::ops::RangeInclusive<
     }
 }
 
-const QUICK: (&str, &str) = ("API_CALLTIMEOUT", "500ms");
+const QUICK: [(&str, &str); 2] = [
+    ("API_CALLTIMEOUT", "500ms"),
+    ("HMPPS_SQS_CALLTIMEOUT", "500ms"),
+];
 
 #[tokio::test]
 async fn starts_when_everything_around_it_is_down_and_recovers_by_itself() {
@@ -35,7 +38,7 @@ async fn starts_when_everything_around_it_is_down_and_recovers_by_itself() {
         sandbox.faults().always(endpoint, Fault::DropConnection);
     }
     add_rows(&sandbox, 1, 1..=20);
-    let world = World::around(sandbox, &[QUICK]).await;
+    let world = World::around(sandbox, &QUICK).await;
     eventually("several polls", async || {
         world.metric("offender_poll_total").await > 3.0
     })
@@ -98,7 +101,7 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
         for offender in 1..=5 {
             add_rows(&sandbox, offender, 1..=40);
         }
-        let world = World::around(sandbox, &[QUICK]).await;
+        let world = World::around(sandbox, &QUICK).await;
         eventually("claims are suspended", async || {
             world.metric("offender_claims_suspended").await == 1.0
         })
@@ -251,6 +254,21 @@ async fn bad_rows_among_good_ones_hold_up_nobody() {
 }
 
 #[tokio::test]
+async fn forty_rows_of_one_bad_offender_hold_up_nobody_even_if_they_come_first() {
+    let sandbox = sandbox().await;
+    add_rows(&sandbox, 1, 1..=40);
+    add_rows(&sandbox, 2, 1..=100);
+    let bad = Rule::new(Endpoint::Identifiers, Fault::status(500));
+    sandbox.faults().inject(Rule {
+        offender_id: Some(1),
+        ..bad
+    });
+    let world = World::around(sandbox, &[]).await;
+    world.messages(100).await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_that_sns_refuses_is_left_at_first_and_given_up_on_its_return() {
     let sandbox = sandbox().await;
     let refuse = Fault::SnsEntryError {
@@ -299,7 +317,7 @@ async fn a_published_row_that_is_claimed_again_is_only_deleted() {
         lock_expiry_seconds: 2,
     });
     add(&sandbox, row(1, "CONTACT"));
-    let lease = [("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s"), QUICK];
+    let lease = [&QUICK[..], &[("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s")]].concat();
     let world = World::around(sandbox, &lease).await;
     eventually("claimed twice", async || {
         world.metric("offender_updates_total{type=\"read\"}").await >= 2.0
