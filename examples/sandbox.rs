@@ -1,8 +1,8 @@
 //! The service and its whole world in one process: changes are made in a mini-Delius, and what a subscriber to the topic
 //! would receive is printed. With `--backlog N` it drains N rows instead, and says how long that took.
 
-// An example talks to whoever runs it.
-#![allow(clippy::print_stdout)]
+// An example talks to whoever runs it, in round figures.
+#![allow(clippy::print_stdout, clippy::cast_precision_loss)]
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ async fn show_changes(sandbox: &Sandbox) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             _ = changes.tick() => println!("\n{} Delius: {}", time(), sandbox.delius().random_change()?),
-            changed = published.changed() => changed?,
+            more = published.changed() => more?,
         }
         let messages = sandbox.topic().messages();
         messages.iter().skip(printed).for_each(print_message);

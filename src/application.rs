@@ -149,12 +149,11 @@ impl Application {
         }
         let stopping = self.stop.clone();
         let mut polling = tokio::spawn(async move {
-            match &self.poller {
-                Some(poller) => poller.run(&self.stop).await,
-                None => {
-                    tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED)");
-                    self.stop.cancelled().await;
-                }
+            if let Some(poller) = &self.poller {
+                poller.run(&self.stop).await;
+            } else {
+                tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED)");
+                self.stop.cancelled().await;
             }
         });
         let fault = tokio::select! {

@@ -26,6 +26,18 @@ pub struct Variable {
     pub secret: bool,
 }
 
+impl Variable {
+    /// The variable as a line of the README's table.
+    #[must_use]
+    pub fn readme_row(&self) -> String {
+        let default = default_of(self.name).map_or_else(String::new, |value| format!("`{value}`"));
+        format!(
+            "| {} | {default} | {} | {} |\n",
+            self.name, self.wants, self.purpose
+        )
+    }
+}
+
 const fn variable(name: &'static str, wants: &'static str, purpose: &'static str) -> Variable {
     Variable {
         name,
@@ -296,9 +308,7 @@ impl Settings {
     }
 }
 
-/// The default of a variable outside any profile, for the README.
-#[must_use]
-pub fn default_of(name: &str) -> Option<String> {
+fn default_of(name: &str) -> Option<String> {
     defaults().ok()?.get_string(&format!("default.{name}")).ok()
 }
 
@@ -338,7 +348,7 @@ impl Reader {
                 None => {}
                 Some(Ok(value)) if value.trim().is_empty() => {}
                 Some(Ok(value)) => {
-                    layers = layers.set_override(variable.name, value).map_err(broken)?
+                    layers = layers.set_override(variable.name, value).map_err(broken)?;
                 }
                 Some(Err(problem)) => {
                     faults.push(format!(
@@ -521,9 +531,7 @@ impl Reader {
     }
 
     fn log_levels(&mut self) -> Option<String> {
-        let levels = self
-            .optional("RUST_LOG")
-            .unwrap_or_else(|| "info".to_owned());
+        let levels = self.required("RUST_LOG")?;
         match tracing_subscriber::EnvFilter::try_new(&levels) {
             Ok(_) => Some(levels),
             Err(_) => self.fault("RUST_LOG"),
@@ -770,6 +778,26 @@ mod tests {
         assert_eq!(settings.server_port, 8081);
         let settings = read(&[("SPRING_PROFILES_ACTIVE", "dev"), ("SERVER_PORT", "9000")]).unwrap();
         assert_eq!(settings.server_port, 9000);
+    }
+
+    #[test]
+    fn the_readme_shows_this_table_of_variables() {
+        let table: String = VARIABLES.iter().map(Variable::readme_row).collect();
+        let readme = include_str!("../README.md");
+        assert!(
+            readme.contains(&table),
+            "the README's table should be:\n{table}"
+        );
+    }
+
+    #[test]
+    fn every_default_belongs_to_a_variable() {
+        for section in ["default", "dev", "localstack"] {
+            for (name, _) in defaults().unwrap().get_table(section).unwrap() {
+                let known = |variable: &Variable| variable.name.eq_ignore_ascii_case(&name);
+                assert!(VARIABLES.iter().any(known), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -46,7 +46,14 @@ pub struct Checks {
 #[derive(Debug)]
 pub struct Health {
     checks: Checks,
-    last: Mutex<Option<(Instant, Shared<BoxFuture<'static, Option<Report>>>)>>,
+    last: Mutex<Option<Check>>,
+}
+
+/// A check that was started, and perhaps is done, for everybody who asks meanwhile.
+#[derive(Debug)]
+struct Check {
+    started: Instant,
+    report: Shared<BoxFuture<'static, Option<Report>>>,
 }
 
 /// Up or not; the order is that of severity.
@@ -111,17 +118,13 @@ impl Health {
         let report = {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             match &*last {
-                Some((started, report))
-                    if report.peek().is_none() || started.elapsed() < CACHED_FOR =>
-                {
-                    report.clone()
-                }
+                Some(check) if check.is_good() => check.report.clone(),
                 _ => {
                     let checks = self.checks.clone();
                     let task = tokio::spawn(async move { checks.check().await });
                     let report = task.map(Result::ok).boxed().shared();
-                    *last = Some((Instant::now(), report.clone()));
-                    report
+                    let started = Instant::now();
+                    last.insert(Check { started, report }).report.clone()
                 }
             }
         };
@@ -136,6 +139,12 @@ impl Health {
             "readiness" | "readinessState" => Some(self.checks.readiness()),
             _ => self.report().await?.components.remove(name),
         }
+    }
+}
+
+impl Check {
+    fn is_good(&self) -> bool {
+        self.report.peek().is_none() || self.started.elapsed() < CACHED_FOR
     }
 }
 

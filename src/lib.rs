@@ -1,4 +1,19 @@
-//! x
+//! probation-offender-events: turns changes to offenders in Delius into events on an AWS SNS topic.
+//!
+//! A row of OFFENDER_DELTA is claimed from community-api (which locks it for ten minutes), decided on, published to the
+//! topic, and deleted. The whole service is that path, with what it takes to lose nothing on it.
+//!
+//! # Reading order
+//!
+//! 1. [`offender_update`], [`event`], [`decision`]: the pure core. A row, what it tells subscribers, what is done with it.
+//!    [`fields`] reads both kinds of JSON that come from outside.
+//! 2. [`poller`]: the drain that claims rows, then [`poller::row`], the path of one row from top to bottom, and
+//!    [`poller::claim_gate`], which stops the claims while no row gets through. Its two traits are in [`poller::ports`].
+//! 3. [`community_api`] with its [`token`], and [`topic`]: the two traits over HTTP and the AWS SDK. [`http`] holds what
+//!    the HTTP clients share.
+//! 4. [`health`], [`metrics`], [`web`], [`telemetry`]: what the operator sees.
+//! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined.
+
 pub mod application;
 pub mod community_api;
 pub mod config;

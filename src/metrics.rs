@@ -275,6 +275,11 @@ impl Collector for AgeMax {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::float_cmp,
+        reason = "whole numbers, and values that were put in"
+    )]
+
     use super::*;
     use tokio::time::advance;
 
@@ -292,12 +297,12 @@ mod tests {
         advance(Duration::from_secs(50)).await;
         metrics.observe_age(Duration::from_secs(90));
         metrics.observe_age(Duration::from_secs(30));
-        advance(Duration::from_secs(120)).await;
+        advance(Duration::from_mins(2)).await;
         assert_eq!(max(), 90.0);
         metrics.observe_age(Duration::from_secs(7));
         advance(Duration::from_secs(11)).await;
         assert_eq!(max(), 7.0);
-        advance(Duration::from_secs(3600)).await;
+        advance(Duration::from_hours(1)).await;
         assert_eq!(max(), 0.0);
         metrics.observe_age(Duration::from_secs(3));
         assert_eq!(max(), 3.0);

@@ -183,9 +183,8 @@ fn has_local_shape(text: &[u8]) -> bool {
                     literal => found == literal,
                 })
     };
-    let (to_seconds, fraction) = match text.split_at_checked(SHAPE.len()) {
-        Some((head, tail)) => (head, tail),
-        None => return fits(text, &SHAPE[..16]),
+    let Some((to_seconds, fraction)) = text.split_at_checked(SHAPE.len()) else {
+        return fits(text, b"dddd-dd-ddTdd:dd");
     };
     let fraction_fits = match fraction.split_first() {
         None => true,

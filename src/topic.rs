@@ -191,7 +191,7 @@ where
                     CallError::new(CallErrorKind::Contended, "SNS answered 429")
                 }
                 // Not SNS' own words, but perhaps a proxy's in front of it, or a 200 that cannot be read.
-                None if status < 300 || status >= 500 => CallError::new(
+                None if !(300..500).contains(&status) => CallError::new(
                     CallErrorKind::AnswerLost,
                     format!("SNS answered {status} and nothing readable"),
                 ),
@@ -221,7 +221,7 @@ where
 }
 
 fn no_credentials(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|error| error.is::<CredentialsError>())
+    causes(error).any(<dyn Error>::is::<CredentialsError>)
 }
 
 /// Whether the request failed while connecting.
@@ -238,7 +238,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 /// What an error code of SNS means, for a whole call or an entry of a batch. Source: the API reference of SNS, Publish and
-/// PublishBatch, and its common errors. The code alone decides: `KMSThrottling` says of itself that it is the sender's fault.
+/// `PublishBatch`, and its common errors. The code alone decides: `KMSThrottling` says of itself that it is the sender's fault.
 fn meaning_of(code: &str) -> CallErrorKind {
     // Some protocols add a suffix to the same codes.
     let code = code.strip_suffix("Exception").unwrap_or(code);

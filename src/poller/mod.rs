@@ -245,12 +245,11 @@ impl<U: Updates, T: Topic> Poller<U, T> {
 
     /// Waits for a place in flight, and for the gate.
     async fn permission_to_claim(&self) -> Place {
-        let place = match self.in_flight.try_take() {
-            Some(place) => place,
-            None => {
-                let _wanted = self.shared.gate.want_place();
-                self.in_flight.take().await
-            }
+        let place = if let Some(place) = self.in_flight.try_take() {
+            place
+        } else {
+            let _wanted = self.shared.gate.want_place();
+            self.in_flight.take().await
         };
         self.shared.gate.may_claim().await;
         place

@@ -1,0 +1,128 @@
+//! The log of a run: every call with its effects and answers, in order and with virtual time. It is the trace that a
+//! replay prints, and all that the checker looks at.
+
+use std::fmt;
+use std::time::Duration;
+
+use probation_offender_events::poller::ports::CallErrorKind;
+
+use crate::faults::FaultKind;
+
+/// One event of a row: which row, and its place among the row's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventOf {
+    pub row: i64,
+    pub index: usize,
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Endpoint {
+    Next,
+    Identifiers,
+    Delete,
+    Mark,
+    Publish,
+}
+
+pub const ENDPOINTS: usize = Endpoint::Publish as usize + 1;
+
+/// A call as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Next,
+    Identifiers(i64),
+    Delete(i64),
+    Mark(i64),
+    Publish(Vec<EventOf>),
+}
+
+impl Call {
+    pub fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Next => Endpoint::Next,
+            Self::Identifiers(_) => Endpoint::Identifiers,
+            Self::Delete(_) => Endpoint::Delete,
+            Self::Mark(_) => Endpoint::Mark,
+            Self::Publish(_) => Endpoint::Publish,
+        }
+    }
+}
+
+/// An answer as the pod received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A row, locked to the pod; without an id if the answer was garbled.
+    Row {
+        row: Option<i64>,
+        failed_update: bool,
+        readable: bool,
+    },
+    NoRow,
+    Found,
+    NotFound,
+    Done,
+    /// For each event: accepted, or why not.
+    Events(Vec<Result<(), CallErrorKind>>),
+    Failed(CallErrorKind),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    PodStarted,
+    PodKilled,
+    StopAsked,
+    PodStopped,
+    Sent(u64, Call),
+    Faulted(u64, FaultKind),
+    /// The effect of a claim.
+    Locked {
+        call: u64,
+        row: i64,
+        failed_update: bool,
+    },
+    /// Another row for the same record has taken this one's place.
+    Swallowed {
+        row: i64,
+        by: i64,
+    },
+    /// The lock was lost to another caller.
+    LostRace(u64),
+    Accepted(u64, EventOf),
+    Deleted(u64, i64),
+    Marked(u64, i64),
+    Answered(u64, Answer),
+    /// The pod did not wait for the answer.
+    GivenUp(u64),
+    Inserted(i64),
+    Stalled(Duration),
+    ClockJumped(i64),
+    TroubleOver,
+    /// Metrics at the end of a pod's life.
+    Counted {
+        redelivered: u64,
+        brake_seen: bool,
+        suspended_seen: bool,
+        most_in_flight: i64,
+    },
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub at: Duration,
+    /// The number of the pod, a new one for every process; 0 is the world itself.
+    pub pod: usize,
+    pub what: What,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.at.as_secs_f64();
+        match self.pod {
+            0 => write!(formatter, "{seconds:10.3} world  {:?}", self.what),
+            pod => write!(formatter, "{seconds:10.3} pod {pod:<2} {:?}", self.what),
+        }
+    }
+}

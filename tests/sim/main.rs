@@ -1,0 +1,1 @@
+//! A deterministic simulation of pods, faults and crashes over the production poller.
