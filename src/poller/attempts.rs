@@ -56,7 +56,7 @@ impl<'a> Attempts<'a> {
             settings,
             lease,
             step,
-            backoff: Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF),
+            backoff: first_backoff(),
             failed_before: false,
             failures_alone: 0,
             started: Instant::now(),
@@ -124,6 +124,10 @@ impl<'a> Attempts<'a> {
             .failed(self.step, self.started, !self.failed_before, &error);
         self.failed_before = true;
         if alone && error.kind != CallErrorKind::Contended {
+            if self.failures_alone == 0 {
+                // The trouble is its own now, which a few quick attempts will settle one way or the other.
+                self.backoff = first_backoff();
+            }
             self.failures_alone += 1;
         }
         // What is published has to be deleted: only the need for its place ends the attempts at that.
@@ -144,6 +148,10 @@ impl<'a> Attempts<'a> {
             }
         }
     }
+}
+
+fn first_backoff() -> Backoff {
+    Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF)
 }
 
 /// The answer may still be on its way, and the effect may have taken place.

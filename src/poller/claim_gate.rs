@@ -121,6 +121,15 @@ impl ClaimGate {
         }
     }
 
+    /// A permitted claim brought a row that has to wait for another one of the same offender: if it was to find out
+    /// whether the trouble is over, it does not, and the next row may be claimed at once.
+    pub fn claim_tells_nothing(&self) {
+        if let Phase::Suspended { next_probe, .. } = &mut self.state().phase {
+            *next_probe = Instant::now();
+        }
+        self.changed.notify_waiters();
+    }
+
     /// A permitted claim found that there is nothing to do.
     pub fn claim_found_nothing(&self) {
         let mut state = self.state();

@@ -56,3 +56,33 @@ impl Heartbeat {
             <= self.silence_allowed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{advance, sleep};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_makes_no_progress_for_too_long_is_not_alive() {
+        let heartbeat = Heartbeat::new(Duration::from_mins(1));
+        advance(Duration::from_mins(1)).await;
+        assert!(heartbeat.is_alive());
+        advance(Duration::from_secs(1)).await;
+        assert!(!heartbeat.is_alive());
+        heartbeat.beat();
+        assert!(heartbeat.is_alive());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_wait_for_nothing_bad_beats_all_the_time() {
+        let heartbeat = Heartbeat::new(Duration::from_mins(1));
+        let listener = heartbeat.clone();
+        let listening = tokio::spawn(async move {
+            for _ in 0..600 {
+                sleep(Duration::from_secs(1)).await;
+                assert!(listener.is_alive());
+            }
+        });
+        heartbeat.beat_while(listening).await.unwrap();
+    }
+}

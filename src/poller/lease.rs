@@ -38,3 +38,21 @@ impl Lease {
             .saturating_duration_since(Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_ends_before_the_lock_and_counts_from_the_claim() {
+        let claimed_at = Instant::now();
+        advance(Duration::from_secs(20)).await;
+        let lease = Lease::from_claim(claimed_at, Duration::from_mins(10));
+        assert_eq!(lease.remaining(), Duration::from_secs(550));
+        assert_eq!(lease.comes_back_in(), Duration::from_secs(580));
+        advance(Duration::from_secs(560)).await;
+        assert_eq!(lease.remaining(), Duration::ZERO);
+        assert_eq!(lease.comes_back_in(), Duration::from_secs(20));
+    }
+}

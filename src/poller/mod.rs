@@ -31,7 +31,7 @@ use self::claim_gate::ClaimGate;
 use self::heartbeat::Heartbeat;
 use self::in_flight::{InFlight, Place};
 use self::lease::Lease;
-use self::order::Order;
+use self::order::{Order, Turn};
 use self::ports::{CallError, CallErrorKind, Topic, Updates};
 use self::published::PublishedRows;
 use self::row::RowInFlight;
@@ -267,6 +267,9 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         place.holds(row_id, lease);
         // Joined here and not in the task, so that the order is the order of the claims.
         let turn = offender.map(|offender| self.shared.order.join(offender));
+        if turn.as_ref().is_some_and(Turn::is_behind_another) {
+            self.shared.gate.claim_tells_nothing();
+        }
         let in_flight = RowInFlight {
             shared: self.shared.clone(),
             lease,

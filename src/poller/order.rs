@@ -75,6 +75,12 @@ impl Order {
 }
 
 impl Turn {
+    /// Whether there was another row of the offender in line when this one joined.
+    #[must_use]
+    pub fn is_behind_another(&self) -> bool {
+        self.before.is_some()
+    }
+
     /// Waits for the turn before to end.
     pub async fn come(&mut self) -> End {
         match &mut self.before {

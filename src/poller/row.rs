@@ -18,7 +18,7 @@ use crate::event::{Event, Identifiers};
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId, OffenderUpdate};
 
 /// So long, the rows of a single offender that fill all places wait for each other, if they do not get through.
-const STUCK: Duration = Duration::from_secs(3);
+const STUCK: Duration = Duration::from_secs(2);
 
 /// How a row's time in flight ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,283 @@
+//! The promises as far as they can be seen in the log, call by call; [`crate::outcome`] looks at what became of each row.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use probation_offender_events::poller::ports::CallErrorKind;
+
+use crate::log::{Answer, Call, Entry, EventOf, What};
+use crate::run::Run;
+
+/// A broken promise, by its number in the design.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub promise: u8,
+    pub what: String,
+}
+
+/// The answer is the first promise that a run breaks.
+pub fn check(run: &Run) -> Result<(), Violation> {
+    let mut calls = Calls::new(run);
+    for entry in &run.log {
+        calls.entry(entry)?;
+    }
+    crate::outcome::check(run)
+}
+
+pub fn broken<T>(promise: u8, what: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation {
+        promise,
+        what: what.into(),
+    })
+}
+
+/// What has happened so far.
+struct Calls<'a> {
+    run: &'a Run,
+    pods: BTreeMap<usize, PodSoFar>,
+    accepted: BTreeSet<EventOf>,
+}
+
+/// What a pod has done and knows.
+#[derive(Default)]
+struct PodSoFar {
+    /// Sent and neither answered nor given up.
+    under_way: BTreeSet<u64>,
+    sent: BTreeMap<u64, Sent>,
+    /// Its latest claim of each row.
+    claims: BTreeMap<i64, Claim>,
+    claims_counted: u64,
+    /// The events whose message ids it has received.
+    answered: BTreeSet<EventOf>,
+    /// The rows with a publish of which it cannot know whether it took place.
+    doubtful: BTreeSet<i64>,
+    /// The claim whose row was published last, for each offender.
+    published_last: BTreeMap<usize, u64>,
+    /// When it first tried to mark each row that it has marked.
+    marked: BTreeMap<i64, Duration>,
+    mark_tried: BTreeMap<i64, Duration>,
+    redelivered: BTreeSet<(i64, u64)>,
+}
+
+struct Sent {
+    at: Duration,
+    call: Call,
+    claim: Option<u64>,
+    given_up: bool,
+    /// The events that it brought to the topic although they were there.
+    again: Vec<EventOf>,
+}
+
+#[derive(Clone)]
+struct Claim {
+    number: u64,
+    sent_at: Duration,
+    answered_at: Duration,
+    failed_update: bool,
+    readable: bool,
+    not_found: bool,
+    refused: bool,
+    answered: BTreeSet<EventOf>,
+}
+
+impl<'a> Calls<'a> {
+    fn new(run: &'a Run) -> Self {
+        Self {
+            run,
+            pods: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), Violation> {
+        let at = entry.at;
+        let pod = self.pods.entry(entry.pod).or_default();
+        match &entry.what {
+            What::Sent(number, call) => self.sent(at, entry.pod, *number, call),
+            What::Accepted(call, event) => self.accepted(at, entry.pod, *call, *event),
+            What::Answered(number, answer) => {
+                pod.under_way.remove(number);
+                self.answered(at, entry.pod, *number, answer)
+            }
+            What::GivenUp(number) => {
+                pod.under_way.remove(number);
+                let sent = pod.sent.get_mut(number).unwrap();
+                sent.given_up = true;
+                if let Call::Publish(events) = &sent.call {
+                    pod.doubtful.insert(events[0].row);
+                }
+                Ok(())
+            }
+            What::Counted {
+                redelivered,
+                most_in_flight,
+                ..
+            } => self.ended(entry.pod, *redelivered, *most_in_flight),
+            _ => Ok(()),
+        }
+    }
+
+    fn sent(&mut self, at: Duration, number: usize, id: u64, call: &Call) -> Result<(), Violation> {
+        let settings = &self.run.plan.settings;
+        let pod = self.pods.get_mut(&number).unwrap();
+        pod.under_way.insert(id);
+        if pod.under_way.len() > settings.max_in_flight {
+            return broken(4, format!("pod {number} has more calls under way than rows in flight"));
+        }
+        let mut sent = Sent {
+            at,
+            call: call.clone(),
+            claim: None,
+            given_up: false,
+            again: Vec::new(),
+        };
+        match call {
+            Call::Next | Call::Identifiers(_) => {}
+            Call::Delete(row) => {
+                let events = self.run.rows[row].events;
+                let all = (0..events).all(|index| pod.answered.contains(&EventOf { row: *row, index }));
+                if !all {
+                    return broken(1, format!("pod {number} deletes row {row} before its message ids"));
+                }
+            }
+            Call::Mark(row) => {
+                pod.mark_tried.entry(*row).or_insert(at);
+                let legitimate = pod.claims.get(row).is_some_and(|claim| {
+                    claim.failed_update && (!claim.readable || claim.not_found || claim.refused)
+                });
+                if !legitimate {
+                    return broken(2, format!("pod {number} gives up row {row} without a reason"));
+                }
+            }
+            Call::Publish(events) => {
+                sent.claim = Some(self.publish_sent(at, number, events)?);
+            }
+        }
+        let pod = self.pods.get_mut(&number).unwrap();
+        pod.sent.insert(id, sent);
+        Ok(())
+    }
+
+    fn publish_sent(&mut self, at: Duration, number: usize, events: &[EventOf]) -> Result<u64, Violation> {
+        let plan = &self.run.plan;
+        let pod = self.pods.get_mut(&number).unwrap();
+        let row = events[0].row;
+        let Some(claim) = pod.claims.get(&row) else {
+            return broken(5, format!("pod {number} publishes row {row}, which it has not claimed"));
+        };
+        let latest = claim.sent_at + plan.lock_expiry * 95 / 100 - plan.settings.publish_timeout;
+        if at > latest {
+            return broken(5, format!("pod {number} publishes row {row} after {latest:?}"));
+        }
+        let whole = (0..self.run.rows[&row].events).map(|index| EventOf { row, index });
+        if whole.into_iter().all(|event| pod.answered.contains(&event)) {
+            return broken(6, format!("pod {number} publishes row {row} again, all of it"));
+        }
+        if let Some(event) = events.iter().find(|event| claim.answered.contains(event)) {
+            return broken(7, format!("pod {number} publishes {event:?} again after its message id"));
+        }
+        let offender = self.run.rows[&row].plan.offender;
+        let last = pod.published_last.insert(offender, claim.number);
+        if last.is_some_and(|last| last > claim.number) {
+            return broken(9, format!("pod {number} publishes row {row} after a later one of its offender"));
+        }
+        Ok(claim.number)
+    }
+
+    fn accepted(&mut self, at: Duration, number: usize, id: u64, event: EventOf) -> Result<(), Violation> {
+        if self.accepted.insert(event) {
+            return Ok(());
+        }
+        let pod = self.pods.get_mut(&number).unwrap();
+        let sent = pod.sent.get_mut(&id).unwrap();
+        sent.again.push(event);
+        let claim = &pod.claims[&event.row];
+        let overrun = at > claim.sent_at + self.run.plan.lock_expiry * 95 / 100;
+        let doubtful = pod.doubtful.contains(&event.row);
+        if overrun || doubtful || claim.failed_update || sent.given_up {
+            return Ok(());
+        }
+        broken(7, format!("{event:?} was redelivered by pod {number} without a cause"))
+    }
+
+    fn answered(&mut self, at: Duration, number: usize, id: u64, answer: &Answer) -> Result<(), Violation> {
+        let rows = &self.run.rows;
+        let pod = self.pods.get_mut(&number).unwrap();
+        let sent = &pod.sent[&id];
+        match (&sent.call, answer) {
+            (_, &Answer::Row { row: Some(row), failed_update, readable }) => {
+                pod.claims_counted += 1;
+                let claim = Claim {
+                    number: pod.claims_counted,
+                    sent_at: sent.at,
+                    answered_at: at,
+                    failed_update,
+                    readable,
+                    not_found: false,
+                    refused: false,
+                    answered: BTreeSet::new(),
+                };
+                pod.claims.insert(row, claim);
+            }
+            (Call::Identifiers(offender), Answer::NotFound) => {
+                for (row, claim) in &mut pod.claims {
+                    let same = rows[row].offender_id() == *offender;
+                    claim.not_found |= same && sent.at >= claim.answered_at;
+                }
+            }
+            (Call::Publish(events), Answer::Events(answers)) => {
+                let row = events[0].row;
+                if answers.len() < events.len() {
+                    pod.doubtful.insert(row);
+                }
+                let claim = pod.claims.get_mut(&row).unwrap();
+                for (event, answer) in events.iter().zip(answers) {
+                    match answer {
+                        Ok(()) => {
+                            pod.answered.insert(*event);
+                            claim.answered.insert(*event);
+                            if sent.again.contains(event) {
+                                pod.redelivered.insert((row, sent.claim.unwrap()));
+                            }
+                        }
+                        Err(CallErrorKind::Refused) => claim.refused = true,
+                        Err(_) => {}
+                    }
+                }
+            }
+            (Call::Publish(events), Answer::Failed(CallErrorKind::AnswerLost)) => {
+                pod.doubtful.insert(events[0].row);
+            }
+            (Call::Publish(events), Answer::Failed(CallErrorKind::Refused)) => {
+                pod.claims.get_mut(&events[0].row).unwrap().refused = true;
+            }
+            (Call::Mark(row), Answer::Done) => {
+                let tried = pod.mark_tried.remove(row).unwrap_or(at);
+                pod.marked.insert(*row, tried);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, number: usize, counted: u64, most_in_flight: i64) -> Result<(), Violation> {
+        let settings = &self.run.plan.settings;
+        let pod = &self.pods[&number];
+        let seen = pod.redelivered.len();
+        if counted < seen as u64 {
+            return broken(7, format!("pod {number} redelivered {seen} rows and counted {counted}"));
+        }
+        if usize::try_from(most_in_flight).unwrap() > settings.max_in_flight {
+            return broken(4, format!("pod {number} held {most_in_flight} rows"));
+        }
+        let mut marked: Vec<Duration> = pod.marked.values().copied().collect();
+        marked.sort();
+        for window in marked.windows(settings.brake_limit + 1) {
+            let length = window[settings.brake_limit] - window[0];
+            if length < settings.brake_window {
+                return broken(8, format!("pod {number} gave up too many rows in {length:?}"));
+            }
+        }
+        Ok(())
+    }
+}

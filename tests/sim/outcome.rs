@@ -1,0 +1,217 @@
+//! What has to have become of each row: nothing lost, nothing late, nothing left locked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::checker::{Violation, broken};
+use crate::log::{EventOf, What};
+use crate::run::{Run, patience};
+use crate::seed::{Kind, Offender, Plan};
+use crate::world::{RowInWorld, Standing};
+
+const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
+/// The longest that the other side asks to wait.
+pub const LONGEST_WISH: Duration = Duration::from_secs(15);
+
+/// What happened to the rows.
+#[derive(Default)]
+struct Rows {
+    inserted: BTreeMap<i64, Duration>,
+    accepted: BTreeMap<EventOf, Duration>,
+    locked: BTreeMap<i64, Locked>,
+    swallowed_by: BTreeMap<i64, i64>,
+    /// When the row left the table, or was given up.
+    settled: BTreeMap<i64, Duration>,
+    stop_asked: BTreeMap<usize, Duration>,
+}
+
+#[derive(Clone, Copy)]
+struct Locked {
+    at: Duration,
+    pod: usize,
+}
+
+/// Checks the outcome of a run.
+pub fn check(run: &Run) -> Result<(), Violation> {
+    let mut rows = Rows::default();
+    for entry in &run.log {
+        rows.entry(run, entry.at, entry.pod, &entry.what)?;
+    }
+    for (&id, row) in &run.rows {
+        rows.nothing_is_lost(run, id, row)?;
+        if matches!(run.plan.kind, Kind::Outage | Kind::AuthOutage) {
+            rows.is_published_soon_after_the_outage(&run.plan, id)?;
+        }
+        if run.plan.is_good(row) {
+            rows.is_settled_in_time(&run.plan, id)?;
+        }
+    }
+    Ok(())
+}
+
+impl Plan {
+    /// Whether the row has nothing about it that keeps it from being published.
+    pub fn is_good(&self, row: &RowInWorld) -> bool {
+        !row.plan.unreadable && !row.plan.refused && self.offenders[row.plan.offender] == Offender::Well
+    }
+
+    /// Rows whose calls can keep a place for long.
+    fn poison_rows(&self) -> u32 {
+        let poison = |offender| matches!(offender, Offender::Fails | Offender::Hangs);
+        let rows = self.rows.iter().filter(|row| poison(self.offenders[row.offender]));
+        u32::try_from(rows.count()).unwrap()
+    }
+
+    /// By when a good row is settled once the troubles are over.
+    fn settled_by(&self) -> Duration {
+        // A killed process may last 30 s, one that is stopped as long as it is given, and its place is empty for 60 s.
+        let restart = Duration::from_secs(60) + Duration::from_secs(30).max(self.settings.grace_period);
+        let restarts = if self.restarts.is_empty() { Duration::ZERO } else { restart };
+        let calls = self.settings.claim_timeout * 2 + self.settings.call_timeout * 2 + self.settings.publish_timeout;
+        let poison = (self.settings.call_timeout * 2 + Duration::from_secs(5)) * self.poison_rows();
+        self.trouble_ends
+            + self.stalls()
+            + self.lock_expiry * 105 / 100
+            + self.settings.fixed_delay * 2
+            + LONGEST_BACKOFF
+            + LONGEST_WISH
+            + restarts
+            + calls
+            + poison
+            + Duration::from_secs(15)
+    }
+
+    /// Stalls shift the end of the troubles.
+    fn stalls(&self) -> Duration {
+        let stalls = self.clock_faults.iter().map(|(_, fault)| match fault {
+            crate::seed::ClockFault::Stall(length) => *length,
+            crate::seed::ClockFault::Jump(_) => Duration::ZERO,
+        });
+        stalls.sum()
+    }
+}
+
+impl Rows {
+    fn entry(&mut self, run: &Run, at: Duration, pod: usize, what: &What) -> Result<(), Violation> {
+        match *what {
+            What::Inserted(row) => drop(self.inserted.insert(row, at)),
+            What::Accepted(_, event) => drop(self.accepted.entry(event).or_insert(at)),
+            What::Locked { row, failed_update, .. } => {
+                self.locked.insert(row, Locked { at, pod });
+                let outage = matches!(run.plan.kind, Kind::Outage | Kind::AuthOutage);
+                if outage && failed_update {
+                    return broken(4, format!("row {row} was stranded by the outage"));
+                }
+                let auth_outage = |outage: &crate::seed::Outage| {
+                    // A claim may have been sent before it.
+                    let begun = outage.from + Duration::from_secs(1);
+                    outage.endpoint.is_none() && (begun..outage.to).contains(&at)
+                };
+                if run.plan.kind == Kind::AuthOutage && run.plan.outages.iter().any(auth_outage) {
+                    return broken(4, format!("row {row} was claimed during an outage of auth"));
+                }
+            }
+            What::Deleted(_, row) | What::Marked(_, row) => drop(self.settled.insert(row, at)),
+            What::Swallowed { row, by } => {
+                self.settled.insert(row, at);
+                self.swallowed_by.insert(row, by);
+            }
+            What::StopAsked => drop(self.stop_asked.insert(pod, at)),
+            What::PodStopped => return self.nothing_stays_locked(run, at, pod),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn nothing_stays_locked(&self, run: &Run, at: Duration, pod: usize) -> Result<(), Violation> {
+        let took = at - self.stop_asked[&pod];
+        if took > run.plan.settings.grace_period + Duration::from_secs(1) {
+            return broken(10, format!("pod {pod} took {took:?} to stop"));
+        }
+        let healthy_from = match run.plan.kind {
+            Kind::RollingRestart | Kind::BadRows => Duration::ZERO,
+            _ => run.plan.trouble_ends + run.plan.stalls() + Duration::from_mins(2),
+        };
+        for (&row, locked) in &self.locked {
+            let held = locked.pod == pod && locked.at >= healthy_from && !self.settled.contains_key(&row);
+            if held && run.plan.is_good(&run.rows[&row]) {
+                return broken(10, format!("pod {pod} has stopped and left row {row} locked"));
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing_is_lost(&self, run: &Run, id: i64, row: &RowInWorld) -> Result<(), Violation> {
+        match row.standing {
+            Standing::Failed => Ok(()),
+            Standing::Deleted => {
+                let missing = (0..row.events).find(|&index| !self.accepted.contains_key(&EventOf { row: id, index }));
+                match missing {
+                    Some(index) => broken(1, format!("event {index} of row {id} is lost")),
+                    None => Ok(()),
+                }
+            }
+            // Whatever has become of the row in its place is looked at there.
+            Standing::Swallowed => match self.swallowed_by.get(&id) {
+                Some(by) if run.rows.contains_key(by) => Ok(()),
+                _ => broken(3, format!("row {id} has gone")),
+            },
+            Standing::Live => {
+                let poison = matches!(
+                    run.plan.offenders[row.plan.offender],
+                    Offender::Fails | Offender::Hangs
+                );
+                if poison {
+                    return self.is_tried_again(run, id);
+                }
+                broken(3, format!("row {id} is still there after {:?}", patience(&run.plan)))
+            }
+        }
+    }
+
+    /// A row that always fails is tried again each time its lock runs out.
+    fn is_tried_again(&self, run: &Run, id: i64) -> Result<(), Violation> {
+        let Some(locked) = self.locked.get(&id) else {
+            return broken(11, format!("row {id} was never tried"));
+        };
+        let forgotten = run.lasted.saturating_sub(locked.at.max(run.plan.trouble_ends));
+        let longest = run.plan.settled_by() - run.plan.trouble_ends + run.plan.settings.grace_period;
+        if forgotten > longest {
+            return broken(11, format!("row {id} was not tried for {forgotten:?}"));
+        }
+        Ok(())
+    }
+
+    fn is_settled_in_time(&self, plan: &Plan, id: i64) -> Result<(), Violation> {
+        let settled = self.settled[&id];
+        let by = plan.settled_by();
+        if settled > by {
+            return broken(3, format!("row {id} was settled at {settled:?}, later than {by:?}"));
+        }
+        Ok(())
+    }
+
+    fn is_published_soon_after_the_outage(&self, plan: &Plan, id: i64) -> Result<(), Violation> {
+        let Some(&published) = self.accepted.get(&EventOf { row: id, index: 0 }) else {
+            return Ok(());
+        };
+        let inserted = self.inserted[&id];
+        let outage = plan.outages[0];
+        let settings = &plan.settings;
+        let soon = LONGEST_BACKOFF
+            + LONGEST_WISH
+            + settings.fixed_delay
+            + settings.call_timeout * 2
+            + settings.publish_timeout
+            + Duration::from_secs(15);
+        let from = if inserted + Duration::from_secs(30) < outage.from {
+            inserted
+        } else {
+            inserted.max(outage.to)
+        };
+        if published > from + soon {
+            return broken(4, format!("row {id} was published at {published:?}, {soon:?} after {from:?}"));
+        }
+        Ok(())
+    }
+}

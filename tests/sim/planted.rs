@@ -1,0 +1,153 @@
+//! Bugs on purpose, between the poller and the world: a simulator that finds nothing has to be shown able to find
+//! something.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use probation_offender_events::event::{Event, Identifiers};
+use probation_offender_events::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
+use probation_offender_events::poller::ports::{CallError, Topic, Updates};
+use tokio::time::sleep;
+
+use crate::pod::Pod;
+
+/// A way to do it wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    DeleteBeforePublish,
+    MarkOnFirstNotFound,
+    RetryOfTheWholeBatch,
+    PublishAfterTheLease,
+    ForgottenRow,
+    DeleteOnlyClaimed,
+    OrderBroken,
+    OneBadRowSuspendsAllClaims,
+}
+
+/// The world as the poller sees it, with a bug or without.
+#[derive(Clone)]
+pub struct Planted {
+    pod: Pod,
+    bug: Option<Bug>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Default)]
+struct Memory {
+    claims: u64,
+    /// The true offender of each false one.
+    offenders: BTreeMap<i64, OffenderId>,
+    /// The events that went with each accepted one.
+    batches: Vec<Vec<Event>>,
+    failing: BTreeSet<OffenderId>,
+}
+
+impl Planted {
+    pub fn new(pod: Pod, bug: Option<Bug>) -> Self {
+        Self {
+            pod,
+            bug,
+            memory: Arc::default(),
+        }
+    }
+
+    /// The two halves that a poller takes.
+    pub fn pair(self) -> (Self, Self) {
+        (self.clone(), self)
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap()
+    }
+}
+
+impl Updates for Planted {
+    async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
+        while self.has(Bug::OneBadRowSuspendsAllClaims) && !self.memory().failing.is_empty() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        let mut claimed = self.pod.next().await?;
+        self.memory().claims += 1;
+        let claims = self.memory().claims;
+        if self.has(Bug::ForgottenRow) && claims.is_multiple_of(5) {
+            return Ok(None);
+        }
+        match &mut claimed {
+            Some(ClaimedRow::Update(update)) if self.has(Bug::MarkOnFirstNotFound) => {
+                update.failed_update = true;
+            }
+            Some(ClaimedRow::Update(update)) if self.has(Bug::OrderBroken) => {
+                let pretended = -i64::try_from(claims).unwrap();
+                self.memory().offenders.insert(pretended, update.offender_id);
+                update.offender_id = OffenderId(pretended);
+            }
+            _ => {}
+        }
+        Ok(claimed)
+    }
+
+    async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, CallError> {
+        let known = self.memory().offenders.get(&offender.0).copied();
+        let offender = known.unwrap_or(offender);
+        if self.has(Bug::OneBadRowSuspendsAllClaims) {
+            self.memory().failing.insert(offender);
+        }
+        let answer = self.pod.identifiers(offender).await;
+        if answer.is_ok() {
+            self.memory().failing.remove(&offender);
+        }
+        answer
+    }
+
+    async fn delete(&self, row: OffenderDeltaId) -> Result<(), CallError> {
+        if self.has(Bug::DeleteOnlyClaimed) && row.0 % 7 == 0 {
+            return Ok(());
+        }
+        self.pod.delete(row).await
+    }
+
+    async fn mark_as_failed(&self, row: OffenderDeltaId) -> Result<(), CallError> {
+        self.pod.mark_as_failed(row).await
+    }
+}
+
+impl Topic for Planted {
+    async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
+        if self.has(Bug::DeleteBeforePublish) {
+            return Ok(events.iter().map(|_| Ok(())).collect());
+        }
+        if self.has(Bug::RetryOfTheWholeBatch) {
+            return self.publish_whole_batch(events).await;
+        }
+        self.pod.publish(events).await
+    }
+}
+
+impl Planted {
+    async fn publish_whole_batch(
+        &self,
+        events: &[Event],
+    ) -> Result<Vec<Result<(), CallError>>, CallError> {
+        let known = self
+            .memory()
+            .batches
+            .iter()
+            .find(|batch| batch.iter().any(|event| event.id == events[0].id))
+            .cloned();
+        let batch = known.unwrap_or_else(|| {
+            self.memory().batches.push(events.to_vec());
+            events.to_vec()
+        });
+        let answers = self.pod.publish(&batch).await?;
+        let asked = batch
+            .iter()
+            .zip(answers)
+            .filter(|(event, _)| events.iter().any(|asked| asked.id == event.id));
+        Ok(asked.map(|(_, answer)| answer).collect())
+    }
+}

@@ -1,0 +1,194 @@
+//! One run: the pods and the world of a plan, from the first row until all is settled, in virtual time.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sandbox::{Delius, Timings};
+use tokio::time::{Instant, advance, sleep, sleep_until};
+
+use crate::log::{Entry, What};
+use crate::planted::Bug;
+use crate::pod::Process;
+use crate::seed::{ClockFault, Ending, Kind, Plan, Restart, RowPlan, SETTLE_SECONDS};
+use crate::world::{RowInWorld, World};
+
+/// A process that makes no calls is killed after this time, however many steps it should have made.
+const LONGEST_LAST_STEPS: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A run that is over.
+pub struct Run {
+    pub plan: Arc<Plan>,
+    pub log: Vec<Entry>,
+    pub rows: BTreeMap<i64, RowInWorld>,
+    pub lasted: Duration,
+}
+
+enum Action {
+    Insert(RowPlan),
+    Restart(Restart),
+    Clock(ClockFault),
+    EndTrouble,
+}
+
+/// Runs a plan; with a bug, if one is to be found.
+pub fn run(plan: Plan, bug: Option<Bug>) -> Run {
+    fastrand::seed(plan.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let plan = Arc::new(plan);
+    runtime.block_on(async {
+        let world = Arc::new(World::new(plan.clone(), empty_delius(&plan)));
+        play(&world, bug).await;
+        world.assert_consistent();
+        let lasted = world.now();
+        let mut state = world.state();
+        Run {
+            plan,
+            log: std::mem::take(&mut state.log),
+            rows: std::mem::take(&mut state.rows),
+            lasted,
+        }
+    })
+}
+
+/// The tables are created once a thread, since that takes longer than many a run.
+fn empty_delius(plan: &Plan) -> Delius {
+    thread_local! {
+        static DELIUS: RefCell<Option<Delius>> = const { RefCell::new(None) };
+    }
+    let timings = Timings {
+        settle_seconds: SETTLE_SECONDS,
+        lock_expiry_seconds: i64::try_from(plan.lock_expiry.as_secs()).unwrap(),
+    };
+    DELIUS.with_borrow_mut(|delius| {
+        let delius = delius.get_or_insert_with(|| Delius::in_memory(timings).unwrap());
+        delius.set_timings(timings);
+        let reset = "DELETE FROM OFFENDER_DELTA; DELETE FROM sqlite_sequence WHERE name = 'OFFENDER_DELTA'";
+        delius.execute(reset).unwrap();
+        delius.clone()
+    })
+}
+
+fn timetable(plan: &Plan) -> Vec<(Duration, Action)> {
+    let rows = plan.rows.iter().map(|row| (row.insert_at, Action::Insert(row.clone())));
+    let restarts = plan.restarts.iter().map(|&restart| (restart.at, Action::Restart(restart)));
+    let clocks = plan.clock_faults.iter().map(|&(at, fault)| (at, Action::Clock(fault)));
+    let end = (plan.trouble_ends, Action::EndTrouble);
+    let mut timetable: Vec<_> = rows.chain(restarts).chain(clocks).chain([end]).collect();
+    timetable.sort_by_key(|action| action.0);
+    timetable
+}
+
+async fn play(world: &Arc<World>, bug: Option<Bug>) {
+    let plan = world.plan.clone();
+    let started = Instant::now();
+    let slots = Slots {
+        world: world.clone(),
+        bug,
+        processes: Arc::new(Mutex::new(Vec::new())),
+        started: Arc::new(Mutex::new(0)),
+    };
+    for _ in 0..plan.pods {
+        let process = slots.start();
+        slots.processes.lock().unwrap().push(process);
+    }
+    for (at, action) in timetable(&plan) {
+        sleep_until(started + at).await;
+        match action {
+            Action::Insert(row) => world.insert(&row),
+            Action::Restart(restart) => drop(tokio::spawn(slots.clone().restart(restart))),
+            Action::Clock(ClockFault::Jump(seconds)) => world.jump(seconds),
+            Action::Clock(ClockFault::Stall(length)) => {
+                world.note(0, What::Stalled(length));
+                advance(length).await;
+            }
+            Action::EndTrouble => world.end_trouble(),
+        }
+    }
+    let ended = world.now();
+    let at_least = match plan.kind {
+        // So that the rows that will never be settled are seen to be tried again.
+        Kind::BadRows => plan.lock_expiry + Duration::from_secs(90),
+        _ => Duration::ZERO,
+    };
+    loop {
+        sleep(LOOK).await;
+        let since = world.now() - ended;
+        let settled = world.state().is_settled(&plan) && since >= at_least;
+        if settled || since > patience(&plan) {
+            break;
+        }
+    }
+    slots.stop_all().await;
+}
+
+/// How long after the troubles a run may last, the brake included.
+pub fn patience(plan: &Plan) -> Duration {
+    let rounds = 5 + plan.rows.len() / plan.settings.brake_limit;
+    let round = plan.lock_expiry + plan.settings.brake_window + Duration::from_mins(2);
+    round * u32::try_from(rounds).unwrap()
+}
+
+/// The places of the processes; each is empty for a while when its process has ended.
+#[derive(Clone)]
+struct Slots {
+    world: Arc<World>,
+    bug: Option<Bug>,
+    processes: Arc<Mutex<Vec<Arc<Process>>>>,
+    started: Arc<Mutex<usize>>,
+}
+
+impl Slots {
+    fn start(&self) -> Arc<Process> {
+        let mut started = self.started.lock().unwrap();
+        *started += 1;
+        Process::start(*started, &self.world, self.bug)
+    }
+
+    fn process(&self, slot: usize) -> Arc<Process> {
+        self.processes.lock().unwrap()[slot].clone()
+    }
+
+    async fn restart(self, restart: Restart) {
+        let process = self.process(restart.slot);
+        // It is on its way already, or gone.
+        if process.is_ending() {
+            return;
+        }
+        match restart.how {
+            Ending::Sigterm => process.sigterm(),
+            Ending::Kill { steps } => {
+                process.kill_after(steps);
+                let asked = Instant::now();
+                while !process.has_ended() && asked.elapsed() < LONGEST_LAST_STEPS {
+                    sleep(LOOK).await;
+                }
+                process.kill_after(0);
+            }
+        }
+        while !process.has_ended() {
+            sleep(LOOK).await;
+        }
+        sleep(restart.pause).await;
+        let process = self.start();
+        self.processes.lock().unwrap()[restart.slot] = process;
+    }
+
+    async fn stop_all(&self) {
+        let processes = self.processes.lock().unwrap().clone();
+        for process in &processes {
+            if !process.has_ended() {
+                process.sigterm();
+            }
+        }
+        while !processes.iter().all(|process| process.has_ended()) {
+            sleep(LOOK).await;
+        }
+    }
+}
