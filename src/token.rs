@@ -225,7 +225,11 @@ fn form_encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
+/// Reads the answer of the token endpoint to a request that was sent at `asked_at`.
+///
+/// # Errors
+/// What is wrong with it, never quoting a value.
+pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     let fields = object(body)?;
     if let Some(kind) = present(&fields, "token_type")
         && !kind

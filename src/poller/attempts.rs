@@ -15,7 +15,8 @@ use super::row::Reason;
 /// A call that takes longer than this counts as trouble.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
+/// The longest wait is this part of the lock's life: 20 seconds of 10 minutes.
+const LONGEST_BACKOFF_PART: u32 = 30;
 /// A row is left after so many failures while others got through.
 const FAILURES_ALONE: u32 = 6;
 /// So many are enough if its place is needed; one is not, since it may be the last of an outage that is over.
@@ -56,7 +57,7 @@ impl<'a> Attempts<'a> {
             settings,
             lease,
             step,
-            backoff: first_backoff(),
+            backoff: first_backoff(settings),
             failed_before: false,
             failures_alone: 0,
             started: Instant::now(),
@@ -126,7 +127,7 @@ impl<'a> Attempts<'a> {
         if alone && error.kind != CallErrorKind::Contended {
             if self.failures_alone == 0 {
                 // The trouble is its own now, which a few quick attempts will settle one way or the other.
-                self.backoff = first_backoff();
+                self.backoff = first_backoff(self.settings);
             }
             self.failures_alone += 1;
         }
@@ -150,8 +151,9 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn first_backoff() -> Backoff {
-    Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF)
+fn first_backoff(settings: &PollerSettings) -> Backoff {
+    let longest = settings.lock_expiry / LONGEST_BACKOFF_PART;
+    Backoff::new(FIRST_BACKOFF.min(longest), longest)
 }
 
 /// The answer may still be on its way, and the effect may have taken place.

@@ -13,6 +13,7 @@ mod bad_input;
 mod events;
 mod pods;
 mod process;
+mod sns_errors;
 mod token;
 mod trouble;
 mod web;

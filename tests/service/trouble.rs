@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::world::{World, add, event_types, eventually, row, sandbox};
+use crate::world::{World, add, event_types, eventually, row, sandbox, sandbox_with};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
@@ -127,6 +127,58 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
         );
         world.stop().await;
     }
+}
+
+/// Eight minutes of a lock of ten, a hundred times as fast.
+#[tokio::test]
+async fn an_outage_of_sns_shorter_than_the_lease_delays_rows_by_its_own_length_and_strands_none() {
+    let outage = Duration::from_millis(4_800);
+    let timings = sandbox::Timings {
+        settle_seconds: 0,
+        lock_expiry_seconds: 6,
+    };
+    let sandbox = sandbox_with(timings).await;
+    sandbox.delius().seed_people(100).unwrap();
+    for offender in 1..=100 {
+        add_rows(&sandbox, offender, 1..=3);
+    }
+    sandbox
+        .faults()
+        .always(Endpoint::PublishBatch, Fault::status(503));
+    let times = [
+        ("OFFENDERUPDATEPOLL_LOCKEXPIRY", "6s"),
+        ("API_CALLTIMEOUT", "500ms"),
+        ("HMPPS_SQS_CALLTIMEOUT", "500ms"),
+    ];
+    let world = World::around(sandbox, &times).await;
+    eventually("a row is held", async || {
+        world.metric("offender_updates_in_flight").await > 0.0
+    })
+    .await;
+    let faults = world.sandbox.faults().clone();
+    let end = tokio::time::Instant::now() + outage;
+    while tokio::time::Instant::now() < end {
+        let held = world.metric("offender_updates_in_flight").await;
+        assert!(held <= 32.0, "{held} rows held");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    faults.clear();
+    world.messages(300).await;
+    let recovered = end.elapsed();
+    world.drained().await;
+    assert!(recovered < Duration::from_secs(3), "{recovered:?}");
+    assert_eq!(
+        world
+            .metric("offender_updates_left_locked_total{reason=\"lease_ran_out\"}")
+            .await,
+        0.0
+    );
+    assert_eq!(
+        world.metric("offender_updates_total{type=\"read\"}").await,
+        300.0
+    );
+    assert_eq!(world.sandbox.topic().len(), 300);
+    world.stop().await;
 }
 
 #[tokio::test]

@@ -112,7 +112,10 @@ impl<'a> Calls<'a> {
                 redelivered,
                 most_in_flight,
                 ..
-            } => self.ended(entry.pod, *redelivered, *most_in_flight),
+            } => {
+                let counted = redelivered.iter().map(|(_, count)| count).sum();
+                self.ended(entry.pod, counted, *most_in_flight)
+            }
             _ => Ok(()),
         }
     }
@@ -122,7 +125,10 @@ impl<'a> Calls<'a> {
         let pod = self.pods.get_mut(&number).unwrap();
         pod.under_way.insert(id);
         if pod.under_way.len() > settings.max_in_flight {
-            return broken(4, format!("pod {number} has more calls under way than rows in flight"));
+            return broken(
+                4,
+                format!("pod {number} has more calls under way than rows in flight"),
+            );
         }
         let mut sent = Sent {
             at,
@@ -135,9 +141,13 @@ impl<'a> Calls<'a> {
             Call::Next | Call::Identifiers(_) => {}
             Call::Delete(row) => {
                 let events = self.run.rows[row].events;
-                let all = (0..events).all(|index| pod.answered.contains(&EventOf { row: *row, index }));
+                let all =
+                    (0..events).all(|index| pod.answered.contains(&EventOf { row: *row, index }));
                 if !all {
-                    return broken(1, format!("pod {number} deletes row {row} before its message ids"));
+                    return broken(
+                        1,
+                        format!("pod {number} deletes row {row} before its message ids"),
+                    );
                 }
             }
             Call::Mark(row) => {
@@ -146,7 +156,10 @@ impl<'a> Calls<'a> {
                     claim.failed_update && (!claim.readable || claim.not_found || claim.refused)
                 });
                 if !legitimate {
-                    return broken(2, format!("pod {number} gives up row {row} without a reason"));
+                    return broken(
+                        2,
+                        format!("pod {number} gives up row {row} without a reason"),
+                    );
                 }
             }
             Call::Publish(events) => {
@@ -158,33 +171,59 @@ impl<'a> Calls<'a> {
         Ok(())
     }
 
-    fn publish_sent(&mut self, at: Duration, number: usize, events: &[EventOf]) -> Result<u64, Violation> {
+    fn publish_sent(
+        &mut self,
+        at: Duration,
+        number: usize,
+        events: &[EventOf],
+    ) -> Result<u64, Violation> {
         let plan = &self.run.plan;
         let pod = self.pods.get_mut(&number).unwrap();
         let row = events[0].row;
         let Some(claim) = pod.claims.get(&row) else {
-            return broken(5, format!("pod {number} publishes row {row}, which it has not claimed"));
+            return broken(
+                5,
+                format!("pod {number} publishes row {row}, which it has not claimed"),
+            );
         };
         let latest = claim.sent_at + plan.lock_expiry * 95 / 100 - plan.settings.publish_timeout;
         if at > latest {
-            return broken(5, format!("pod {number} publishes row {row} after {latest:?}"));
+            return broken(
+                5,
+                format!("pod {number} publishes row {row} after {latest:?}"),
+            );
         }
         let whole = (0..self.run.rows[&row].events).map(|index| EventOf { row, index });
         if whole.into_iter().all(|event| pod.answered.contains(&event)) {
-            return broken(6, format!("pod {number} publishes row {row} again, all of it"));
+            return broken(
+                6,
+                format!("pod {number} publishes row {row} again, all of it"),
+            );
         }
         if let Some(event) = events.iter().find(|event| claim.answered.contains(event)) {
-            return broken(7, format!("pod {number} publishes {event:?} again after its message id"));
+            return broken(
+                7,
+                format!("pod {number} publishes {event:?} again after its message id"),
+            );
         }
         let offender = self.run.rows[&row].plan.offender;
         let last = pod.published_last.insert(offender, claim.number);
         if last.is_some_and(|last| last > claim.number) {
-            return broken(9, format!("pod {number} publishes row {row} after a later one of its offender"));
+            return broken(
+                9,
+                format!("pod {number} publishes row {row} after a later one of its offender"),
+            );
         }
         Ok(claim.number)
     }
 
-    fn accepted(&mut self, at: Duration, number: usize, id: u64, event: EventOf) -> Result<(), Violation> {
+    fn accepted(
+        &mut self,
+        at: Duration,
+        number: usize,
+        id: u64,
+        event: EventOf,
+    ) -> Result<(), Violation> {
         if self.accepted.insert(event) {
             return Ok(());
         }
@@ -197,15 +236,31 @@ impl<'a> Calls<'a> {
         if overrun || doubtful || claim.failed_update || sent.given_up {
             return Ok(());
         }
-        broken(7, format!("{event:?} was redelivered by pod {number} without a cause"))
+        broken(
+            7,
+            format!("{event:?} was redelivered by pod {number} without a cause"),
+        )
     }
 
-    fn answered(&mut self, at: Duration, number: usize, id: u64, answer: &Answer) -> Result<(), Violation> {
+    fn answered(
+        &mut self,
+        at: Duration,
+        number: usize,
+        id: u64,
+        answer: &Answer,
+    ) -> Result<(), Violation> {
         let rows = &self.run.rows;
         let pod = self.pods.get_mut(&number).unwrap();
         let sent = &pod.sent[&id];
         match (&sent.call, answer) {
-            (_, &Answer::Row { row: Some(row), failed_update, readable }) => {
+            (
+                _,
+                &Answer::Row {
+                    row: Some(row),
+                    failed_update,
+                    readable,
+                },
+            ) => {
                 pod.claims_counted += 1;
                 let claim = Claim {
                     number: pod.claims_counted,
@@ -265,7 +320,10 @@ impl<'a> Calls<'a> {
         let pod = &self.pods[&number];
         let seen = pod.redelivered.len();
         if counted < seen as u64 {
-            return broken(7, format!("pod {number} redelivered {seen} rows and counted {counted}"));
+            return broken(
+                7,
+                format!("pod {number} redelivered {seen} rows and counted {counted}"),
+            );
         }
         if usize::try_from(most_in_flight).unwrap() > settings.max_in_flight {
             return broken(4, format!("pod {number} held {most_in_flight} rows"));
@@ -275,7 +333,10 @@ impl<'a> Calls<'a> {
         for window in marked.windows(settings.brake_limit + 1) {
             let length = window[settings.brake_limit] - window[0];
             if length < settings.brake_window {
-                return broken(8, format!("pod {number} gave up too many rows in {length:?}"));
+                return broken(
+                    8,
+                    format!("pod {number} gave up too many rows in {length:?}"),
+                );
             }
         }
         Ok(())

@@ -74,7 +74,9 @@ pub enum End {
     /// The effect takes place.
     LosesAnswer(CallError),
     /// No answer ever.
-    Hangs { takes_effect: bool },
+    Hangs {
+        takes_effect: bool,
+    },
     /// The row is locked, the answer is not even JSON.
     Garbled,
     /// There is such an offender, and the answer is 404.
@@ -150,8 +152,10 @@ impl Fate {
         match kind {
             FaultKind::ErrorBeforeEffect => fate.end = End::Fails(CallError::unavailable("500")),
             FaultKind::AnswerLost => {
-                fate.end =
-                    End::LosesAnswer(CallError::new(CallErrorKind::AnswerLost, "connection reset"));
+                fate.end = End::LosesAnswer(CallError::new(
+                    CallErrorKind::AnswerLost,
+                    "connection reset",
+                ));
             }
             FaultKind::Slow | FaultKind::SlowBeyondTimeout => {
                 let milliseconds = u64::try_from(limit.as_millis()).unwrap();
@@ -164,7 +168,11 @@ impl Fate {
                 fate.before = Duration::from_millis(before);
                 fate.after = Duration::from_millis(whole - before);
             }
-            FaultKind::HangBeforeEffect => fate.end = End::Hangs { takes_effect: false },
+            FaultKind::HangBeforeEffect => {
+                fate.end = End::Hangs {
+                    takes_effect: false,
+                }
+            }
             FaultKind::HangAfterEffect => fate.end = End::Hangs { takes_effect: true },
             FaultKind::Contended => {
                 fate.end = End::Fails(CallError::new(CallErrorKind::Contended, "409"));
@@ -198,12 +206,15 @@ impl Fate {
         fate.kind = Some(kind);
         fate.end = match outage.symptom {
             Symptom::Fails => End::Fails(CallError::unavailable("503")),
-            Symptom::Hangs => End::Hangs { takes_effect: false },
+            Symptom::Hangs => End::Hangs {
+                takes_effect: false,
+            },
             Symptom::Throttles => End::Fails(CallError::new(CallErrorKind::Contended, "429")),
             Symptom::ThrottlesWithWish => End::Fails(throttled_with_wish(rng)),
-            Symptom::LosesAnswers => {
-                End::LosesAnswer(CallError::new(CallErrorKind::AnswerLost, "connection reset"))
-            }
+            Symptom::LosesAnswers => End::LosesAnswer(CallError::new(
+                CallErrorKind::AnswerLost,
+                "connection reset",
+            )),
             Symptom::AnswersNotFound => End::NotFound,
             Symptom::Unauthorised => {
                 End::Fails(CallError::new(CallErrorKind::Unauthorised, "no token"))

@@ -101,7 +101,8 @@ pub enum What {
     TroubleOver,
     /// Metrics at the end of a pod's life.
     Counted {
-        redelivered: u64,
+        /// By cause.
+        redelivered: Vec<(&'static str, u64)>,
         brake_seen: bool,
         suspended_seen: bool,
         most_in_flight: i64,

@@ -1,1 +1,121 @@
-//! A deterministic simulation of pods, faults and crashes over the production poller.
+//! A deterministic simulation: the production poller in several pods, over a world in which everything fails that can,
+//! in virtual time. [`seed`] draws a run, [`run`] plays it, [`checker`] and [`outcome`] look for broken promises.
+//!
+//! `SIM_SEEDS=n` runs n seeds (`SIM_FIRST_SEED` is the first one), `SIM_SEED=n` replays one and prints its trace.
+
+mod checker;
+mod faults;
+mod log;
+mod many;
+mod outcome;
+mod planted;
+mod pod;
+mod run;
+mod seed;
+mod table;
+mod world;
+
+use std::io::Write as _;
+
+use crate::many::{Options, run_many};
+use crate::planted::Bug;
+use crate::run::run;
+use crate::seed::Plan;
+
+#[test]
+fn every_promise_holds_whatever_goes_wrong() {
+    let options = Options::from_environment();
+    if let Some(seed) = options.replay {
+        let run = run(Plan::of(seed), None);
+        let mut trace = format!("{:#?}\n", run.plan);
+        for entry in &run.log {
+            trace += &format!("{entry}\n");
+        }
+        std::io::stderr().write_all(trace.as_bytes()).unwrap();
+        let verdict = checker::check(&run);
+        assert!(verdict.is_ok(), "seed {seed}: {verdict:?}");
+        return;
+    }
+    let (table, found, took) = run_many(&options, None);
+    table.print(took);
+    assert!(found.is_empty(), "{}", many::describe(&found));
+    if table.runs >= 500 {
+        let unseen = table.unseen();
+        assert!(
+            unseen.is_empty(),
+            "never seen in {} runs: {unseen:?}",
+            table.runs
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..20 {
+        let once = run(Plan::of(seed), None);
+        let twice = run(Plan::of(seed), None);
+        assert_eq!(once.log.len(), twice.log.len(), "seed {seed}");
+        for (first, second) in once.log.iter().zip(&twice.log) {
+            assert_eq!(first, second, "seed {seed}");
+        }
+    }
+}
+
+/// A planted bug has to be caught as the breach of one of these promises.
+fn is_caught(bug: Bug, promises: &[u8]) {
+    let options = Options {
+        seeds: 2_000,
+        stop_at_first: true,
+        ..Options::default()
+    };
+    let (table, found, _) = run_many(&options, Some(bug));
+    let caught = found
+        .first()
+        .unwrap_or_else(|| panic!("{bug:?} was not caught"));
+    let line = format!(
+        "planted {bug:?}: caught by seed {} of {}: {:?}\n",
+        caught.seed, table.runs, caught.violation
+    );
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    assert!(promises.contains(&caught.violation.promise), "{line}");
+}
+
+#[test]
+fn a_row_deleted_before_it_is_published_is_caught() {
+    is_caught(Bug::DeleteBeforePublish, &[1]);
+}
+
+#[test]
+fn a_row_marked_on_its_first_404_is_caught() {
+    is_caught(Bug::MarkOnFirstNotFound, &[2]);
+}
+
+#[test]
+fn a_retry_of_the_whole_batch_is_caught() {
+    is_caught(Bug::RetryOfTheWholeBatch, &[7]);
+}
+
+#[test]
+fn a_publish_after_the_lease_is_caught() {
+    is_caught(Bug::PublishAfterTheLease, &[5]);
+}
+
+#[test]
+fn a_forgotten_row_is_caught() {
+    is_caught(Bug::ForgottenRow, &[3, 10]);
+}
+
+#[test]
+fn a_row_that_is_never_deleted_is_caught() {
+    is_caught(Bug::DeleteOnlyClaimed, &[3, 10]);
+}
+
+#[test]
+fn a_broken_order_is_caught() {
+    is_caught(Bug::OrderBroken, &[9]);
+}
+
+#[test]
+fn one_bad_row_that_suspends_all_claims_is_caught() {
+    is_caught(Bug::OneBadRowSuspendsAllClaims, &[3, 11]);
+}

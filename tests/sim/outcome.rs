@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::checker::{Violation, broken};
+use crate::faults::Outage;
 use crate::log::{EventOf, What};
 use crate::run::{Run, patience};
 use crate::seed::{Kind, Offender, Plan};
@@ -52,22 +53,34 @@ pub fn check(run: &Run) -> Result<(), Violation> {
 impl Plan {
     /// Whether the row has nothing about it that keeps it from being published.
     pub fn is_good(&self, row: &RowInWorld) -> bool {
-        !row.plan.unreadable && !row.plan.refused && self.offenders[row.plan.offender] == Offender::Well
+        !row.plan.unreadable
+            && !row.plan.refused
+            && self.offenders[row.plan.offender] == Offender::Well
     }
 
     /// Rows whose calls can keep a place for long.
     fn poison_rows(&self) -> u32 {
         let poison = |offender| matches!(offender, Offender::Fails | Offender::Hangs);
-        let rows = self.rows.iter().filter(|row| poison(self.offenders[row.offender]));
+        let rows = self
+            .rows
+            .iter()
+            .filter(|row| poison(self.offenders[row.offender]));
         u32::try_from(rows.count()).unwrap()
     }
 
     /// By when a good row is settled once the troubles are over.
     fn settled_by(&self) -> Duration {
         // A killed process may last 30 s, one that is stopped as long as it is given, and its place is empty for 60 s.
-        let restart = Duration::from_secs(60) + Duration::from_secs(30).max(self.settings.grace_period);
-        let restarts = if self.restarts.is_empty() { Duration::ZERO } else { restart };
-        let calls = self.settings.claim_timeout * 2 + self.settings.call_timeout * 2 + self.settings.publish_timeout;
+        let restart =
+            Duration::from_secs(60) + Duration::from_secs(30).max(self.settings.grace_period);
+        let restarts = if self.restarts.is_empty() {
+            Duration::ZERO
+        } else {
+            restart
+        };
+        let calls = self.settings.claim_timeout * 2
+            + self.settings.call_timeout * 2
+            + self.settings.publish_timeout;
         let poison = (self.settings.call_timeout * 2 + Duration::from_secs(5)) * self.poison_rows();
         self.trouble_ends
             + self.stalls()
@@ -96,13 +109,15 @@ impl Rows {
         match *what {
             What::Inserted(row) => drop(self.inserted.insert(row, at)),
             What::Accepted(_, event) => drop(self.accepted.entry(event).or_insert(at)),
-            What::Locked { row, failed_update, .. } => {
+            What::Locked {
+                row, failed_update, ..
+            } => {
                 self.locked.insert(row, Locked { at, pod });
                 let outage = matches!(run.plan.kind, Kind::Outage | Kind::AuthOutage);
                 if outage && failed_update {
                     return broken(4, format!("row {row} was stranded by the outage"));
                 }
-                let auth_outage = |outage: &crate::seed::Outage| {
+                let auth_outage = |outage: &Outage| {
                     // A claim may have been sent before it.
                     let begun = outage.from + Duration::from_secs(1);
                     outage.endpoint.is_none() && (begun..outage.to).contains(&at)
@@ -133,9 +148,13 @@ impl Rows {
             _ => run.plan.trouble_ends + run.plan.stalls() + Duration::from_mins(2),
         };
         for (&row, locked) in &self.locked {
-            let held = locked.pod == pod && locked.at >= healthy_from && !self.settled.contains_key(&row);
+            let held =
+                locked.pod == pod && locked.at >= healthy_from && !self.settled.contains_key(&row);
             if held && run.plan.is_good(&run.rows[&row]) {
-                return broken(10, format!("pod {pod} has stopped and left row {row} locked"));
+                return broken(
+                    10,
+                    format!("pod {pod} has stopped and left row {row} locked"),
+                );
             }
         }
         Ok(())
@@ -145,7 +164,8 @@ impl Rows {
         match row.standing {
             Standing::Failed => Ok(()),
             Standing::Deleted => {
-                let missing = (0..row.events).find(|&index| !self.accepted.contains_key(&EventOf { row: id, index }));
+                let missing = (0..row.events)
+                    .find(|&index| !self.accepted.contains_key(&EventOf { row: id, index }));
                 match missing {
                     Some(index) => broken(1, format!("event {index} of row {id} is lost")),
                     None => Ok(()),
@@ -164,7 +184,10 @@ impl Rows {
                 if poison {
                     return self.is_tried_again(run, id);
                 }
-                broken(3, format!("row {id} is still there after {:?}", patience(&run.plan)))
+                broken(
+                    3,
+                    format!("row {id} is still there after {:?}", patience(&run.plan)),
+                )
             }
         }
     }
@@ -174,8 +197,11 @@ impl Rows {
         let Some(locked) = self.locked.get(&id) else {
             return broken(11, format!("row {id} was never tried"));
         };
-        let forgotten = run.lasted.saturating_sub(locked.at.max(run.plan.trouble_ends));
-        let longest = run.plan.settled_by() - run.plan.trouble_ends + run.plan.settings.grace_period;
+        let forgotten = run
+            .lasted
+            .saturating_sub(locked.at.max(run.plan.trouble_ends));
+        let longest =
+            run.plan.settled_by() - run.plan.trouble_ends + run.plan.settings.grace_period;
         if forgotten > longest {
             return broken(11, format!("row {id} was not tried for {forgotten:?}"));
         }
@@ -186,7 +212,10 @@ impl Rows {
         let settled = self.settled[&id];
         let by = plan.settled_by();
         if settled > by {
-            return broken(3, format!("row {id} was settled at {settled:?}, later than {by:?}"));
+            return broken(
+                3,
+                format!("row {id} was settled at {settled:?}, later than {by:?}"),
+            );
         }
         Ok(())
     }
@@ -210,7 +239,10 @@ impl Rows {
             inserted.max(outage.to)
         };
         if published > from + soon {
-            return broken(4, format!("row {id} was published at {published:?}, {soon:?} after {from:?}"));
+            return broken(
+                4,
+                format!("row {id} was published at {published:?}, {soon:?} after {from:?}"),
+            );
         }
         Ok(())
     }

@@ -83,7 +83,9 @@ impl Updates for Planted {
             }
             Some(ClaimedRow::Update(update)) if self.has(Bug::OrderBroken) => {
                 let pretended = -i64::try_from(claims).unwrap();
-                self.memory().offenders.insert(pretended, update.offender_id);
+                self.memory()
+                    .offenders
+                    .insert(pretended, update.offender_id);
                 update.offender_id = OffenderId(pretended);
             }
             _ => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use probation_offender_events::event::{Event, Identifiers};
-use probation_offender_events::metrics::Metrics;
+use probation_offender_events::metrics::{Metrics, REDELIVERY_CAUSES};
 use probation_offender_events::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
 use probation_offender_events::poller::Poller;
 use probation_offender_events::poller::ports::{CallError, CallErrorKind, Topic, Updates};
@@ -83,13 +83,12 @@ impl Process {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    fn redelivered(&self) -> u64 {
-        let causes = probation_offender_events::metrics::REDELIVERY_CAUSES;
+    fn redelivered(&self) -> Vec<(&'static str, u64)> {
         let counter = &self.metrics.redelivered;
-        causes
+        REDELIVERY_CAUSES
             .iter()
-            .map(|cause| counter.with_label_values(&[*cause]).get())
-            .sum()
+            .map(|&cause| (cause, counter.with_label_values(&[cause]).get()))
+            .collect()
     }
 
     pub fn has_ended(&self) -> bool {
@@ -132,7 +131,8 @@ impl Process {
         self.look_at_metrics();
         let left = self.steps_to_live.load(Ordering::Relaxed);
         if left < u64::MAX {
-            self.steps_to_live.store(left.saturating_sub(1), Ordering::Relaxed);
+            self.steps_to_live
+                .store(left.saturating_sub(1), Ordering::Relaxed);
             if left <= 1 {
                 self.killed.cancel();
             }
@@ -157,7 +157,9 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         // What a killed process gives up, it gives up because it is not there any more.
         if !self.process.killed.is_cancelled() {
-            self.process.world.note(self.process.number, What::GivenUp(self.call));
+            self.process
+                .world
+                .note(self.process.number, What::GivenUp(self.call));
         }
     }
 }
@@ -188,7 +190,9 @@ impl Pod {
             let distorted = matches!(fate.end, End::Garbled | End::NotFound | End::Short);
             let answer = match fate.end {
                 End::Fails(error) => Err(error),
-                End::Hangs { takes_effect: false } => return,
+                End::Hangs {
+                    takes_effect: false,
+                } => return,
                 End::Hangs { takes_effect: true } => {
                     let _ = effect(world, number, distorted).await;
                     return;
@@ -213,7 +217,9 @@ impl Pod {
             Ok(result) => as_answer(result),
             Err(error) => Answer::Failed(error.kind),
         };
-        process.world.note(process.number, What::Answered(number, told));
+        process
+            .world
+            .note(process.number, What::Answered(number, told));
         answer
     }
 }
@@ -254,12 +260,14 @@ impl Updates for Pod {
         let effect = move |world: Arc<World>, _, not_found: bool| async move {
             Ok(world.identifiers(offender.0).filter(|_| !not_found))
         };
-        self.call(Call::Identifiers(offender.0), effect, |identifiers| {
-            match identifiers {
+        self.call(
+            Call::Identifiers(offender.0),
+            effect,
+            |identifiers| match identifiers {
                 Some(_) => Answer::Found,
                 None => Answer::NotFound,
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -269,7 +277,8 @@ impl Updates for Pod {
             world.delete(pod, call, row.0);
             Ok(())
         };
-        self.call(Call::Delete(row.0), effect, |()| Answer::Done).await
+        self.call(Call::Delete(row.0), effect, |()| Answer::Done)
+            .await
     }
 
     async fn mark_as_failed(&self, row: OffenderDeltaId) -> Result<(), CallError> {
@@ -278,14 +287,18 @@ impl Updates for Pod {
             world.mark(pod, call, row.0);
             Ok(())
         };
-        self.call(Call::Mark(row.0), effect, |()| Answer::Done).await
+        self.call(Call::Mark(row.0), effect, |()| Answer::Done)
+            .await
     }
 }
 
 impl Topic for Pod {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
         let pod = self.0.number;
-        let events: Vec<EventOf> = events.iter().map(|event| self.0.world.event_of(event)).collect();
+        let events: Vec<EventOf> = events
+            .iter()
+            .map(|event| self.0.world.event_of(event))
+            .collect();
         let sent = events.clone();
         let effect = move |world: Arc<World>, call, short| async move {
             let mut answers = world.publish(pod, call, &sent);
@@ -295,7 +308,9 @@ impl Topic for Pod {
             Ok(answers)
         };
         self.call(Call::Publish(events), effect, |answers| {
-            let told = answers.iter().map(|answer| answer.clone().map_err(|error| error.kind));
+            let told = answers
+                .iter()
+                .map(|answer| answer.clone().map_err(|error| error.kind));
             Answer::Events(told.collect())
         })
         .await

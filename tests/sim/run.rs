@@ -69,16 +69,26 @@ fn empty_delius(plan: &Plan) -> Delius {
     DELIUS.with_borrow_mut(|delius| {
         let delius = delius.get_or_insert_with(|| Delius::in_memory(timings).unwrap());
         delius.set_timings(timings);
-        let reset = "DELETE FROM OFFENDER_DELTA; DELETE FROM sqlite_sequence WHERE name = 'OFFENDER_DELTA'";
+        let reset =
+            "DELETE FROM OFFENDER_DELTA; DELETE FROM sqlite_sequence WHERE name = 'OFFENDER_DELTA'";
         delius.execute(reset).unwrap();
         delius.clone()
     })
 }
 
 fn timetable(plan: &Plan) -> Vec<(Duration, Action)> {
-    let rows = plan.rows.iter().map(|row| (row.insert_at, Action::Insert(row.clone())));
-    let restarts = plan.restarts.iter().map(|&restart| (restart.at, Action::Restart(restart)));
-    let clocks = plan.clock_faults.iter().map(|&(at, fault)| (at, Action::Clock(fault)));
+    let rows = plan
+        .rows
+        .iter()
+        .map(|row| (row.insert_at, Action::Insert(row.clone())));
+    let restarts = plan
+        .restarts
+        .iter()
+        .map(|&restart| (restart.at, Action::Restart(restart)));
+    let clocks = plan
+        .clock_faults
+        .iter()
+        .map(|&(at, fault)| (at, Action::Clock(fault)));
     let end = (plan.trouble_ends, Action::EndTrouble);
     let mut timetable: Vec<_> = rows.chain(restarts).chain(clocks).chain([end]).collect();
     timetable.sort_by_key(|action| action.0);

@@ -28,7 +28,9 @@ pub enum Kind {
 pub enum Offender {
     Well,
     /// Visible to community-api from this time on; never, if `None`.
-    Hidden { until: Option<Duration> },
+    Hidden {
+        until: Option<Duration>,
+    },
     /// Identifiers always fail.
     Fails,
     /// Identifiers never answer.
@@ -63,7 +65,9 @@ pub struct Restart {
 pub enum Ending {
     Sigterm,
     /// Killed so many steps of calls later.
-    Kill { steps: u64 },
+    Kill {
+        steps: u64,
+    },
 }
 
 /// Something that happens to all clocks at once.
@@ -152,7 +156,9 @@ impl Plan {
         };
         plan.trouble_ends = match kind {
             Kind::Chaos => seconds(&mut rng, 60..=1800),
-            Kind::Outage | Kind::AuthOutage => plan.longest_outage_survived() + seconds(&mut rng, 30..=60),
+            Kind::Outage | Kind::AuthOutage => {
+                plan.longest_outage_survived() + seconds(&mut rng, 30..=60)
+            }
             Kind::RollingRestart | Kind::BadRows => seconds(&mut rng, 30..=300),
         };
         plan.draw_rows(&mut rng);
@@ -174,7 +180,9 @@ impl Plan {
 
     /// The longest outage whose rows in flight can still be published inside their lease.
     pub fn longest_outage_survived(&self) -> Duration {
-        let spent = self.settings.publish_timeout + self.settings.call_timeout * 3 + Duration::from_secs(30);
+        let spent = self.settings.publish_timeout
+            + self.settings.call_timeout * 3
+            + Duration::from_secs(30);
         (self.lock_expiry * 95 / 100).saturating_sub(spent)
     }
 
@@ -219,8 +227,10 @@ impl Plan {
         self.rates.kinds = FAULT_KINDS
             .iter()
             .map(|&(kind, _)| kind)
-            .filter(|&kind| kind != FaultKind::FalseNotFound && kind != FaultKind::Refused || rng.u8(..3) == 0)
-            .filter(|_| rng.bool())
+            .filter(|kind| match kind {
+                FaultKind::FalseNotFound | FaultKind::Refused => rng.u8(..6) == 0,
+                _ => rng.bool(),
+            })
             .collect();
         for _ in 0..rng.usize(0..=3) {
             self.draw_outage(rng);
@@ -287,7 +297,10 @@ impl Plan {
                 Symptom::Throttles,
                 Symptom::ThrottlesWithWish,
             ];
-            (Some(*rng.choice(&endpoints).unwrap()), *rng.choice(&symptoms).unwrap())
+            (
+                Some(*rng.choice(&endpoints).unwrap()),
+                *rng.choice(&symptoms).unwrap(),
+            )
         };
         self.outages.push(Outage {
             from,
@@ -312,8 +325,16 @@ fn settings(kind: Kind, rng: &mut Rng) -> PollerSettings {
     let call_timeout = seconds(rng, 2..=12);
     let publish_timeout = seconds(rng, 2..=8);
     let claim_timeout = seconds(rng, 5..=30);
-    let shortest = 3 * call_timeout.max(publish_timeout).max(claim_timeout).as_secs() + 3;
-    let lock_expiry = if real_lock { 600 } else { rng.u64(shortest..=shortest + 120) };
+    let shortest = 3 * call_timeout
+        .max(publish_timeout)
+        .max(claim_timeout)
+        .as_secs()
+        + 3;
+    let lock_expiry = if real_lock {
+        600
+    } else {
+        rng.u64(shortest..=shortest + 120)
+    };
     PollerSettings {
         fixed_delay: seconds(rng, 1..=15),
         claimers: *rng.choice(&[1, 1, 1, 2, 3]).unwrap(),

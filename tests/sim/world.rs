@@ -13,7 +13,7 @@ use sandbox::delius::{Candidate, NewUpdate, UpdateRow};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::faults::{End, FaultKind, Fate};
+use crate::faults::{End, Fate, FaultKind};
 use crate::log::{Call, Entry, EventOf, What};
 use crate::seed::{Offender, Plan, RowPlan, has_generic_event};
 
@@ -37,6 +37,12 @@ pub struct RowInWorld {
     pub plan: RowPlan,
     pub standing: Standing,
     pub events: usize,
+}
+
+impl RowInWorld {
+    pub fn offender_id(&self) -> i64 {
+        FIRST_OFFENDER + i64::try_from(self.plan.offender).unwrap()
+    }
 }
 
 /// Shared by all pods of a run.
@@ -115,7 +121,9 @@ impl World {
             _ => plan.settings.call_timeout,
         };
         let mut state = self.state();
-        let State { rng, .. } = &mut *state;
+        let State {
+            rng, trouble_over, ..
+        } = &mut *state;
         let fate = if let Call::Identifiers(offender) = *call
             && let Some(end) = self.poisoned(offender)
         {
@@ -124,10 +132,14 @@ impl World {
                 kind: Some(FaultKind::PoisonOffender),
                 ..Fate::usual(&plan.rates, rng)
             }
-        } else if let Some(outage) = plan.outages.iter().find(|outage| outage.hits(now, endpoint)) {
+        } else if let Some(outage) = plan
+            .outages
+            .iter()
+            .find(|outage| outage.hits(now, endpoint))
+        {
             Fate::of_outage(outage, &plan.rates, rng)
-        } else if state.trouble_over {
-            Fate::usual(&plan.rates, &mut state.rng)
+        } else if *trouble_over {
+            Fate::usual(&plan.rates, rng)
         } else {
             Fate::draw(&plan.rates, endpoint, limit, rng)
         };
@@ -144,7 +156,9 @@ impl World {
     fn poisoned(&self, offender: i64) -> Option<End> {
         match self.offender(offender) {
             Offender::Fails => Some(End::Fails(CallError::unavailable("500 for this one"))),
-            Offender::Hangs => Some(End::Hangs { takes_effect: false }),
+            Offender::Hangs => Some(End::Hangs {
+                takes_effect: false,
+            }),
             Offender::Well | Offender::Hidden { .. } => None,
         }
     }
@@ -155,7 +169,11 @@ impl World {
 
     pub fn insert(&self, row: &RowPlan) {
         let now = self.unix_seconds();
-        let date_changed = if row.unreadable { "soon" } else { "2020-07-19T13:56:43" };
+        let date_changed = if row.unreadable {
+            "soon"
+        } else {
+            "2020-07-19T13:56:43"
+        };
         let update = NewUpdate {
             offender_id: FIRST_OFFENDER + i64::try_from(row.offender).unwrap(),
             date_changed: date_changed.to_owned(),
@@ -198,10 +216,23 @@ impl World {
         };
         let id = row.offender_delta_id;
         let failed_update = row.failed_update;
-        self.note(pod, What::Locked { call, row: id, failed_update });
+        self.note(
+            pod,
+            What::Locked {
+                call,
+                row: id,
+                failed_update,
+            },
+        );
         if !failed_update {
             for swallowed in self.state().swallow(id) {
-                self.note(pod, What::Swallowed { row: swallowed, by: id });
+                self.note(
+                    pod,
+                    What::Swallowed {
+                        row: swallowed,
+                        by: id,
+                    },
+                );
             }
         }
         Some(self.as_answer(&row))

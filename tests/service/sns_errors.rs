@@ -1,0 +1,173 @@
+//! What SNS answers, code by code, for a whole call and for an entry of a batch; and credentials that come and go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+
+use crate::process::Service;
+use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
+use sandbox::{Endpoint, Fault, Rule};
+
+/// To be tried again: contention, faults of SNS, faults of the whole topic or account.
+const PASSING: &[(u16, &str)] = &[
+    (500, "InternalError"),
+    (500, "InternalFailure"),
+    (503, "ServiceUnavailable"),
+    (400, "Throttling"),
+    (400, "ThrottlingException"),
+    (429, "Throttled"),
+    (400, "KMSThrottling"),
+    (400, "KMSThrottlingException"),
+    (400, "RequestTimeout"),
+    (403, "AuthorizationError"),
+    (403, "AccessDenied"),
+    (404, "NotFound"),
+    (400, "KMSDisabled"),
+    (400, "KMSAccessDenied"),
+    (400, "KMSNotFound"),
+    (400, "KMSInvalidState"),
+    (403, "KMSOptInRequired"),
+    (403, "InvalidSecurity"),
+    (403, "InvalidClientTokenId"),
+    (403, "ExpiredToken"),
+    (403, "SignatureDoesNotMatch"),
+    (400, "SomethingNew"),
+];
+
+/// The row's own fault.
+const REFUSALS: &[(u16, &str)] = &[
+    (400, "InvalidParameter"),
+    (400, "InvalidParameterException"),
+    (400, "ParameterValueInvalid"),
+    (400, "InvalidParameterValue"),
+    (400, "ValidationException"),
+    (400, "BatchRequestTooLong"),
+];
+
+fn forms((status, code): (u16, &str)) -> [Fault; 2] {
+    [
+        Fault::SnsError {
+            status,
+            code: code.to_owned(),
+        },
+        // KMSThrottling says that it is the sender's fault, and so might others.
+        Fault::SnsEntryError {
+            entry: None,
+            code: code.to_owned(),
+            sender_fault: true,
+        },
+    ]
+}
+
+/// A world with a row for each error in each form, each for an offender of its own.
+async fn world_with(errors: &[(u16, &str)]) -> (World, usize) {
+    let sandbox = sandbox().await;
+    sandbox.delius().seed_people(100).unwrap();
+    let faults = errors.iter().copied().flat_map(forms);
+    let mut rows = 0;
+    for (offender, fault) in (10..).zip(faults) {
+        add(&sandbox, row(offender, "ALIAS"));
+        let rule = Rule::new(Endpoint::PublishBatch, fault);
+        sandbox.faults().inject(Rule {
+            offender_id: Some(offender),
+            times: Some(1),
+            ..rule
+        });
+        rows += 1;
+    }
+    (World::around(sandbox, &[]).await, rows)
+}
+
+#[tokio::test]
+async fn every_passing_error_is_tried_again_until_both_events_are_there_once() {
+    let (world, rows) = world_with(PASSING).await;
+    world.messages(2 * rows).await;
+    world.drained().await;
+    assert_eq!(world.sandbox.topic().len(), 2 * rows);
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await,
+        0.0
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn every_refusal_leaves_its_row_for_a_second_chance_and_suspends_nothing() {
+    let (world, rows) = world_with(REFUSALS).await;
+    eventually("all are refused", async || {
+        world
+            .metric("offender_updates_left_locked_total{reason=\"refused\"}")
+            .await
+            == rows as f64
+    })
+    .await;
+    assert_eq!(
+        world.sandbox.faults().calls(Endpoint::PublishBatch),
+        rows as u64
+    );
+    assert_eq!(
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await,
+        rows as f64
+    );
+    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    assert!(world.sandbox.topic().is_empty());
+    world.stop().await;
+}
+
+/// Credentials as a container gets them, from an address of their own.
+async fn credentials(are_there: Arc<AtomicBool>) -> String {
+    let answer = move || async move {
+        if are_there.load(Ordering::SeqCst) {
+            let hour = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+            let body = serde_json::json!({"AccessKeyId": "id", "SecretAccessKey": "secret", "Token": "t", "Expiration": hour.to_string()});
+            axum::Json(body).into_response()
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/credentials", axum::routing::get(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}/credentials")
+}
+
+#[tokio::test]
+async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there() {
+    let sandbox = sandbox().await;
+    for offender in 1..=5 {
+        add(&sandbox, row(offender, "CONTACT"));
+    }
+    let are_there = Arc::new(AtomicBool::new(false));
+    let service = Service::start(
+        &sandbox,
+        &[
+            ("HMPPS_SQS_PROVIDER", "aws"),
+            (
+                "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+                sandbox.topic().arn(),
+            ),
+            ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
+            (
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                &credentials(are_there.clone()).await,
+            ),
+        ],
+    );
+    eventually("a row is claimed", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) > 0
+    })
+    .await;
+    assert_eq!(sandbox.faults().calls(Endpoint::PublishBatch), 0);
+    are_there.store(true, Ordering::SeqCst);
+    sandbox.topic().wait_for(5, PATIENCE).await.unwrap();
+    let output = service.terminate().await;
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(sandbox.topic().len(), 5);
+}

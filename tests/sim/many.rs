@@ -1,0 +1,114 @@
+//! Many seeds on all cores, and what they found.
+
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::checker::{Violation, check};
+use crate::planted::Bug;
+use crate::run::run;
+use crate::seed::Plan;
+use crate::table::Table;
+
+/// Enough to see a pattern.
+const MOST_FOUND: usize = 20;
+
+/// Which seeds are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub first: u64,
+    pub seeds: u64,
+    pub replay: Option<u64>,
+    pub stop_at_first: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            first: 0,
+            seeds: 2_000,
+            replay: None,
+            stop_at_first: false,
+        }
+    }
+}
+
+impl Options {
+    pub fn from_environment() -> Self {
+        let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
+        let defaults = Self::default();
+        Self {
+            first: number("SIM_FIRST_SEED").unwrap_or(defaults.first),
+            seeds: number("SIM_SEEDS").unwrap_or(defaults.seeds),
+            replay: number("SIM_SEED"),
+            ..defaults
+        }
+    }
+}
+
+/// A seed that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub seed: u64,
+    pub violation: Violation,
+}
+
+/// Runs the seeds, and gives what was seen, what was found by seed, and how long it took.
+pub fn run_many(options: &Options, bug: Option<Bug>) -> (Table, Vec<Found>, Duration) {
+    let started = SystemTime::now();
+    let next = AtomicU64::new(options.first);
+    let enough = AtomicBool::new(false);
+    let results = Mutex::new((Table::default(), Vec::new()));
+    let work = || {
+        let mut table = Table::default();
+        while !enough.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= options.first + options.seeds {
+                break;
+            }
+            if let Err(violation) = one(seed, bug, &mut table) {
+                let found = &mut results.lock().unwrap().1;
+                found.push(Found { seed, violation });
+                if options.stop_at_first || found.len() >= MOST_FOUND {
+                    enough.store(true, Ordering::Relaxed);
+                }
+            }
+            let done = seed - options.first + 1;
+            if done.is_multiple_of(10_000) {
+                let line = format!("simulation: {done} seeds\n");
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            }
+        }
+        results.lock().unwrap().0.merge(&table);
+    };
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let (table, mut found) = results.into_inner().unwrap();
+    found.sort_by_key(|found| found.seed);
+    (table, found, started.elapsed().unwrap_or_default())
+}
+
+fn one(seed: u64, bug: Option<Bug>, table: &mut Table) -> Result<(), Violation> {
+    let run = catch_unwind(AssertUnwindSafe(|| run(Plan::of(seed), bug)));
+    let Ok(run) = run else {
+        return crate::checker::broken(0, "the run panicked");
+    };
+    table.add(&run);
+    check(&run)
+}
+
+/// The found violations, with the command that replays each.
+pub fn describe(found: &[Found]) -> String {
+    let lines = found.iter().map(|Found { seed, violation }| {
+        let Violation { promise, what } = violation;
+        let replay = format!("SIM_SEED={seed} cargo test --test sim every_promise");
+        format!("seed {seed} breaks promise {promise}: {what}\n    replay: {replay}\n")
+    });
+    lines.collect()
+}
