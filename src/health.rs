@@ -255,6 +255,22 @@ impl Checks {
     }
 }
 
+/// Asks the service that runs on this port of this machine whether it is ready.
+///
+/// # Errors
+/// If it is not, or does not answer within seconds.
+pub async fn is_ready(port: u16) -> anyhow::Result<()> {
+    let patience = Duration::from_secs(3);
+    let url = format!("http://127.0.0.1:{port}/health/readiness");
+    let response = http::client(patience, patience)?.get(url).send().await?;
+    anyhow::ensure!(
+        response.status().is_success(),
+        "answered {}",
+        response.status()
+    );
+    Ok(())
+}
+
 /// A status by the name that Spring gives it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.
 fn status_name(status: u16) -> String {
     let reason = match status {

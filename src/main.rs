@@ -1,13 +1,15 @@
 //! The process: arguments, settings, log, application, exit code. No logic.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use probation_offender_events::application::Application;
 use probation_offender_events::config::Settings;
-use probation_offender_events::telemetry;
+use probation_offender_events::{health, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,32 +19,50 @@ const BAD_CONFIGURATION: u8 = 64;
 /// Turns changes to offenders in Delius into events on an AWS SNS topic. Configured by environment variables; see the README.
 #[derive(Parser)]
 #[command(version)]
-struct Arguments {}
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask the service that runs on SERVER_PORT whether it is ready, for a container's health check
+    Healthcheck,
+}
 
 fn main() -> ExitCode {
-    let Arguments {} = Arguments::parse();
+    let arguments = Arguments::parse();
     let settings = match Settings::from_environment() {
         Ok(settings) => settings,
         Err(faults) => {
-            eprintln!("{faults}");
+            say(&faults);
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    match in_runtime(settings) {
+    let ended = match arguments.command {
+        None => in_runtime(run(settings)),
+        Some(Command::Healthcheck) => in_runtime(health::is_ready(settings.server_port)),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stopped");
-            eprintln!("{error:#}");
+            say(&format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn in_runtime(settings: Settings) -> anyhow::Result<()> {
+/// Says why the process ends. That nobody listens is no reason for a panic.
+fn say(reason: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{reason}");
+}
+
+fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(run(settings));
+    let ended = runtime.block_on(task);
     // A look-up of a host name that hangs must not keep the process from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended

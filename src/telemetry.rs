@@ -23,8 +23,10 @@ pub fn start(format: LogFormat, levels: &str) -> anyhow::Result<()> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stdout().is_terminal(),
     };
+    // That a line cannot be written would be told on stderr, and that it cannot be told there would be a panic.
     let lines = if json {
         fmt::layer()
+            .log_internal_errors(false)
             .json()
             .flatten_event(true)
             .with_current_span(false)
@@ -32,6 +34,7 @@ pub fn start(format: LogFormat, levels: &str) -> anyhow::Result<()> {
             .boxed()
     } else {
         fmt::layer()
+            .log_internal_errors(false)
             .with_target(false)
             .with_ansi(std::io::stdout().is_terminal())
             .boxed()

@@ -162,6 +162,29 @@ async fn log_format_text_is_for_people() {
     assert!(printed.contains("INFO started version="), "{printed}");
 }
 
+#[tokio::test]
+async fn the_health_check_of_a_container_follows_readiness() {
+    let sandbox = sandbox().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+        .to_string();
+    let check = async || {
+        let mut command = command();
+        command
+            .arg("healthcheck")
+            .envs(variables(&sandbox))
+            .env("SERVER_PORT", &port);
+        command.status().await.unwrap().code()
+    };
+    assert_eq!(check().await, Some(1));
+    let service = Service::start(&sandbox, &[("SERVER_PORT", &port)]);
+    eventually("ready", async || check().await == Some(0)).await;
+    service.terminate().await;
+}
+
 /// Every kind of success and failure, with all logs on.
 #[tokio::test]
 async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
