@@ -1,0 +1,258 @@
+//! From defaults, profile and environment to checked values, collecting every fault on the way.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use config::{Config, ConfigError};
+use secrecy::SecretString;
+
+use super::variables::{VARIABLES, defaults};
+use super::{Faults, Settings, TopicSettings};
+use crate::poller::PollerSettings;
+
+/// The topic that LocalStack is set up with.
+pub(super) const LOCALSTACK_TOPIC: &str =
+    "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
+
+/// Reads variable after variable, collecting faults.
+pub(super) struct Reader {
+    values: Config,
+    pub faults: Vec<String>,
+}
+
+impl Reader {
+    pub fn new(look_up: impl Fn(&str) -> Option<Result<String, String>>) -> Result<Self, Faults> {
+        let broken = |error: ConfigError| Faults(vec![format!("the embedded defaults: {error}")]);
+        let defaults = defaults().map_err(broken)?;
+        let mut faults = Vec::new();
+        let mut layers = Config::builder();
+        let profiles = look_up("SPRING_PROFILES_ACTIVE")
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        for section in std::iter::once("default").chain(profiles.split(',').map(str::trim)) {
+            for (name, value) in defaults.get_table(section).unwrap_or_default() {
+                layers = layers.set_override(name, value).map_err(broken)?;
+            }
+        }
+        for variable in VARIABLES {
+            match look_up(variable.name) {
+                // Set to nothing is not set: that is how compose files and optional secrets leave a variable out.
+                None => {}
+                Some(Ok(value)) if value.trim().is_empty() => {}
+                Some(Ok(value)) => {
+                    layers = layers.set_override(variable.name, value).map_err(broken)?;
+                }
+                Some(Err(problem)) => {
+                    faults.push(format!(
+                        "{} is {problem}; it wants {}",
+                        variable.name, variable.wants
+                    ));
+                }
+            }
+        }
+        Ok(Self {
+            values: layers.build().map_err(broken)?,
+            faults,
+        })
+    }
+
+    pub fn settings(&mut self) -> Option<Settings> {
+        let community_url = self.address("COMMUNITY_ENDPOINT_URL");
+        let auth_url = self.address("OAUTH_ENDPOINT_URL");
+        let client_id = self.required("OAUTH_CLIENT_ID");
+        let client_secret = self.required("OAUTH_CLIENT_SECRET").map(SecretString::from);
+        let topic = self.topic();
+        let poller = self.poller();
+        let server_port = self.parsed("SERVER_PORT");
+        let management_port = self
+            .optional("MANAGEMENT_SERVER_PORT")
+            .map(|_| self.parsed("MANAGEMENT_SERVER_PORT"));
+        let poll_enabled = self.parsed("OFFENDERUPDATEPOLL_ENABLED");
+        let connect_timeout = self.duration("API_CONNECTTIMEOUT");
+        let health_timeout = self.duration("API_HEALTHTIMEOUT");
+        let log_format = self.parsed("LOG_FORMAT");
+        let log_levels = self.log_levels();
+        Some(Settings {
+            community_url: community_url?,
+            auth_url: auth_url?,
+            client_id: client_id?,
+            client_secret: client_secret?,
+            topic: topic?,
+            server_port: server_port?,
+            management_port: match management_port {
+                // The same port twice is one port, as in Spring; 0 is any port each time.
+                Some(port) => Some(port?).filter(|port| *port == 0 || Some(*port) != server_port),
+                None => None,
+            },
+            poll_enabled: poll_enabled?,
+            poller: poller?,
+            connect_timeout: connect_timeout?,
+            health_timeout: health_timeout?,
+            log_format: log_format?,
+            log_levels: log_levels?,
+            build_number: self
+                .optional("BUILD_NUMBER")
+                .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            product_id: self.required("PRODUCT_ID")?,
+        })
+    }
+
+    fn topic(&mut self) -> Option<TopicSettings> {
+        let localstack = match self.required("HMPPS_SQS_PROVIDER")?.as_str() {
+            "aws" => false,
+            "localstack" => true,
+            _ => return self.fault("HMPPS_SQS_PROVIDER"),
+        };
+        if localstack {
+            let arn = self
+                .optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN")
+                .unwrap_or_else(|| LOCALSTACK_TOPIC.into());
+            let dummy = || "localstack".to_owned();
+            return Some(TopicSettings {
+                arn,
+                region: self.required("HMPPS_SQS_REGION")?,
+                endpoint: Some(self.address("HMPPS_SQS_LOCALSTACKURL")?),
+                keys: Some((dummy(), dummy().into())),
+            });
+        }
+        let arn = self.required("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN");
+        let is_topic = |arn: &String| {
+            arn.starts_with("arn:aws") && arn.split(':').count() == 6 && arn.contains(":sns:")
+        };
+        let arn = match arn {
+            Some(arn) if !is_topic(&arn) => self.fault("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN"),
+            arn => arn,
+        };
+        let key_id = self.optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID");
+        let secret_key = self.optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY");
+        let keys = match (key_id, secret_key) {
+            (Some(id), Some(secret)) => Some((id, secret.into())),
+            (None, None) => None,
+            (Some(_), None) => {
+                return self.fault("HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY");
+            }
+            (None, Some(_)) => return self.fault("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID"),
+        };
+        let region = self.required("HMPPS_SQS_REGION");
+        Some(TopicSettings {
+            arn: arn?,
+            region: region?,
+            endpoint: None,
+            keys,
+        })
+    }
+
+    fn poller(&mut self) -> Option<PollerSettings> {
+        let fixed_delay = self.number("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", 1, 86_400_000);
+        let claimers = self.number("OFFENDERUPDATEPOLL_CLAIMERS", 1, 64);
+        let max_in_flight = self.number("OFFENDERUPDATEPOLL_MAXINFLIGHT", 1, 10_000);
+        let call_timeout = self.duration("API_CALLTIMEOUT");
+        let publish_timeout = self.duration("HMPPS_SQS_CALLTIMEOUT");
+        let longest_call = call_timeout.max(publish_timeout).unwrap_or_default();
+        let lock_expiry = match self.duration("OFFENDERUPDATEPOLL_LOCKEXPIRY") {
+            Some(expiry) if expiry < longest_call * 3 => {
+                self.fault("OFFENDERUPDATEPOLL_LOCKEXPIRY")
+            }
+            expiry => expiry,
+        };
+        let brake_limit = self.number("OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES", 0, 1_000_000);
+        let brake_window = self.duration("OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW");
+        let claim_timeout = self.duration("API_CLAIMTIMEOUT");
+        let grace_period = self.duration("SHUTDOWN_GRACEPERIOD");
+        Some(PollerSettings {
+            fixed_delay: Duration::from_millis(fixed_delay? as u64),
+            claimers: claimers?,
+            max_in_flight: max_in_flight?,
+            lock_expiry: lock_expiry?,
+            call_timeout: call_timeout?,
+            publish_timeout: publish_timeout?,
+            claim_timeout: claim_timeout?,
+            brake_limit: brake_limit?,
+            brake_window: brake_window?,
+            grace_period: grace_period?,
+        })
+    }
+
+    fn optional(&self, name: &str) -> Option<String> {
+        self.values
+            .get_string(name)
+            .ok()
+            .map(|value| value.trim().to_owned())
+    }
+
+    fn required(&mut self, name: &str) -> Option<String> {
+        self.optional(name).or_else(|| self.fault(name))
+    }
+
+    fn parsed<T: FromStr>(&mut self, name: &str) -> Option<T> {
+        self.required(name)?
+            .parse()
+            .ok()
+            .or_else(|| self.fault(name))
+    }
+
+    fn number(&mut self, name: &str, least: usize, most: usize) -> Option<usize> {
+        let number: usize = self.parsed(name)?;
+        if (least..=most).contains(&number) {
+            Some(number)
+        } else {
+            self.fault(name)
+        }
+    }
+
+    fn duration(&mut self, name: &str) -> Option<Duration> {
+        let text = self.required(name)?;
+        parse_duration(&text).or_else(|| self.fault(name))
+    }
+
+    fn address(&mut self, name: &str) -> Option<String> {
+        let text = self.required(name)?;
+        match reqwest::Url::parse(&text) {
+            Ok(url)
+                if matches!(url.scheme(), "http" | "https")
+                    && url.has_host()
+                    && url.query().is_none()
+                    && url.fragment().is_none()
+                    && url.username().is_empty()
+                    && url.password().is_none() =>
+            {
+                Some(text.trim_end_matches('/').to_owned())
+            }
+            _ => self.fault(name),
+        }
+    }
+
+    fn log_levels(&mut self) -> Option<String> {
+        let levels = self.required("RUST_LOG")?;
+        match tracing_subscriber::EnvFilter::try_new(&levels) {
+            Ok(_) => Some(levels),
+            Err(_) => self.fault("RUST_LOG"),
+        }
+    }
+
+    /// Notes what a variable has and what it wants; there is no value, whatever the type.
+    fn fault<T>(&mut self, name: &str) -> Option<T> {
+        let variable = VARIABLES.iter().find(|variable| variable.name == name);
+        let (wants, secret) = variable.map_or(("a value", true), |variable| {
+            (variable.wants, variable.secret)
+        });
+        let has = match self.optional(name) {
+            None => "is not set".to_owned(),
+            Some(_) if secret => "is set to something else".to_owned(),
+            // An address may hold a password.
+            Some(value) if value.contains('@') => "is an address with a user in it".to_owned(),
+            Some(value) => format!("is {value:?}"),
+        };
+        self.faults.push(format!("{name} {has}; it wants {wants}"));
+        None
+    }
+}
+
+/// A duration above zero and up to a day, as Spring takes it: `2s`, `500ms`, `10m`, ISO 8601's `PT2S`, or plain milliseconds.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    let duration = match text.parse() {
+        Ok(milliseconds) => Duration::from_millis(milliseconds),
+        Err(_) => text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()?,
+    };
+    (!duration.is_zero() && duration <= Duration::from_hours(24)).then_some(duration)
+}

@@ -1,0 +1,242 @@
+//! Settings by example.
+
+use std::time::Duration;
+
+use super::reader::{LOCALSTACK_TOPIC, parse_duration};
+use super::variables::{VARIABLES, Variable, defaults};
+use super::*;
+
+const COMPLETE: &[(&str, &str)] = &[
+    ("COMMUNITY_ENDPOINT_URL", "https://community-api/"),
+    ("OAUTH_ENDPOINT_URL", "https://sign-in/auth"),
+    ("OAUTH_CLIENT_ID", "id"),
+    ("OAUTH_CLIENT_SECRET", "hush-hush"),
+    (
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+        "arn:aws:sns:eu-west-2:1:topic",
+    ),
+];
+
+fn read(variables: &[(&str, &str)]) -> Result<Settings, Faults> {
+    Settings::from_variables(|name| {
+        variables
+            .iter()
+            .rev()
+            .find(|(other, _)| *other == name)
+            .map(|(_, value)| Ok((*value).to_owned()))
+    })
+}
+
+fn read_with(more: &[(&str, &str)]) -> Result<Settings, Faults> {
+    read(&[COMPLETE, more].concat())
+}
+
+#[test]
+fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
+    let settings = read_with(&[
+        ("JAVA_OPTS", "-Xmx1g"),
+        ("SPRING_PROFILES_ACTIVE", "prod,logstash"),
+    ])
+    .unwrap();
+    assert_eq!(settings.community_url, "https://community-api");
+    assert_eq!(
+        (
+            settings.server_port,
+            settings.management_port,
+            settings.poll_enabled
+        ),
+        (8080, None, true)
+    );
+    assert_eq!(settings.poller.fixed_delay, Duration::from_secs(10));
+    assert_eq!(
+        (settings.poller.claimers, settings.poller.max_in_flight),
+        (1, 32)
+    );
+    assert_eq!(settings.health_timeout, Duration::from_secs(2));
+    assert!(settings.topic.endpoint.is_none() && settings.topic.keys.is_none());
+    assert_eq!(settings.topic.region, "eu-west-2");
+}
+
+#[test]
+fn nothing_set_names_everything_that_has_to_be() {
+    let faults = read(&[]).unwrap_err();
+    let expected = [
+        "COMMUNITY_ENDPOINT_URL is not set; it wants an http(s) address",
+        "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
+        "OAUTH_CLIENT_ID is not set; it wants a client id",
+        "OAUTH_CLIENT_SECRET is not set; it wants a client secret",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set; it wants the ARN of an SNS topic",
+    ];
+    assert_eq!(faults.0, expected);
+    assert!(
+        faults
+            .to_string()
+            .starts_with("the configuration has 5 fault(s):\n  - COMMUNITY_ENDPOINT_URL")
+    );
+}
+
+#[test]
+fn every_bad_value_is_one_fault_that_names_it() {
+    for (name, values) in [
+        ("SERVER_PORT", &["65536", "-1", "http", "8080.0"][..]),
+        ("MANAGEMENT_SERVER_PORT", &["x", "70000"]),
+        ("OFFENDERUPDATEPOLL_ENABLED", &["yes", "TRUE", "0"]),
+        (
+            "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
+            &["0", "10s", "-1", "99999999999999999999"],
+        ),
+        ("OFFENDERUPDATEPOLL_CLAIMERS", &["0", "65"]),
+        ("OFFENDERUPDATEPOLL_MAXINFLIGHT", &["0", "10001", "many"]),
+        ("OFFENDERUPDATEPOLL_LOCKEXPIRY", &["10s", "0s", "soon"]),
+        ("API_CALLTIMEOUT", &["0", "-5s", "2 fortnights", "25h"]),
+        (
+            "COMMUNITY_ENDPOINT_URL",
+            &["community-api", "ftp://x", "https://x?y", "http://"],
+        ),
+        (
+            "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+            &["topic", "arn:aws:sqs:eu-west-2:1:queue"],
+        ),
+        ("HMPPS_SQS_PROVIDER", &["azure"]),
+        ("LOG_FORMAT", &["xml"]),
+        ("RUST_LOG", &["a=b=c"]),
+    ] {
+        for value in values {
+            let faults = read_with(&[(name, value)]).unwrap_err().0;
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert!(
+                faults[0].starts_with(&format!("{name} is {value:?}; it wants ")),
+                "{faults:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_of_two_keys_is_a_fault_and_no_secret_is_ever_printed() {
+    let key = ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID", "AKIAHUSH");
+    let secret = (
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY",
+        "hush-hush",
+    );
+    for (one, other) in [(key, secret), (secret, key)] {
+        let faults = read_with(&[one, ("SERVER_PORT", "x")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            faults.contains(&format!("{} is not set", other.0)),
+            "{faults}"
+        );
+        assert!(!faults.contains(one.1), "{faults}");
+    }
+    let settings = read_with(&[key, secret, ("RUST_LOG", "debug")]).unwrap();
+    assert!(settings.topic.keys.is_some());
+    assert!(!format!("{settings:?}").contains("hush-hush"));
+}
+
+#[test]
+fn an_address_with_a_user_is_a_fault_and_its_password_is_not_printed() {
+    for address in ["https://user:hush-hush@x", "https://:hush-hush@x"] {
+        let faults = read_with(&[("COMMUNITY_ENDPOINT_URL", address)]).unwrap_err();
+        let faults = faults.to_string();
+        assert!(faults.contains("COMMUNITY_ENDPOINT_URL is an address with a user in it"));
+        assert!(!faults.contains("hush-hush"), "{faults}");
+    }
+}
+
+#[test]
+fn a_management_port_that_is_the_main_port_is_none() {
+    let ports = |main, management| {
+        let ports = [
+            ("SERVER_PORT", main),
+            ("MANAGEMENT_SERVER_PORT", management),
+        ];
+        read_with(&ports).unwrap().management_port
+    };
+    assert_eq!(ports("8080", "8080"), None);
+    assert_eq!(ports("8080", "8081"), Some(8081));
+    assert_eq!(ports("0", "0"), Some(0));
+}
+
+#[test]
+fn an_empty_value_counts_as_not_set() {
+    let settings = read_with(&[
+        ("MANAGEMENT_SERVER_PORT", ""),
+        ("SERVER_PORT", " "),
+        ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID", ""),
+        ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY", ""),
+    ]);
+    assert_eq!(settings.unwrap().server_port, 8080);
+    assert!(
+        read_with(&[("OAUTH_CLIENT_SECRET", "")]).unwrap_err().0[0]
+            .contains("OAUTH_CLIENT_SECRET is not set")
+    );
+}
+
+#[test]
+fn text_that_is_not_utf8_is_a_fault() {
+    let faults = Settings::from_variables(|name| {
+        let broken = (name == "SERVER_PORT").then(|| Err("text that is not UTF-8".to_owned()));
+        broken.or_else(|| {
+            COMPLETE
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, value)| Ok((*value).into()))
+        })
+    });
+    assert_eq!(
+        faults.unwrap_err().0,
+        ["SERVER_PORT is text that is not UTF-8; it wants a port, 0 to 65535"]
+    );
+}
+
+#[test]
+fn localstack_has_address_keys_and_topic_of_its_own_and_the_dev_profile_everything() {
+    let settings = read(&[("SPRING_PROFILES_ACTIVE", "dev")]).unwrap();
+    assert_eq!(settings.topic.arn, LOCALSTACK_TOPIC);
+    assert_eq!(
+        settings.topic.endpoint.as_deref(),
+        Some("http://localhost:4566")
+    );
+    assert!(settings.topic.keys.is_some());
+    assert_eq!(settings.server_port, 8081);
+    let settings = read(&[("SPRING_PROFILES_ACTIVE", "dev"), ("SERVER_PORT", "9000")]).unwrap();
+    assert_eq!(settings.server_port, 9000);
+}
+
+#[test]
+fn the_readme_shows_this_table_of_variables() {
+    let table: String = VARIABLES.iter().map(Variable::readme_row).collect();
+    let readme = include_str!("../../README.md");
+    assert!(
+        readme.contains(&table),
+        "the README's table should be:\n{table}"
+    );
+}
+
+#[test]
+fn every_default_belongs_to_a_variable() {
+    for section in ["default", "dev", "localstack"] {
+        for (name, _) in defaults().unwrap().get_table(section).unwrap() {
+            let known = |variable: &Variable| variable.name.eq_ignore_ascii_case(&name);
+            assert!(VARIABLES.iter().any(known), "{name}");
+        }
+    }
+}
+
+#[test]
+fn durations_are_read_as_spring_reads_them() {
+    for (text, milliseconds) in [
+        ("2s", 2000),
+        ("500ms", 500),
+        ("10m", 600_000),
+        ("PT2.5S", 2500),
+        ("750", 750),
+    ] {
+        assert_eq!(
+            parse_duration(text),
+            Some(Duration::from_millis(milliseconds)),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! The one table of environment variables, and their defaults.
+
+use config::{Config, ConfigError, File, FileFormat};
+
+/// One environment variable that the service reads.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What it wants, in the words of an error message: "SERVER_PORT wants …".
+    pub wants: &'static str,
+    /// What it is for, for the README.
+    pub purpose: &'static str,
+    /// Whether its value must never be printed.
+    pub secret: bool,
+}
+
+impl Variable {
+    /// The variable as a line of the README's table.
+    #[must_use]
+    pub fn readme_row(&self) -> String {
+        let default = default_of(self.name).map_or_else(String::new, |value| format!("`{value}`"));
+        format!(
+            "| {} | {default} | {} | {} |\n",
+            self.name, self.wants, self.purpose
+        )
+    }
+}
+
+const fn variable(name: &'static str, wants: &'static str, purpose: &'static str) -> Variable {
+    Variable {
+        name,
+        wants,
+        purpose,
+        secret: false,
+    }
+}
+
+const fn secret(name: &'static str, wants: &'static str, purpose: &'static str) -> Variable {
+    Variable {
+        name,
+        wants,
+        purpose,
+        secret: true,
+    }
+}
+
+/// Every environment variable that the service reads, in the order of the README; any other is ignored.
+pub const VARIABLES: &[Variable] = &[
+    variable(
+        "COMMUNITY_ENDPOINT_URL",
+        "an http(s) address",
+        "Base address of community-api",
+    ),
+    variable(
+        "OAUTH_ENDPOINT_URL",
+        "an http(s) address",
+        "Base address of hmpps-auth, with its `/auth`",
+    ),
+    secret(
+        "OAUTH_CLIENT_ID",
+        "a client id",
+        "Client that holds ROLE_COMMUNITY_EVENTS and ROLE_COMMUNITY",
+    ),
+    secret("OAUTH_CLIENT_SECRET", "a client secret", "Its secret"),
+    variable(
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+        "the ARN of an SNS topic",
+        "Topic that events are published to",
+    ),
+    secret(
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID",
+        "an access key id, together with …_SECRET_ACCESS_KEY",
+        "Credentials for the topic; without them the SDK's default chain (IRSA in the cluster)",
+    ),
+    secret(
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY",
+        "a secret access key, together with …_ACCESS_KEY_ID",
+        "As above",
+    ),
+    variable("HMPPS_SQS_REGION", "an AWS region", "Region of the topic"),
+    variable(
+        "HMPPS_SQS_PROVIDER",
+        "aws or localstack",
+        "`localstack`: its address, keys and topic",
+    ),
+    variable(
+        "HMPPS_SQS_LOCALSTACKURL",
+        "an http(s) address",
+        "Address of LocalStack",
+    ),
+    variable(
+        "SERVER_PORT",
+        "a port, 0 to 65535",
+        "Port of health, info, metrics; 0 takes a free one",
+    ),
+    variable(
+        "MANAGEMENT_SERVER_PORT",
+        "a port, 0 to 65535",
+        "Port that `/prometheus`, `/health` and `/info` move to; only the probes stay on SERVER_PORT",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_ENABLED",
+        "true or false",
+        "Whether to poll at all",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
+        "whole milliseconds, 1 to 86400000",
+        "From the end of a drain to the next poll",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_CLAIMERS",
+        "a whole number, 1 to 64",
+        "Claims under way at once",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_MAXINFLIGHT",
+        "a whole number, 1 to 10000",
+        "Rows claimed and not yet settled",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_LOCKEXPIRY",
+        "a duration such as 10m, at least three times the longer of API_CALLTIMEOUT and HMPPS_SQS_CALLTIMEOUT",
+        "After which community-api serves a locked row again",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES",
+        "a whole number, 0 to 1000000",
+        "Rows that may be marked as permanently failed within the window",
+    ),
+    variable(
+        "OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW",
+        "a duration such as 10m",
+        "That window",
+    ),
+    variable(
+        "HMPPS_SQS_CALLTIMEOUT",
+        "a duration such as 5s",
+        "Longest time of a publish",
+    ),
+    variable(
+        "API_CONNECTTIMEOUT",
+        "a duration such as 2s",
+        "Longest time to connect",
+    ),
+    variable(
+        "API_CALLTIMEOUT",
+        "a duration such as 10s",
+        "Longest time of a call",
+    ),
+    variable(
+        "API_CLAIMTIMEOUT",
+        "a duration such as 30s",
+        "Longest time of a claim; giving up on one strands its row",
+    ),
+    variable(
+        "API_HEALTHTIMEOUT",
+        "a duration such as 2s",
+        "Longest time of one check in `/health`",
+    ),
+    variable(
+        "SHUTDOWN_GRACEPERIOD",
+        "a duration such as 25s",
+        "Time for claimed rows to be settled after SIGTERM",
+    ),
+    variable(
+        "LOG_FORMAT",
+        "json, text or auto",
+        "`auto`: text on a terminal, otherwise JSON",
+    ),
+    variable(
+        "RUST_LOG",
+        "a level such as info",
+        "Level of the service's own log",
+    ),
+    variable(
+        "BUILD_NUMBER",
+        "a version",
+        "Version that `/info` and `/health` show",
+    ),
+    variable("PRODUCT_ID", "an id", "Product id that `/info` shows"),
+    variable(
+        "SPRING_PROFILES_ACTIVE",
+        "names of profiles",
+        "`dev` or `localstack` take the defaults for docker-compose's stand-ins; other names are ignored",
+    ),
+];
+
+/// The default of a variable outside any profile.
+fn default_of(name: &str) -> Option<String> {
+    defaults().ok()?.get_string(&format!("default.{name}")).ok()
+}
+
+/// The defaults of every profile, by section.
+pub(super) fn defaults() -> Result<Config, ConfigError> {
+    Config::builder()
+        .add_source(File::from_str(
+            include_str!("defaults.toml"),
+            FileFormat::Toml,
+        ))
+        .build()
+}
