@@ -222,7 +222,9 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                     return DrainEnd::Failed(CallError::unavailable(cause));
                 }
                 Ok(None) => {
-                    self.shared.gate.claim_found_nothing();
+                    self.shared
+                        .gate
+                        .claim_found_nothing(self.in_flight.held().len());
                     return DrainEnd::NothingLeft;
                 }
                 Err(error) => error,

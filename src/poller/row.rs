@@ -99,8 +99,8 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         let (outcome, error) = match &row {
             ClaimedRow::Update(update) => self.process(update, before).await,
             ClaimedRow::Unreadable(row) => {
-                let reason = Reason::Unreadable;
-                self.give_up_or_leave(row.offender_delta_id, row.failed_update, reason)
+                let verdict = second_chance(row.failed_update);
+                self.carry_out(verdict, row.offender_delta_id, Reason::Unreadable)
                     .await
             }
         };
@@ -144,16 +144,14 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
             Err(stopped) => return stopped.outcome(),
         };
         match decide(update, identifiers.as_ref()) {
-            Decision::NoEvents(_) => {
-                self.give_up_or_leave(Some(row), update.failed_update, Reason::NotVisible)
-                    .await
+            Decision::NoEvents(verdict) => {
+                self.carry_out(verdict, Some(row), Reason::NotVisible).await
             }
             Decision::Publish(events) => match self.publish(update, events, remembered).await {
                 Ok(()) => self.delete(row, Outcome::Published).await,
                 Err(Stopped::Refused(error)) => {
-                    let (outcome, _) = self
-                        .give_up_or_leave(Some(row), update.failed_update, Reason::Refused)
-                        .await;
+                    let verdict = second_chance(update.failed_update);
+                    let (outcome, _) = self.carry_out(verdict, Some(row), Reason::Refused).await;
                     (outcome, Some(error))
                 }
                 Err(stopped) => stopped.outcome(),
@@ -280,15 +278,14 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         }
     }
 
-    /// The rule for rows of which no events can be made: leave them locked at first, give up on their return unless the
-    /// brake is on.
-    async fn give_up_or_leave(
+    /// Leaves a row of which no events can be made, or gives it up unless the brake is on.
+    async fn carry_out(
         &self,
+        verdict: Verdict,
         row: Option<OffenderDeltaId>,
-        failed_update: bool,
         reason: Reason,
     ) -> (Outcome, Option<CallError>) {
-        let (Verdict::GiveUp, Some(row)) = (second_chance(failed_update), row) else {
+        let (Verdict::GiveUp, Some(row)) = (verdict, row) else {
             return (Outcome::LeftLocked(reason), None);
         };
         if !self.shared.ask_brake() {
