@@ -26,7 +26,12 @@ struct Rows {
     publications: HashMap<OffenderDeltaId, Publication>,
     /// In order of arrival; may still hold rows that are forgotten already.
     oldest_first: VecDeque<OffenderDeltaId>,
+    /// The latest rows that were deleted: one of them may have been claimed again just before it was.
+    deleted: VecDeque<OffenderDeltaId>,
 }
+
+/// How many deleted rows are remembered; the second claim of one is dealt with right after the first.
+const DELETED_ROWS_REMEMBERED: usize = 256;
 
 impl PublishedRows {
     /// A memory for so many rows.
@@ -57,15 +62,24 @@ impl PublishedRows {
     /// What is remembered of a row.
     #[must_use]
     pub fn get(&self, row: OffenderDeltaId) -> Option<Publication> {
-        self.rows
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .publications
-            .get(&row)
-            .copied()
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.deleted.contains(&row) {
+            return Some(Publication::Certain);
+        }
+        rows.publications.get(&row).copied()
     }
 
-    /// Forgets a row that is deleted, or was never published.
+    /// Notes that a published row is deleted.
+    pub fn deleted(&self, row: OffenderDeltaId) {
+        self.forget(row);
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.deleted.push_back(row);
+        if rows.deleted.len() > DELETED_ROWS_REMEMBERED {
+            rows.deleted.pop_front();
+        }
+    }
+
+    /// Forgets a row that was never published, or is given up.
     pub fn forget(&self, row: OffenderDeltaId) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if rows.publications.remove(&row).is_some() {
@@ -80,6 +94,17 @@ impl PublishedRows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_that_was_deleted_a_moment_ago_is_still_known_as_published() {
+        let memory = PublishedRows::with_capacity(2);
+        for row in 0..1_000 {
+            memory.remember(OffenderDeltaId(row), Publication::Certain);
+            memory.deleted(OffenderDeltaId(row));
+        }
+        assert_eq!(memory.get(OffenderDeltaId(999)), Some(Publication::Certain));
+        assert_eq!(memory.get(OffenderDeltaId(1)), None);
+    }
 
     #[test]
     fn the_oldest_row_is_forgotten_when_the_memory_is_full_and_certainty_is_kept() {

@@ -271,7 +271,7 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
             .await
         {
             Ok(()) => {
-                self.shared.published.forget(row);
+                self.shared.published.deleted(row);
                 (then, None)
             }
             Err(stopped) => stopped.outcome(),
