@@ -316,6 +316,21 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_this_table_of_events() {
+        let readme = include_str!("../README.md");
+        for mapping in MAPPINGS {
+            let table = match (mapping.source_table, mapping.action) {
+                ("REGISTRATION", Some(_)) => "REGISTRATION, deleted",
+                ("REGISTRATION", None) => "REGISTRATION, otherwise",
+                (table, _) => table,
+            };
+            let generic = if mapping.generic_too { "yes " } else { "" };
+            let row = format!("\n| {table} | {} | {generic}|\n", mapping.event_type);
+            assert!(readme.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn bodies_are_byte_for_byte_those_of_the_contract() {
         let events = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
         assert_eq!(

@@ -15,6 +15,8 @@ pub mod ports;
 pub mod published;
 pub mod row;
 mod row_log;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,0 +1,121 @@
+//! When polls happen, over traits that have nothing to do.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::ports::{CallError, CallErrorKind, Topic, Updates};
+use super::{Poller, PollerSettings};
+use crate::event::{Event, Identifiers};
+use crate::metrics::Metrics;
+use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
+
+const DELAY: Duration = Duration::from_secs(10);
+
+/// A source without rows, which notes when it was asked.
+#[derive(Clone, Default)]
+struct Nothing {
+    asked: Arc<Mutex<Vec<Instant>>>,
+    refuses: Option<CallError>,
+}
+
+impl Updates for Nothing {
+    async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
+        self.asked.lock().unwrap().push(Instant::now());
+        self.refuses.clone().map_or(Ok(None), Err)
+    }
+
+    async fn identifiers(&self, _: OffenderId) -> Result<Option<Identifiers>, CallError> {
+        Ok(None)
+    }
+
+    async fn delete(&self, _: OffenderDeltaId) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    async fn mark_as_failed(&self, _: OffenderDeltaId) -> Result<(), CallError> {
+        Ok(())
+    }
+}
+
+impl Topic for Nothing {
+    async fn publish(&self, _: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
+        Ok(Vec::new())
+    }
+}
+
+/// The times of the polls within a minute and a half, from the start on.
+async fn polls(source: Nothing) -> Vec<Duration> {
+    let settings = PollerSettings {
+        fixed_delay: DELAY,
+        claimers: 1,
+        max_in_flight: 32,
+        lock_expiry: Duration::from_mins(10),
+        call_timeout: DELAY,
+        publish_timeout: DELAY,
+        claim_timeout: DELAY,
+        brake_limit: 10,
+        brake_window: Duration::from_mins(10),
+        grace_period: DELAY,
+    };
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let poller = Poller::new(source.clone(), source.clone(), settings, metrics.clone());
+    let start = Instant::now();
+    let stop = CancellationToken::new();
+    let ended = async {
+        sleep(Duration::from_secs(90)).await;
+        stop.cancel();
+    };
+    tokio::join!(poller.run(&stop), ended);
+    let asked = source.asked.lock().unwrap();
+    assert_eq!(metrics.polls.get(), asked.len() as u64);
+    asked.iter().map(|at| at.duration_since(start)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_poll_is_at_once_the_second_at_any_time_and_then_one_an_interval() {
+    let mut second = Vec::new();
+    for _ in 0..10 {
+        let polls = polls(Nothing::default()).await;
+        assert_eq!(polls[0], Duration::ZERO);
+        assert!(polls[1] <= DELAY + Duration::from_millis(1));
+        for pair in polls[1..].windows(2) {
+            let between = pair[1] - pair[0];
+            assert!(between >= DELAY && between <= DELAY + Duration::from_millis(1));
+        }
+        second.push(polls[1]);
+    }
+    second.sort();
+    second.dedup_by_key(|at| at.as_millis());
+    assert!(second.len() > 5, "pods poll in step: {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_poll_is_followed_by_the_next_interval_or_later_if_asked_to_wait() {
+    let refuses = CallError {
+        retry_after: Some(Duration::from_secs(40)),
+        ..CallError::new(CallErrorKind::Unavailable, "answered 503")
+    };
+    let source = Nothing {
+        refuses: Some(refuses),
+        ..Nothing::default()
+    };
+    let polls = polls(source).await;
+    let seconds: Vec<_> = polls.iter().map(Duration::as_secs).collect();
+    assert_eq!(seconds, [0, 40, 80]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_race_is_followed_by_another_try_within_the_same_poll() {
+    let refuses = CallError::new(CallErrorKind::Contended, "answered 409");
+    let source = Nothing {
+        refuses: Some(refuses),
+        ..Nothing::default()
+    };
+    let asked = source.asked.clone();
+    let polling = tokio::time::timeout(Duration::from_secs(5), async { polls(source).await.len() });
+    assert!(polling.await.is_err());
+    assert!(asked.lock().unwrap().len() > 3);
+}
