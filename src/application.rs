@@ -41,6 +41,9 @@ impl Application {
     /// # Errors
     /// If a port is taken, or the machine has no root certificates.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         let metrics = Arc::new(Metrics::new()?);
         // The poller sets the limit of each call; a claim may take longest.
         let longest_call = settings

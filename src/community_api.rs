@@ -1,10 +1,11 @@
 //! community-api over HTTP: the source of changed rows. Status codes become meanings here, and nothing of HTTP leaves this room.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION};
 use reqwest::{Client, Method, Response, StatusCode};
-use tokio::time::Instant;
+use tokio::time::timeout;
 
 use crate::event::Identifiers;
 use crate::http;
@@ -44,7 +45,7 @@ impl CommunityApi {
 
     /// Makes a call; `None` if it was answered with 404.
     async fn call(&self, call: Call) -> Result<Option<Response>, CallError> {
-        let started = Instant::now();
+        let timer = self.metrics.start_call("community_api", call.name);
         let answer = self.with_token(&call).await;
         let outcome = match &answer {
             Ok(Some(_)) => "ok",
@@ -55,10 +56,7 @@ impl CommunityApi {
                 _ => "failed",
             },
         };
-        self.metrics
-            .calls
-            .with_label_values(&["community_api", call.name, outcome])
-            .observe(started.elapsed().as_secs_f64());
+        timer.ended(outcome);
         answer.map_err(|error| CallError {
             cause: format!("{}: {}", call.name, error.cause),
             ..error
@@ -108,8 +106,8 @@ impl CommunityApi {
             purpose: Purpose::Finish,
         };
         if let Some(response) = self.call(call).await? {
-            // Read only so that the connection can be used again.
-            let _ = http::body(response).await;
+            // Read only so that the connection can be used again, which is not worth much waiting.
+            let _ = timeout(Duration::from_millis(100), http::body(response)).await;
         }
         Ok(())
     }

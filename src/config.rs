@@ -50,6 +50,8 @@ pub struct Settings {
     pub build_number: String,
     /// Product id to show.
     pub product_id: String,
+    /// What is odd but works, to be logged.
+    pub warnings: Vec<String>,
 }
 
 /// Where events go and with which rights.

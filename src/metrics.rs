@@ -167,6 +167,16 @@ impl Metrics {
         self.age_max.observe(age.as_secs_f64());
     }
 
+    /// Starts to measure a call. If the answer is dropped without an outcome, the caller has stopped waiting: `timed_out`.
+    #[must_use]
+    pub fn start_call(&self, dependency: &'static str, call: &'static str) -> CallTimer<'_> {
+        CallTimer {
+            calls: &self.calls,
+            labels: [dependency, call, "timed_out"],
+            started: Instant::now(),
+        }
+    }
+
     /// All metrics in Prometheus' text format 0.0.4.
     ///
     /// # Errors
@@ -194,6 +204,28 @@ impl Metrics {
         }
         out.push_str("# EOF\n");
         Ok(out)
+    }
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub struct CallTimer<'a> {
+    calls: &'a HistogramVec,
+    labels: [&'static str; 3],
+    started: Instant,
+}
+
+impl CallTimer<'_> {
+    /// Notes how the call ended.
+    pub fn ended(mut self, outcome: &'static str) {
+        self.labels[2] = outcome;
+    }
+}
+
+impl Drop for CallTimer<'_> {
+    fn drop(&mut self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.calls.with_label_values(&self.labels).observe(seconds);
     }
 }
 

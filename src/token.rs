@@ -160,7 +160,7 @@ impl Inner {
     }
 
     async fn fetch_and_keep(&self) -> Result<Token, CallError> {
-        let started = Instant::now();
+        let timer = self.metrics.start_call("auth", "token");
         let fetched = self.request().await.map_err(|error| CallError {
             // Whatever the reason, there is no token.
             kind: CallErrorKind::Unauthorised,
@@ -168,10 +168,7 @@ impl Inner {
             ..error
         });
         let outcome = if fetched.is_ok() { "ok" } else { "failed" };
-        self.metrics
-            .calls
-            .with_label_values(&["auth", "token", outcome])
-            .observe(started.elapsed().as_secs_f64());
+        timer.ended(outcome);
         let mut state = self.state();
         state.fetching = None;
         state.fetches += 1;

@@ -9,7 +9,6 @@ use aws_sdk_sns::Client;
 use aws_sdk_sns::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::operation::publish_batch::PublishBatchOutput;
 use aws_sdk_sns::types::{BatchResultErrorEntry, MessageAttributeValue, PublishBatchRequestEntry};
-use tokio::time::Instant;
 
 use crate::event::Event;
 use crate::http::with_causes;
@@ -96,7 +95,7 @@ impl SnsTopic {
 
 impl Topic for SnsTopic {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
-        let started = Instant::now();
+        let timer = self.metrics.start_call("sns", "publish");
         let answers = self.publish_batch(events).await;
         let error = match &answers {
             Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
@@ -110,10 +109,7 @@ impl Topic for SnsTopic {
             Some(CallErrorKind::AnswerLost) => "answer_lost",
             Some(CallErrorKind::Unavailable) => "failed",
         };
-        self.metrics
-            .calls
-            .with_label_values(&["sns", "publish", outcome])
-            .observe(started.elapsed().as_secs_f64());
+        timer.ended(outcome);
         answers
     }
 }
@@ -185,8 +181,16 @@ where
             let status = answer.raw().status().as_u16();
             match answer.err().code() {
                 Some(code) => {
-                    CallError::new(meaning_of(code), format!("SNS answered {status} {code}"))
+                    let kind = match meaning_of(code) {
+                        // It went wrong somewhere in SNS, perhaps after the events were accepted.
+                        CallErrorKind::Unavailable if status >= 500 || code == "RequestTimeout" => {
+                            CallErrorKind::AnswerLost
+                        }
+                        kind => kind,
+                    };
+                    CallError::new(kind, format!("SNS answered {status} {code}"))
                 }
+
                 None if status == 429 => {
                     CallError::new(CallErrorKind::Contended, "SNS answered 429")
                 }

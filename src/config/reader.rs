@@ -14,10 +14,15 @@ use crate::poller::PollerSettings;
 pub(super) const LOCALSTACK_TOPIC: &str =
     "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
 
+/// What is odd about a configuration that works.
+const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
+    neither is used, but the default chain of credentials";
+
 /// Reads variable after variable, collecting faults.
 pub(super) struct Reader {
     values: Config,
     pub faults: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Reader {
@@ -53,6 +58,7 @@ impl Reader {
         Ok(Self {
             values: layers.build().map_err(broken)?,
             faults,
+            warnings: Vec::new(),
         })
     }
 
@@ -94,6 +100,7 @@ impl Reader {
                 .optional("BUILD_NUMBER")
                 .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             product_id: self.required("PRODUCT_ID")?,
+            warnings: std::mem::take(&mut self.warnings),
         })
     }
 
@@ -128,10 +135,11 @@ impl Reader {
         let keys = match (key_id, secret_key) {
             (Some(id), Some(secret)) => Some((id, secret.into())),
             (None, None) => None,
-            (Some(_), None) => {
-                return self.fault("HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY");
+            // As before: the keys count where both are set.
+            _ => {
+                self.warnings.push(HALF_A_KEY.to_owned());
+                None
             }
-            (None, Some(_)) => return self.fault("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID"),
         };
         let region = self.required("HMPPS_SQS_REGION");
         Some(TopicSettings {

@@ -40,6 +40,7 @@ pub(super) struct Attempts<'a> {
     backoff: Backoff,
     failed_before: bool,
     failures_alone: u32,
+    contended_alone: u32,
     /// When the current or last call was started.
     started: Instant,
     tried: bool,
@@ -60,6 +61,7 @@ impl<'a> Attempts<'a> {
             backoff: first_backoff(settings),
             failed_before: false,
             failures_alone: 0,
+            contended_alone: 0,
             started: Instant::now(),
             tried: false,
         }
@@ -124,7 +126,9 @@ impl<'a> Attempts<'a> {
             .gate
             .failed(self.step, self.started, !self.failed_before, &error);
         self.failed_before = true;
-        if alone && error.kind != CallErrorKind::Contended {
+        if alone && error.kind == CallErrorKind::Contended {
+            self.contended_alone += 1;
+        } else if alone {
             if self.failures_alone == 0 {
                 // The trouble is its own now, which a few quick attempts will settle one way or the other.
                 self.backoff = first_backoff(self.settings);
@@ -139,7 +143,8 @@ impl<'a> Attempts<'a> {
         if wait >= self.lease.remaining() {
             return Err(Stopped::Left(Reason::LeaseRanOut, Some(error)));
         }
-        let may_go = || self.failures_alone >= FAILURES_ALONE_IF_PLACE_IS_NEEDED;
+        let failures_alone = self.failures_alone + self.contended_alone;
+        let may_go = || failures_alone >= FAILURES_ALONE_IF_PLACE_IS_NEEDED;
         tokio::select! {
             biased;
             () = sleep(wait) => Ok(()),

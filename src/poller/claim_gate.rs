@@ -19,8 +19,8 @@ use crate::offender_update::OffenderId;
 
 /// While claims are suspended, one row is claimed after this time, to see whether it gets through.
 const FIRST_PROBE: Duration = Duration::from_millis(250);
-/// Each row that is caught in the trouble makes the time to the next probe longer by a third, up to this.
-const LONGEST_PROBE: Duration = Duration::from_secs(5);
+/// Each row that is caught in the trouble makes the time to the next probe longer by a seventh, up to this.
+const LONGEST_PROBE: Duration = Duration::from_secs(2);
 /// How long the first row after the trouble has, before another one may be claimed beside it.
 const RESUME_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a row in trouble looks whether its place is needed.
@@ -66,7 +66,8 @@ struct StepHealth {
     /// When the latest call that got through was **started**: one that was started before a failure, and
     /// answered after it, says nothing about the time of the failure.
     through_started: Option<Instant>,
-    failing: bool,
+    /// While nobody gets through: when the latest call that failed was started.
+    failing: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +134,7 @@ impl ClaimGate {
         let mut state = self.state();
         if matches!(state.phase, Phase::Suspended { .. }) && rows_in_flight == 0 {
             // Nobody is held up, and nobody is there who could get through.
-            state.steps.iter_mut().for_each(|step| step.failing = false);
+            state.steps.iter_mut().for_each(|step| step.failing = None);
             self.resume(&mut state);
         }
         drop(state);
@@ -153,8 +154,9 @@ impl ClaimGate {
         let mut state = self.state();
         let health = &mut state.steps[step as usize];
         health.through_started = health.through_started.max(Some(started));
-        health.failing = false;
-        let well = !state.steps.iter().any(|step| step.failing);
+        // One that was started before a failing one says nothing about the time since.
+        health.failing = health.failing.filter(|&failing| failing >= started);
+        let well = state.steps.iter().all(|step| step.failing.is_none());
         if well && matches!(state.phase, Phase::Suspended { .. }) {
             self.resume(&mut state);
         }
@@ -175,11 +177,16 @@ impl ClaimGate {
     /// failed for this row. The answer is whether others get through meanwhile, so that the row has a problem
     /// of its own.
     pub fn failed(&self, step: Step, started: Instant, first: bool, error: &CallError) -> bool {
+        // To give rows up is rare: nobody else is there to show whether it works, and nobody has to wait for it.
+        if step == Step::MarkAsFailed {
+            return true;
+        }
         let mut state = self.state();
         if state.through_since(step, started) {
             return true;
         }
-        state.steps[step as usize].failing = true;
+        let failing = &mut state.steps[step as usize].failing;
+        *failing = (*failing).max(Some(started));
         let now = Instant::now();
         match &mut state.phase {
             Phase::Suspended {
@@ -188,7 +195,7 @@ impl ClaimGate {
                 ..
             } => {
                 if first {
-                    *interval = (*interval * 4 / 3).min(LONGEST_PROBE);
+                    *interval = (*interval * 8 / 7).min(LONGEST_PROBE);
                     *next_probe = now + *interval;
                 }
             }
@@ -227,7 +234,7 @@ impl ClaimGate {
     #[must_use]
     pub fn is_stuck(&self, step: Step, so_long: Duration) -> bool {
         let state = self.state();
-        let failing = state.steps[step as usize].failing;
+        let failing = state.steps[step as usize].failing.is_some();
         failing
             && matches!(state.phase, Phase::Suspended { since, .. } if since.elapsed() >= so_long)
     }

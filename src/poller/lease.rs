@@ -10,8 +10,9 @@ const MARGIN_PERCENT: u32 = 5;
 /// The lease of one row. Everything that is done for the row fits inside it.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
-    ends_at: Instant,
-    lock_runs_out_at: Instant,
+    claimed_at: Instant,
+    end: Instant,
+    lock_end: Instant,
 }
 
 impl Lease {
@@ -20,22 +21,28 @@ impl Lease {
     #[must_use]
     pub fn from_claim(claimed_at: Instant, lock_expiry: Duration) -> Self {
         Self {
-            ends_at: claimed_at + lock_expiry - lock_expiry * MARGIN_PERCENT / 100,
-            lock_runs_out_at: claimed_at + lock_expiry,
+            claimed_at,
+            end: claimed_at + lock_expiry - lock_expiry * MARGIN_PERCENT / 100,
+            lock_end: claimed_at + lock_expiry,
         }
+    }
+
+    /// When the claim was sent.
+    #[must_use]
+    pub fn claimed_at(&self) -> Instant {
+        self.claimed_at
     }
 
     /// What is left, zero once it has ended.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.ends_at.saturating_duration_since(Instant::now())
+        self.end.saturating_duration_since(Instant::now())
     }
 
     /// Time until community-api may serve the row to anybody again.
     #[must_use]
     pub fn comes_back_in(&self) -> Duration {
-        self.lock_runs_out_at
-            .saturating_duration_since(Instant::now())
+        self.lock_end.saturating_duration_since(Instant::now())
     }
 }
 

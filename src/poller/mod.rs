@@ -19,7 +19,7 @@ mod row_log;
 mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -175,7 +175,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             let ends = join_all((0..self.shared.settings.claimers).map(|_| self.drain(stop))).await;
             let asked_to_wait = failures.note(ends);
             delay = delay.max(asked_to_wait);
-            self.shared.release_brake();
+            self.shared.show_brake();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -312,38 +312,33 @@ fn is_nameless(row: &ClaimedRow) -> bool {
 }
 
 impl<U, T> Shared<U, T> {
-    /// Whether one more row may be given up for good.
-    pub fn ask_brake(&self) -> bool {
-        let answer = self
-            .brake
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ask(Instant::now());
+    /// Whether one more row may be given up for good at this time.
+    pub fn ask_brake(&self, now: Instant) -> bool {
+        let answer = self.brake().ask(now);
         if answer == BrakeAnswer::Engaged {
-            self.metrics.brake_on.set(1);
             tracing::error!(
                 limit = self.settings.brake_limit,
                 window_seconds = self.settings.brake_window.as_secs(),
                 "too many rows would be marked as permanently failed: none will be until the window has passed"
             );
         }
+        self.show_brake();
         answer == BrakeAnswer::Allowed
     }
 
-    /// A row was not given up after all.
-    pub fn give_back_brake(&self) {
-        self.brake
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .give_back();
+    /// A row that was allowed to be given up was not after all.
+    pub fn give_back_brake(&self, allowed_at: Instant) {
+        self.brake().give_back(allowed_at);
+        self.show_brake();
     }
 
-    /// Shows the end of the brake's window on the metric.
-    fn release_brake(&self) {
-        let brake = self.brake.lock().unwrap_or_else(PoisonError::into_inner);
-        self.metrics
-            .brake_on
-            .set(i64::from(brake.is_on(Instant::now())));
+    fn show_brake(&self) {
+        let on = self.brake().is_on(Instant::now());
+        self.metrics.brake_on.set(i64::from(on));
+    }
+
+    fn brake(&self) -> MutexGuard<'_, Brake> {
+        self.brake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

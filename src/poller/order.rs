@@ -1,7 +1,7 @@
 //! Rows of one offender take turns, in the order in which they were claimed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -19,16 +19,25 @@ struct Lines {
     last_in_line: HashMap<OffenderId, Waiter>,
 }
 
+/// A row in line, as the one behind it sees it.
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    done: oneshot::Receiver<End>,
+    done: oneshot::Receiver<Word>,
+}
+
+/// What a row says to the one behind it.
+#[derive(Debug)]
+enum Word {
+    End(End),
+    /// It has left the line before its turn: wait for the one that it waited for.
+    WaitFor(Waiter),
 }
 
 /// How the turn before ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its row was dealt with, or fell to a fault of its own; the next one may go on.
+    /// Its row is published, or fell to a fault of its own; the next one may go on.
     Over,
     /// Nothing can be found out about this offender for now; for the next row it would be the same.
     OffenderInTrouble,
@@ -40,23 +49,26 @@ pub struct Turn {
     order: Order,
     offender: OffenderId,
     ticket: u64,
-    before: Option<oneshot::Receiver<End>>,
-    done: Option<oneshot::Sender<End>>,
+    before: Option<Waiter>,
+    done: Option<oneshot::Sender<Word>>,
 }
 
 impl Order {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many offenders have rows in flight.
     #[must_use]
     pub fn offenders(&self) -> usize {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.last_in_line.len()
+        self.lines().last_in_line.len()
     }
 
     /// Joins the end of the offender's queue.
     #[must_use]
     pub fn join(&self, offender: OffenderId) -> Turn {
         let (sender, receiver) = oneshot::channel();
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
         lines.last_ticket += 1;
         let ticket = lines.last_ticket;
         let waiter = Waiter {
@@ -68,7 +80,7 @@ impl Order {
             order: self.clone(),
             offender,
             ticket,
-            before: before.map(|waiter| waiter.done),
+            before,
             done: Some(sender),
         }
     }
@@ -83,33 +95,54 @@ impl Turn {
 
     /// Waits for the turn before to end.
     pub async fn come(&mut self) -> End {
-        match &mut self.before {
-            // A turn that ended without a word (its task was dropped) is over too.
-            Some(before) => before.await.unwrap_or(End::Over),
-            None => End::Over,
+        while let Some(before) = &mut self.before {
+            match (&mut before.done).await {
+                Ok(Word::WaitFor(earlier)) => self.before = Some(earlier),
+                Ok(Word::End(end)) => {
+                    self.before = None;
+                    return end;
+                }
+                // A turn that ended without a word (its task was dropped) is over too.
+                Err(_) => self.before = None,
+            }
         }
+        End::Over
     }
 
     /// Ends the turn with a word for the next one.
     pub fn end(mut self, end: End) {
+        self.say(Word::End(end));
+    }
+
+    /// Leaves the line before the turn has come. Whoever is next waits for the one before.
+    pub fn leave(mut self) {
+        if let Some(before) = self.before.take() {
+            let mut lines = self.order.lines();
+            match lines.last_in_line.get_mut(&self.offender) {
+                Some(last) if last.ticket == self.ticket => *last = before,
+                _ => {
+                    drop(lines);
+                    self.say(Word::WaitFor(before));
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, word: Word) {
         if let Some(done) = self.done.take() {
             // Nobody may be waiting.
-            let _ = done.send(end);
+            let _ = done.send(word);
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut lines = self
-            .order
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.order.lines();
         if lines
             .last_in_line
             .get(&self.offender)
-            .is_some_and(|waiter| waiter.ticket == self.ticket)
+            .is_some_and(|last| last.ticket == self.ticket)
         {
             lines.last_in_line.remove(&self.offender);
         }
@@ -139,5 +172,26 @@ mod tests {
         drop(third);
         drop(other);
         assert!(order.lines.lock().unwrap().last_in_line.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_row_that_leaves_the_line_early_lets_nobody_overtake_the_one_before_it() {
+        let order = Order::default();
+        let first = order.join(OffenderId(1));
+        let second = order.join(OffenderId(1));
+        let mut third = order.join(OffenderId(1));
+        let fourth = order.join(OffenderId(1));
+        second.leave();
+        assert_eq!(third.come().now_or_never(), None);
+        fourth.leave();
+        let mut fifth = order.join(OffenderId(1));
+        assert_eq!(fifth.come().now_or_never(), None);
+        first.end(End::Over);
+        assert_eq!(third.come().now_or_never(), Some(End::Over));
+        assert_eq!(fifth.come().now_or_never(), None);
+        third.end(End::OffenderInTrouble);
+        assert_eq!(fifth.come().now_or_never(), Some(End::OffenderInTrouble));
+        drop(fifth);
+        assert_eq!(order.offenders(), 0);
     }
 }

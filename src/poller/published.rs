@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+use tokio::time::Instant;
+
 use crate::offender_update::OffenderDeltaId;
 
 /// How sure the pod is that a row's events are on the topic.
@@ -26,8 +28,8 @@ struct Rows {
     publications: HashMap<OffenderDeltaId, Publication>,
     /// In order of arrival; may still hold rows that are forgotten already.
     oldest_first: VecDeque<OffenderDeltaId>,
-    /// The latest rows that were deleted: one of them may have been claimed again just before it was.
-    deleted: VecDeque<OffenderDeltaId>,
+    /// The latest rows that were deleted, and when: one of them may have been claimed again just before it was.
+    deleted: VecDeque<(OffenderDeltaId, Instant)>,
 }
 
 /// How many deleted rows are remembered; the second claim of one is dealt with right after the first.
@@ -59,11 +61,12 @@ impl PublishedRows {
         }
     }
 
-    /// What is remembered of a row.
+    /// What is remembered of a row that was claimed at `claimed_at`. If that was after its deletion, it is a new row.
     #[must_use]
-    pub fn get(&self, row: OffenderDeltaId) -> Option<Publication> {
+    pub fn get(&self, row: OffenderDeltaId, claimed_at: Instant) -> Option<Publication> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if rows.deleted.contains(&row) {
+        let deleted_since = |&(deleted, at): &(_, Instant)| deleted == row && claimed_at < at;
+        if rows.deleted.iter().any(deleted_since) {
             return Some(Publication::Certain);
         }
         rows.publications.get(&row).copied()
@@ -73,7 +76,7 @@ impl PublishedRows {
     pub fn deleted(&self, row: OffenderDeltaId) {
         self.forget(row);
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.deleted.push_back(row);
+        rows.deleted.push_back((row, Instant::now()));
         if rows.deleted.len() > DELETED_ROWS_REMEMBERED {
             rows.deleted.pop_front();
         }
@@ -96,32 +99,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_that_was_deleted_a_moment_ago_is_still_known_as_published() {
+    fn a_row_claimed_just_before_its_deletion_is_known_and_one_claimed_after_it_is_new() {
         let memory = PublishedRows::with_capacity(2);
+        let before = Instant::now();
         for row in 0..1_000 {
             memory.remember(OffenderDeltaId(row), Publication::Certain);
             memory.deleted(OffenderDeltaId(row));
         }
-        assert_eq!(memory.get(OffenderDeltaId(999)), Some(Publication::Certain));
-        assert_eq!(memory.get(OffenderDeltaId(1)), None);
+        let latest = OffenderDeltaId(999);
+        assert_eq!(memory.get(latest, before), Some(Publication::Certain));
+        assert_eq!(memory.get(latest, Instant::now()), None);
+        assert_eq!(memory.get(OffenderDeltaId(1), before), None);
     }
 
     #[test]
     fn the_oldest_row_is_forgotten_when_the_memory_is_full_and_certainty_is_kept() {
-        let row = OffenderDeltaId;
+        let (row, now) = (OffenderDeltaId, Instant::now());
         let memory = PublishedRows::with_capacity(2);
         memory.remember(row(1), Publication::Certain);
         memory.remember(row(1), Publication::Possible);
-        assert_eq!(memory.get(row(1)), Some(Publication::Certain));
+        assert_eq!(memory.get(row(1), now), Some(Publication::Certain));
         memory.remember(row(2), Publication::Possible);
         memory.remember(row(2), Publication::Certain);
-        assert_eq!(memory.get(row(2)), Some(Publication::Certain));
+        assert_eq!(memory.get(row(2), now), Some(Publication::Certain));
         memory.remember(row(3), Publication::Possible);
-        assert_eq!(memory.get(row(1)), None);
+        assert_eq!(memory.get(row(1), now), None);
         memory.forget(row(2));
         memory.remember(row(4), Publication::Possible);
         assert_eq!(
-            (memory.get(row(2)), memory.get(row(3))),
+            (memory.get(row(2), now), memory.get(row(3), now)),
             (None, Some(Publication::Possible))
         );
         assert_eq!(memory.rows.lock().unwrap().oldest_first.len(), 2);

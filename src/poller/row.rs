@@ -1,10 +1,11 @@
 //! The path of one claimed row: identifiers, decision, publish, delete. Top to bottom, this is what the service is for.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::attempts::{Attempts, PATIENCE, Stopped};
@@ -82,6 +83,17 @@ impl Reason {
     }
 }
 
+/// What is left to do for a row when its turn is over.
+enum Rest {
+    Delete(Outcome),
+    NoEvents {
+        verdict: Verdict,
+        reason: Reason,
+        error: Option<CallError>,
+    },
+    Left(Reason, Option<CallError>),
+}
+
 /// One row in flight.
 pub(super) struct RowInFlight<U, T> {
     pub shared: Arc<Shared<U, T>>,
@@ -90,112 +102,167 @@ pub(super) struct RowInFlight<U, T> {
 
 impl<U: Updates, T: Topic> RowInFlight<U, T> {
     /// Deals with a claimed row, whatever it takes within its lease.
-    pub async fn settle(self, row: ClaimedRow, mut turn: Option<Turn>) {
+    pub async fn settle(self, row: ClaimedRow, turn: Option<Turn>) {
         let started = Instant::now();
-        let before = match &mut turn {
-            Some(turn) => self.wait_for(turn).await,
-            None => End::Over,
+        let rest = match &row {
+            ClaimedRow::Update(update) => self.in_turn(update, turn).await,
+            ClaimedRow::Unreadable(row) => Rest::NoEvents {
+                verdict: second_chance(row.failed_update),
+                reason: Reason::Unreadable,
+                error: None,
+            },
         };
-        let (outcome, error) = match &row {
-            ClaimedRow::Update(update) => self.process(update, before).await,
-            ClaimedRow::Unreadable(row) => {
-                let verdict = second_chance(row.failed_update);
-                self.carry_out(verdict, row.offender_delta_id, Reason::Unreadable)
-                    .await
-            }
-        };
-        if let Some(turn) = turn {
-            turn.end(match outcome {
-                Outcome::LeftLocked(Reason::GaveWay(Step::Identifiers)) => End::OffenderInTrouble,
-                _ => End::Over,
-            });
-        }
+        let (outcome, error) = self.after_turn(&row, rest).await;
         self.report(&row, outcome, error.as_ref(), started.elapsed());
     }
 
-    /// Waits for the row before this one of the same offender. If one offender's rows fill all places and are stuck, they
-    /// cannot tell whether others would get through: then those in line make room, one by one, for somebody else's.
-    async fn wait_for(&self, turn: &mut Turn) -> End {
+    /// What has to be done in the order of the claims: all up to the publication.
+    async fn in_turn(&self, update: &OffenderUpdate, turn: Option<Turn>) -> Rest {
+        let Some(mut turn) = turn else {
+            return self.publish_or_not(update).await;
+        };
+        let Some(before) = self.wait_for(update.offender_id, &mut turn).await else {
+            turn.leave();
+            return Rest::Left(Reason::GaveWay(Step::Identifiers), None);
+        };
+        let rest = match before {
+            End::Over => self.publish_or_not(update).await,
+            // What could not be found out for one row of an offender will not be for the next, which must not keep a
+            // place as long to learn it.
+            End::OffenderInTrouble if self.remembered(update) != Some(Publication::Certain) => {
+                Rest::Left(Reason::GaveWay(Step::Identifiers), None)
+            }
+            End::OffenderInTrouble => Rest::Delete(Outcome::DeletedAgain),
+        };
+        turn.end(match rest {
+            Rest::Left(Reason::GaveWay(Step::Identifiers), _) => End::OffenderInTrouble,
+            _ => End::Over,
+        });
+        rest
+    }
+
+    /// Waits for the row before this one of the same offender. If one offender's rows fill all places and are stuck, and no
+    /// other offender is known that could be asked for, they cannot tell whether others would get through: then those in
+    /// line make room, one by one, for somebody else's (`None`).
+    async fn wait_for(&self, offender: OffenderId, turn: &mut Turn) -> Option<End> {
         let Shared { gate, order, .. } = &*self.shared;
-        let alone_and_stuck = || order.offenders() == 1 && gate.is_stuck(Step::Identifiers, STUCK);
+        let alone_and_stuck = || {
+            order.offenders() == 1
+                && gate.known_offender_besides(offender).is_none()
+                && gate.is_stuck(Step::Identifiers, STUCK)
+        };
         tokio::select! {
             biased;
-            end = turn.come() => end,
-            () = gate.place_is_needed(alone_and_stuck) => End::OffenderInTrouble,
+            end = turn.come() => Some(end),
+            () = gate.place_is_needed(alone_and_stuck) => None,
         }
     }
 
-    async fn process(&self, update: &OffenderUpdate, before: End) -> (Outcome, Option<CallError>) {
-        let row = update.offender_delta_id;
-        let remembered = self.shared.published.get(row);
+    async fn publish_or_not(&self, update: &OffenderUpdate) -> Rest {
+        let remembered = self.remembered(update);
         if remembered == Some(Publication::Certain) {
-            return self.delete(row, Outcome::DeletedAgain).await;
-        }
-        if before == End::OffenderInTrouble {
-            // What could not be found out for one row of an offender will not be for the next, which must not keep a
-            // place as long to learn it.
-            return (
-                Outcome::LeftLocked(Reason::GaveWay(Step::Identifiers)),
-                None,
-            );
+            return Rest::Delete(Outcome::DeletedAgain);
         }
         let identifiers = match self.identifiers(update.offender_id).await {
             Ok(identifiers) => identifiers,
-            Err(stopped) => return stopped.outcome(),
+            Err(stopped) => return stopped.into(),
         };
         match decide(update, identifiers.as_ref()) {
-            Decision::NoEvents(verdict) => {
-                self.carry_out(verdict, Some(row), Reason::NotVisible).await
-            }
-            Decision::Publish(events) => match self.publish(update, events, remembered).await {
-                Ok(()) => self.delete(row, Outcome::Published).await,
-                Err(Stopped::Refused(error)) => {
-                    let verdict = second_chance(update.failed_update);
-                    let (outcome, _) = self.carry_out(verdict, Some(row), Reason::Refused).await;
-                    (outcome, Some(error))
-                }
-                Err(stopped) => stopped.outcome(),
+            Decision::NoEvents(verdict) => Rest::NoEvents {
+                verdict,
+                reason: Reason::NotVisible,
+                error: None,
             },
+            Decision::Publish(events) => match self.publish(update, events, remembered).await {
+                Ok(()) => Rest::Delete(Outcome::Published),
+                Err(Stopped::Refused(error)) => Rest::NoEvents {
+                    verdict: second_chance(update.failed_update),
+                    reason: Reason::Refused,
+                    error: Some(error),
+                },
+                Err(stopped) => stopped.into(),
+            },
+        }
+    }
+
+    fn remembered(&self, update: &OffenderUpdate) -> Option<Publication> {
+        let claimed_at = self.lease.claimed_at();
+        self.shared
+            .published
+            .get(update.offender_delta_id, claimed_at)
+    }
+
+    async fn after_turn(&self, row: &ClaimedRow, rest: Rest) -> (Outcome, Option<CallError>) {
+        let row = match row {
+            ClaimedRow::Update(update) => Some(update.offender_delta_id),
+            ClaimedRow::Unreadable(row) => row.offender_delta_id,
+        };
+        match (rest, row) {
+            (Rest::Delete(then), Some(row)) => self.delete(row, then).await,
+            (
+                Rest::NoEvents {
+                    verdict: Verdict::GiveUp,
+                    error,
+                    ..
+                },
+                Some(row),
+            ) => {
+                let (outcome, mark_error) = self.give_up(row).await;
+                (outcome, mark_error.or(error))
+            }
+            (Rest::Left(reason, error) | Rest::NoEvents { reason, error, .. }, _) => {
+                (Outcome::LeftLocked(reason), error)
+            }
+            // A published row has an id.
+            (Rest::Delete(then), None) => (then, None),
         }
     }
 
     async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, Stopped> {
         let mut attempts = self.attempts(Step::Identifiers);
         loop {
-            match attempts
-                .call(|| self.shared.updates.identifiers(offender))
-                .await?
-            {
+            let asked = attempts.call(|| async {
+                tokio::select! {
+                    biased;
+                    answer = self.shared.updates.identifiers(offender) => answer,
+                    never = self.ask_meanwhile(offender) => match never {},
+                }
+            });
+            match asked.await? {
                 Ok(identifiers) => {
                     attempts.got_through();
                     self.shared.gate.remember_offender(offender);
                     return Ok(identifiers);
                 }
                 Err(error) => {
-                    self.ask_for_a_known_offender(offender, attempts.started(), &error)
-                        .await;
+                    let busy = matches!(
+                        error.kind,
+                        CallErrorKind::Contended | CallErrorKind::Unauthorised
+                    );
+                    if !busy && error.retry_after.is_none() {
+                        self.ask_for_a_known_offender(offender, attempts.started())
+                            .await;
+                    }
                     attempts.failed(error).await?;
                 }
             }
         }
     }
 
-    /// Finds out whether only this offender is in trouble, by asking for one that was found lately; not if somebody has
-    /// got through meanwhile, nor if the other side wants to be asked less.
-    async fn ask_for_a_known_offender(
-        &self,
-        in_trouble: OffenderId,
-        since: Instant,
-        error: &CallError,
-    ) {
+    /// A call that takes long may hang for this offender only.
+    async fn ask_meanwhile(&self, offender: OffenderId) -> Infallible {
+        let started = Instant::now();
+        sleep(PATIENCE + Duration::from_millis(50)).await;
+        self.ask_for_a_known_offender(offender, started + PATIENCE)
+            .await;
+        std::future::pending().await
+    }
+
+    /// Finds out whether only this offender is in trouble, by asking for one that was found lately, unless somebody has got
+    /// through since.
+    async fn ask_for_a_known_offender(&self, in_trouble: OffenderId, since: Instant) {
         let gate = &self.shared.gate;
-        let welcome = error.retry_after.is_none()
-            && !matches!(
-                error.kind,
-                CallErrorKind::Contended | CallErrorKind::Unauthorised
-            );
-        if welcome
-            && !gate.through_since(Step::Identifiers, since)
+        if !gate.through_since(Step::Identifiers, since)
             && let Some(known) = gate.known_offender_besides(in_trouble)
         {
             let started = Instant::now();
@@ -278,32 +345,21 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         }
     }
 
-    /// Leaves a row of which no events can be made, or gives it up unless the brake is on.
-    async fn carry_out(
-        &self,
-        verdict: Verdict,
-        row: Option<OffenderDeltaId>,
-        reason: Reason,
-    ) -> (Outcome, Option<CallError>) {
-        let (Verdict::GiveUp, Some(row)) = (verdict, row) else {
-            return (Outcome::LeftLocked(reason), None);
-        };
-        if !self.shared.ask_brake() {
+    /// Marks a row as permanently failed, unless the brake is on.
+    async fn give_up(&self, row: OffenderDeltaId) -> (Outcome, Option<CallError>) {
+        let asked_at = Instant::now();
+        if !self.shared.ask_brake(asked_at) {
             return (Outcome::LeftLocked(Reason::Brake), None);
         }
-        match self
-            .until_through(Step::MarkAsFailed, || {
-                self.shared.updates.mark_as_failed(row)
-            })
-            .await
-        {
+        let mark = || self.shared.updates.mark_as_failed(row);
+        match self.until_through(Step::MarkAsFailed, mark).await {
             Ok(()) => {
-                // It was published in part before its other message was refused.
+                // It may have been published in part before its other message was refused.
                 self.shared.published.forget(row);
                 (Outcome::PermanentlyFailed, None)
             }
             Err(stopped) => {
-                self.shared.give_back_brake();
+                self.shared.give_back_brake(asked_at);
                 stopped.outcome()
             }
         }
@@ -382,6 +438,15 @@ fn keep_unaccepted(
         true
     });
     telling
+}
+
+impl From<Stopped> for Rest {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Refused(error) => Self::Left(Reason::Refused, Some(error)),
+            Stopped::Left(reason, error) => Self::Left(reason, error),
+        }
+    }
 }
 
 impl Stopped {

@@ -253,6 +253,69 @@ async fn a_delete_is_repeated_on_its_own() {
 }
 
 #[tokio::test]
+async fn a_delete_that_fails_does_not_hold_up_the_next_row_of_the_same_offender() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::DeleteUpdate, Fault::status(500));
+    add_rows(&sandbox, 1, 1..=5);
+    let world = World::around(sandbox, &[]).await;
+    world.messages(5).await;
+    world.sandbox.faults().clear();
+    world.drained().await;
+    assert_eq!(world.sandbox.topic().len(), 5);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_marked_as_failed_hold_up_nobody() {
+    let sandbox = sandbox().await;
+    sandbox
+        .delius()
+        .execute(
+            "UPDATE offender SET visible = 0 WHERE offender_id = 1; DELETE FROM offender_delta",
+        )
+        .unwrap();
+    sandbox
+        .faults()
+        .always(Endpoint::MarkAsFailed, Fault::status(403));
+    add_rows(&sandbox, 1, 1..=8);
+    let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
+    sandbox.delius().execute(returned).unwrap();
+    let world = World::around(sandbox, &[]).await;
+    eventually("they are tried", async || {
+        world.sandbox.faults().calls(Endpoint::MarkAsFailed) >= 8
+    })
+    .await;
+    add_rows(&world.sandbox, 2, 1..=100);
+    world.messages(100).await;
+    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    let left = "offender_updates_left_locked_total{reason=\"gave_way\"}";
+    eventually("they are left", async || world.metric(left).await == 8.0).await;
+    assert_eq!(
+        world.metric("offender_permanent_failure_brake_on").await,
+        0.0
+    );
+    world.stop().await;
+}
+
+/// As after a restored database, or with a stand-in that numbers its rows the same each time.
+#[tokio::test]
+async fn a_row_with_the_id_of_a_deleted_one_is_published_with_the_same_event_id() {
+    let world = World::start().await;
+    let insert = "INSERT INTO offender_delta (offender_delta_id, offender_id, date_changed, action, source_table, source_record_id)
+                  VALUES (77, 1, '2020-07-19T13:56:43', 'UPSERT', 'CONTACT', 1)";
+    for count in 1..=2 {
+        world.sandbox.delius().execute(insert).unwrap();
+        world.messages(count).await;
+        world.drained().await;
+    }
+    let messages = world.messages(2).await;
+    assert_eq!(messages[0].attributes["id"], messages[1].attributes["id"]);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn conflicts_are_no_faults_and_retry_after_is_respected() {
     let sandbox = sandbox().await;
     for _ in 0..3 {
