@@ -266,7 +266,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             ClaimedRow::Update(update) => {
                 (Some(update.offender_delta_id), Some(update.offender_id))
             }
-            ClaimedRow::Unreadable(row) => (row.offender_delta_id, row.offender_id),
+            // It will never be published, so that it needs no turn.
+            ClaimedRow::Unreadable(row) => (row.offender_delta_id, None),
         };
         place.holds(row_id, lease);
         // Joined here and not in the task, so that the order is the order of the claims.

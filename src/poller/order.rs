@@ -43,7 +43,8 @@ pub enum End {
     OffenderInTrouble,
 }
 
-/// One row's place in the queue of its offender. The next row's turn comes when this is dropped, however that happens.
+/// One row's place in the queue of its offender. When this is dropped, however that happens, the next row's turn comes, or it
+/// waits for the row that this one waited for.
 #[derive(Debug)]
 pub struct Turn {
     order: Order,
@@ -114,20 +115,6 @@ impl Turn {
         self.say(Word::End(end));
     }
 
-    /// Leaves the line before the turn has come. Whoever is next waits for the one before.
-    pub fn leave(mut self) {
-        if let Some(before) = self.before.take() {
-            let mut lines = self.order.lines();
-            match lines.last_in_line.get_mut(&self.offender) {
-                Some(last) if last.ticket == self.ticket => *last = before,
-                _ => {
-                    drop(lines);
-                    self.say(Word::WaitFor(before));
-                }
-            }
-        }
-    }
-
     fn say(&mut self, word: Word) {
         if let Some(done) = self.done.take() {
             // Nobody may be waiting.
@@ -137,14 +124,22 @@ impl Turn {
 }
 
 impl Drop for Turn {
+    /// Whoever leaves before the turn has come, lets the next one wait for the one before, so that nobody overtakes.
     fn drop(&mut self) {
+        let before = self.before.take();
         let mut lines = self.order.lines();
-        if lines
+        let is_last = lines
             .last_in_line
             .get(&self.offender)
-            .is_some_and(|last| last.ticket == self.ticket)
-        {
-            lines.last_in_line.remove(&self.offender);
+            .is_some_and(|last| last.ticket == self.ticket);
+        match (is_last, before) {
+            (true, Some(before)) => drop(lines.last_in_line.insert(self.offender, before)),
+            (true, None) => drop(lines.last_in_line.remove(&self.offender)),
+            (false, Some(before)) => {
+                drop(lines);
+                self.say(Word::WaitFor(before));
+            }
+            (false, None) => {}
         }
     }
 }
@@ -181,9 +176,9 @@ mod tests {
         let second = order.join(OffenderId(1));
         let mut third = order.join(OffenderId(1));
         let fourth = order.join(OffenderId(1));
-        second.leave();
+        drop(second);
         assert_eq!(third.come().now_or_never(), None);
-        fourth.leave();
+        drop(fourth);
         let mut fifth = order.join(OffenderId(1));
         assert_eq!(fifth.come().now_or_never(), None);
         first.end(End::Over);

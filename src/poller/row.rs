@@ -122,7 +122,6 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
             return self.publish_or_not(update).await;
         };
         let Some(before) = self.wait_for(update.offender_id, &mut turn).await else {
-            turn.leave();
             return Rest::Left(Reason::GaveWay(Step::Identifiers), None);
         };
         let rest = match before {
@@ -411,33 +410,25 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
     }
 }
 
-/// Takes out of `events` what was accepted. The answer is an error of the rest: a refusal only if all of the rest is refused,
-/// since whatever may still be accepted has to be tried before the row is given up.
+/// Takes out of `events` what was accepted. The answer is the most telling error of the rest: one whose answer was lost, since
+/// that event may be on the topic; a refusal only if all of the rest is refused, since whatever may still be accepted has
+/// to be tried before the row is given up.
 fn keep_unaccepted(
     events: &mut Vec<Event>,
     answers: Vec<Result<(), CallError>>,
 ) -> Option<CallError> {
     let mut answers = answers.into_iter();
-    let mut telling: Option<CallError> = None;
+    let mut errors = Vec::new();
     events.retain(|_| {
-        let unanswered = || {
-            Err(CallError::new(
-                CallErrorKind::AnswerLost,
-                "no answer for an event",
-            ))
-        };
-        let Err(error) = answers.next().unwrap_or_else(unanswered) else {
-            return false;
-        };
-        if telling
-            .as_ref()
-            .is_none_or(|error| error.kind == CallErrorKind::Refused)
-        {
-            telling = Some(error);
-        }
-        true
+        let unanswered = || CallError::new(CallErrorKind::AnswerLost, "no answer for an event");
+        let answer = answers.next().unwrap_or_else(|| Err(unanswered()));
+        answer.map_err(|error| errors.push(error)).is_err()
     });
-    telling
+    errors.into_iter().max_by_key(|error| match error.kind {
+        CallErrorKind::AnswerLost => 2,
+        CallErrorKind::Refused => 0,
+        _ => 1,
+    })
 }
 
 impl From<Stopped> for Rest {

@@ -25,8 +25,6 @@ pub enum Endpoint {
     Publish,
 }
 
-pub const ENDPOINTS: usize = Endpoint::Publish as usize + 1;
-
 /// A call as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {

@@ -3,6 +3,9 @@
 //!
 //! `SIM_SEEDS=n` runs n seeds (`SIM_FIRST_SEED` is the first one), `SIM_SEED=n` replays one and prints its trace.
 
+// A test crate of helpers: all of it is test code, also what is not itself a test.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod checker;
 mod faults;
 mod log;
@@ -10,11 +13,14 @@ mod many;
 mod outcome;
 mod planted;
 mod pod;
+mod rows;
 mod run;
+mod scenarios;
 mod seed;
 mod table;
 mod world;
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use crate::many::{Options, run_many};
@@ -29,7 +35,7 @@ fn every_promise_holds_whatever_goes_wrong() {
         let run = run(Plan::of(seed), None);
         let mut trace = format!("{:#?}\n", run.plan);
         for entry in &run.log {
-            trace += &format!("{entry}\n");
+            writeln!(trace, "{entry}").unwrap();
         }
         std::io::stderr().write_all(trace.as_bytes()).unwrap();
         let verdict = checker::check(&run);
@@ -102,12 +108,14 @@ fn a_publish_after_the_lease_is_caught() {
 
 #[test]
 fn a_forgotten_row_is_caught() {
-    is_caught(Bug::ForgottenRow, &[3, 10]);
+    // A row that only one pod knows to be locked is late, or stranded, or left behind at the end.
+    is_caught(Bug::ForgottenRow, &[3, 4, 10]);
 }
 
 #[test]
 fn a_row_that_is_never_deleted_is_caught() {
-    is_caught(Bug::DeleteOnlyClaimed, &[3, 10]);
+    // It comes back for ever, to the pod that has published it.
+    is_caught(Bug::DeleteOnlyClaimed, &[3, 4, 6, 10]);
 }
 
 #[test]

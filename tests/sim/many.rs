@@ -69,6 +69,11 @@ pub fn run_many(options: &Options, bug: Option<Bug>) -> (Table, Vec<Found>, Dura
                 break;
             }
             if let Err(violation) = one(seed, bug, &mut table) {
+                if bug.is_none() {
+                    // At once, so that a run that is broken off has told what it found.
+                    let line = format!("seed {seed}: {violation:?}\n");
+                    let _ = std::io::stderr().write_all(line.as_bytes());
+                }
                 let found = &mut results.lock().unwrap().1;
                 found.push(Found { seed, violation });
                 if options.stop_at_first || found.len() >= MOST_FOUND {

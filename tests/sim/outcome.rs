@@ -1,14 +1,14 @@
 //! What has to have become of each row: nothing lost, nothing late, nothing left locked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::checker::{Violation, broken};
 use crate::faults::Outage;
-use crate::log::{EventOf, What};
+use crate::log::{Answer, Call, Endpoint, EventOf, What};
+use crate::rows::{RowInWorld, Standing};
 use crate::run::{Run, patience};
 use crate::seed::{Kind, Offender, Plan};
-use crate::world::{RowInWorld, Standing};
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// The longest that the other side asks to wait.
@@ -24,6 +24,12 @@ struct Rows {
     /// When the row left the table, or was given up.
     settled: BTreeMap<i64, Duration>,
     stop_asked: BTreeMap<usize, Duration>,
+    trouble_over: Duration,
+    /// By an outage, which is in order if the pod could not tell.
+    stranded: BTreeSet<i64>,
+    asked: BTreeMap<u64, i64>,
+    /// The offenders that each pod has found, and when first.
+    found: BTreeMap<(usize, i64), Duration>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,7 +78,7 @@ impl Plan {
     fn settled_by(&self) -> Duration {
         // A killed process may last 30 s, one that is stopped as long as it is given, and its place is empty for 60 s.
         let restart =
-            Duration::from_secs(60) + Duration::from_secs(30).max(self.settings.grace_period);
+            Duration::from_mins(1) + Duration::from_secs(30).max(self.settings.grace_period);
         let restarts = if self.restarts.is_empty() {
             Duration::ZERO
         } else {
@@ -112,9 +118,12 @@ impl Rows {
             What::Locked {
                 row, failed_update, ..
             } => {
-                self.locked.insert(row, Locked { at, pod });
                 let outage = matches!(run.plan.kind, Kind::Outage | Kind::AuthOutage);
+                let before = self.locked.insert(row, Locked { at, pod });
                 if outage && failed_update {
+                    self.stranded.insert(row);
+                }
+                if outage && failed_update && !self.could_not_tell(run, row, before) {
                     return broken(4, format!("row {row} was stranded by the outage"));
                 }
                 let auth_outage = |outage: &Outage| {
@@ -131,6 +140,14 @@ impl Rows {
                 self.settled.insert(row, at);
                 self.swallowed_by.insert(row, by);
             }
+            What::TroubleOver => self.trouble_over = at,
+            What::Sent(call, Call::Identifiers(offender)) => {
+                self.asked.insert(call, offender);
+            }
+            What::Answered(call, Answer::Found) => {
+                let offender = self.asked[&call];
+                self.found.entry((pod, offender)).or_insert(at);
+            }
             What::StopAsked => drop(self.stop_asked.insert(pod, at)),
             What::PodStopped => return self.nothing_stays_locked(run, at, pod),
             _ => {}
@@ -138,9 +155,23 @@ impl Rows {
         Ok(())
     }
 
+    /// A pod that has never found another offender cannot tell an outage of identifiers from one bad offender, whose rows
+    /// must not keep all places.
+    fn could_not_tell(&self, run: &Run, row: i64, locked: Option<Locked>) -> bool {
+        let offender = run.rows[&row].offender_id();
+        let outage = run.plan.outages[0];
+        let knew_another = |pod| {
+            self.found
+                .iter()
+                .any(|(&(finder, other), &at)| finder == pod && other != offender && at < outage.to)
+        };
+        outage.endpoint == Some(Endpoint::Identifiers)
+            && locked.is_some_and(|locked| !knew_another(locked.pod))
+    }
+
     fn nothing_stays_locked(&self, run: &Run, at: Duration, pod: usize) -> Result<(), Violation> {
-        let took = at - self.stop_asked[&pod];
-        if took > run.plan.settings.grace_period + Duration::from_secs(1) {
+        let took = at.saturating_sub(self.stop_asked[&pod]);
+        if took > run.plan.settings.grace_period + run.plan.stalls() + Duration::from_secs(1) {
             return broken(10, format!("pod {pod} took {took:?} to stop"));
         }
         let healthy_from = match run.plan.kind {
@@ -194,14 +225,11 @@ impl Rows {
 
     /// A row that always fails is tried again each time its lock runs out.
     fn is_tried_again(&self, run: &Run, id: i64) -> Result<(), Violation> {
-        let Some(locked) = self.locked.get(&id) else {
-            return broken(11, format!("row {id} was never tried"));
-        };
-        let forgotten = run
-            .lasted
-            .saturating_sub(locked.at.max(run.plan.trouble_ends));
-        let longest =
-            run.plan.settled_by() - run.plan.trouble_ends + run.plan.settings.grace_period;
+        let tried = self.locked.get(&id).map(|locked| locked.at);
+        let from = tried.unwrap_or(self.inserted[&id]).max(self.trouble_over);
+        let forgotten = run.lasted.saturating_sub(from);
+        let longest = run.plan.settled_by().saturating_sub(run.plan.trouble_ends)
+            + run.plan.settings.grace_period;
         if forgotten > longest {
             return broken(11, format!("row {id} was not tried for {forgotten:?}"));
         }
@@ -224,6 +252,9 @@ impl Rows {
         let Some(&published) = self.accepted.get(&EventOf { row: id, index: 0 }) else {
             return Ok(());
         };
+        if self.stranded.contains(&id) {
+            return Ok(());
+        }
         let inserted = self.inserted[&id];
         let outage = plan.outages[0];
         let settings = &plan.settings;

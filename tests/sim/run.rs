@@ -11,8 +11,9 @@ use tokio::time::{Instant, advance, sleep, sleep_until};
 use crate::log::{Entry, What};
 use crate::planted::Bug;
 use crate::pod::Process;
+use crate::rows::RowInWorld;
 use crate::seed::{ClockFault, Ending, Kind, Plan, Restart, RowPlan, SETTLE_SECONDS};
-use crate::world::{RowInWorld, World};
+use crate::world::World;
 
 /// A process that makes no calls is killed after this time, however many steps it should have made.
 const LONGEST_LAST_STEPS: Duration = Duration::from_secs(30);
@@ -129,7 +130,7 @@ async fn play(world: &Arc<World>, bug: Option<Bug>) {
     };
     loop {
         sleep(LOOK).await;
-        let since = world.now() - ended;
+        let since = world.now().saturating_sub(ended);
         let settled = world.state().is_settled(&plan) && since >= at_least;
         if settled || since > patience(&plan) {
             break;

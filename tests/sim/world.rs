@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastrand::Rng;
-use probation_offender_events::event::{Event, Identifiers, events_of};
-use probation_offender_events::offender_update::{ClaimedRow, OffenderId, UnreadableUpdate};
+use probation_offender_events::event::{Event, Identifiers};
+use probation_offender_events::offender_update::{ClaimedRow, UnreadableUpdate};
 use probation_offender_events::poller::ports::{CallError, CallErrorKind};
 use sandbox::Delius;
 use sandbox::delius::{Candidate, NewUpdate, UpdateRow};
@@ -15,36 +15,13 @@ use uuid::Uuid;
 
 use crate::faults::{End, Fate, FaultKind};
 use crate::log::{Call, Entry, EventOf, What};
-use crate::seed::{Offender, Plan, RowPlan, has_generic_event};
+use crate::rows::{
+    FIRST_OFFENDER, RowInWorld, Standing, expected_events, has_generic_event, identifiers_of,
+};
+use crate::seed::{Offender, Plan, RowPlan};
 
 /// When the run begins, for Delius.
 const EPOCH: i64 = 1_600_000_000;
-/// Offender 0 of the plan is this one.
-const FIRST_OFFENDER: i64 = 100;
-
-/// Where a row stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Live,
-    Deleted,
-    Failed,
-    Swallowed,
-}
-
-/// A row as the world knows it.
-#[derive(Clone, Debug)]
-pub struct RowInWorld {
-    pub plan: RowPlan,
-    pub standing: Standing,
-    pub events: usize,
-}
-
-impl RowInWorld {
-    pub fn offender_id(&self) -> i64 {
-        FIRST_OFFENDER + i64::try_from(self.plan.offender).unwrap()
-    }
-}
-
 /// Shared by all pods of a run.
 pub struct World {
     pub plan: Arc<Plan>,
@@ -225,7 +202,8 @@ impl World {
             },
         );
         if !failed_update {
-            for swallowed in self.state().swallow(id) {
+            let swallowed_rows = self.state().swallow(id);
+            for swallowed in swallowed_rows {
                 self.note(
                     pod,
                     What::Swallowed {
@@ -235,10 +213,10 @@ impl World {
                 );
             }
         }
-        Some(self.as_answer(&row))
+        Some(Self::as_answer(&row))
     }
 
-    fn as_answer(&self, row: &UpdateRow) -> ClaimedRow {
+    fn as_answer(row: &UpdateRow) -> ClaimedRow {
         ClaimedRow::from_json(&serde_json::to_vec(row).unwrap())
     }
 
@@ -276,12 +254,12 @@ impl World {
     pub fn publish(&self, pod: usize, call: u64, events: &[EventOf]) -> Vec<Result<(), CallError>> {
         events
             .iter()
-            .map(|&event| match self.fault_of(pod, call, event) {
-                Some(kind) => Err(CallError::new(kind, "refused by the topic")),
-                None => {
-                    self.note(pod, What::Accepted(call, event));
-                    Ok(())
+            .map(|&event| {
+                if let Some(kind) = self.fault_of(pod, call, event) {
+                    return Err(CallError::new(kind, "refused by the topic"));
                 }
+                self.note(pod, What::Accepted(call, event));
+                Ok(())
             })
             .collect()
     }
@@ -351,30 +329,4 @@ impl State {
                     )
             })
     }
-}
-
-fn identifiers_of(offender: i64) -> Identifiers {
-    Identifiers {
-        offender_id: OffenderId(offender),
-        crn: format!("X{offender:06}"),
-        noms_number: None,
-    }
-}
-
-/// The events by which the row's messages are recognised, and their number as the contract has it.
-fn expected_events(update: &NewUpdate, id: i64, count: usize) -> Vec<Event> {
-    let json = serde_json::json!({
-        "offenderDeltaId": id,
-        "offenderId": update.offender_id,
-        "dateChanged": "2020-07-19T13:56:43",
-        "action": update.action,
-        "sourceTable": update.source_table,
-        "sourceRecordId": update.source_record_id,
-    });
-    let ClaimedRow::Update(update) = ClaimedRow::from_json(json.to_string().as_bytes()) else {
-        panic!("the row can be read: {json}");
-    };
-    let events = events_of(&update, &identifiers_of(update.offender_id.0));
-    assert_eq!(events.len(), count, "{json}");
-    events
 }
