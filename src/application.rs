@@ -226,7 +226,10 @@ fn info(settings: &Settings) -> Value {
         .ok()
         .and_then(|time| jiff::Timestamp::try_from(time).ok());
     json!({
-        "git": { "branch": std::env::var("GIT_BRANCH").ok(), "commit": { "id": std::env::var("GIT_REF").ok() } },
+        "git": {
+            "branch": build_variable("GIT_BRANCH"),
+            "commit": { "id": build_variable("GIT_REF") },
+        },
         "build": {
             "name": name,
             "artifact": name,
@@ -236,4 +239,9 @@ fn info(settings: &Settings) -> Value {
         },
         "productId": settings.product_id,
     })
+}
+
+/// What the build of the image told, if it did.
+fn build_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -89,8 +89,11 @@ impl LocalStack {
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
             .load()
             .await;
+        let sns = aws_sdk_sns::Client::new(&config);
+        // LocalStack loads a service at its first call, which takes longer than a health check waits.
+        sns.list_topics().send().await.unwrap();
         Self {
-            sns: aws_sdk_sns::Client::new(&config),
+            sns,
             sqs: aws_sdk_sqs::Client::new(&config),
             url,
             _container: container,

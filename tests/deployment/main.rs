@@ -1,0 +1,276 @@
+//! What is deployed beside the binary: the Helm chart, the alerts, the dashboard. Python scripts beside this file do the work, with
+//! Helm's own engine, Kubernetes' schemas, promtool and a real Prometheus.
+//!
+//! `tests/deployment/install-tools.sh` installs these; `HELM_CHARTS_DIR` may name a folder with the charts that ours depends on.
+//! Where something cannot be had the test is skipped, and says so; with `CI` set that is a failure.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use sandbox::delius::NewUpdate;
+use sandbox::{Endpoint, Fault, Sandbox, Timings};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const CHART: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/helm_deploy/probation-offender-events"
+);
+const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deployment");
+/// What a script exits with if it cannot do its work here.
+const NOT_POSSIBLE: i32 = 77;
+
+fn skip(reason: &str) {
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "CI must not skip: {reason}"
+    );
+    // Straight to the terminal: the test harness keeps back what a passing test prints.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+}
+
+/// The Python of the virtual environment that install-tools.sh makes.
+fn python() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let tools = variable("DEPLOYMENT_TOOLS").or_else(|| {
+        let cache =
+            variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+        Some(cache.join("probation-offender-events/deployment-tools"))
+    });
+    tools.unwrap_or_default().join("bin/python")
+}
+
+async fn output(command: &mut Command) -> Option<Output> {
+    match command.kill_on_drop(true).output().await {
+        Ok(output) => Some(output),
+        Err(error) => {
+            let program = command.as_std().get_program().to_string_lossy();
+            skip(&format!(
+                "{program}: {error}; tests/deployment/install-tools.sh installs it"
+            ));
+            None
+        }
+    }
+}
+
+/// What a tool printed; `None`, after saying so, if the test has to be skipped.
+async fn run(command: &mut Command) -> Option<String> {
+    let output = output(command.current_dir(HERE)).await?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.code() == Some(NOT_POSSIBLE) {
+        skip(printed.trim());
+        return None;
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}{errors}");
+    Some(printed)
+}
+
+fn script(name: &str, argument: &str) -> Command {
+    let mut command = Command::new(python());
+    // No __pycache__ in the work tree.
+    command.args(["-B", name, argument]);
+    command
+}
+
+#[tokio::test]
+async fn every_values_file_renders_to_manifests_that_kubernetes_takes() {
+    run(&mut script("manifests.py", "check")).await;
+}
+
+/// The service as a process of its own.
+fn service(variables: &BTreeMap<String, String>) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_probation-offender-events"))
+        .env_clear()
+        .envs(variables)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+async fn terminate(mut service: Child) {
+    let id = service.id().unwrap().to_string();
+    let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
+    assert!(sent.await.unwrap().success());
+    let ended = timeout(PATIENCE, service.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_binary_accepts_the_environment_of_every_rendered_pod() {
+    let Some(printed) = run(&mut script("manifests.py", "environments")).await else {
+        return;
+    };
+    let environments: BTreeMap<String, BTreeMap<String, String>> =
+        serde_json::from_str(&printed).unwrap();
+    assert_eq!(environments.len(), 5);
+    for (name, mut variables) in environments {
+        for port in ["SERVER_PORT", "MANAGEMENT_SERVER_PORT"] {
+            // Any free one, since there is only one network here.
+            let old = variables.insert(port.into(), "0".into());
+            assert!(old.is_some(), "{name} has no {port}");
+        }
+        // The addresses are real: nobody is to be called. The first poll comes after a random part of this.
+        let poll = variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS".into(), "86400000".into());
+        assert_eq!(poll, None);
+        let mut service = service(&variables);
+        let mut lines = BufReader::new(service.stdout.take().unwrap()).lines();
+        let started = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(r#""message":"started""#) {
+                    return true;
+                }
+            }
+            false
+        };
+        let started = timeout(PATIENCE, started).await.unwrap();
+        assert!(
+            started,
+            "{name}: the service ended: {:?}",
+            service.wait().await
+        );
+        // On: what it prints when it stops must find a reader.
+        let rest = tokio::spawn(async move { while lines.next_line().await.unwrap().is_some() {} });
+        terminate(service).await;
+        rest.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn alerts_fire_when_they_should_and_only_then() {
+    let promtool = |arguments: &[&str]| {
+        let mut command = Command::new("promtool");
+        command.args(arguments);
+        command
+    };
+    let rules = format!("{CHART}/alerts.yml");
+    if run(&mut promtool(&["check", "rules", &rules]))
+        .await
+        .is_some()
+    {
+        run(&mut promtool(&["test", "rules", "alerts_test.yml"])).await;
+    }
+}
+
+#[test]
+fn every_alert_is_tested_and_leads_to_a_section_of_the_readme() {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let alerts = read(&Path::new(CHART).join("alerts.yml"));
+    let tests = read(&Path::new(HERE).join("alerts_test.yml"));
+    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let anchors: Vec<_> = readme
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            let heading = line.trim_start_matches('#').trim().to_lowercase();
+            heading.replace(' ', "-")
+        })
+        .collect();
+    let values = |text: &str, key: &str| -> Vec<String> {
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix(key))
+            .map(str::to_owned)
+            .collect()
+    };
+    let names = values(&alerts, "- alert: ");
+    assert!(names.len() >= 7, "{names:?}");
+    for name in &names {
+        let of_it = || {
+            tests
+                .split("alertname: ")
+                .skip(1)
+                .filter(|test| test.starts_with(name.as_str()))
+        };
+        assert!(of_it().any(|test| test.contains("exp_labels")), "{name}");
+        assert!(
+            of_it().any(|test| test.contains("exp_alerts: []")),
+            "{name}"
+        );
+    }
+    let runbooks = values(&alerts, "runbook_url: ");
+    assert_eq!(runbooks.len(), names.len());
+    for runbook in runbooks {
+        let anchor = runbook
+            .strip_prefix("https://github.com/ministryofjustice/probation-offender-events#")
+            .unwrap();
+        assert!(
+            anchors.iter().any(|heading| heading == anchor),
+            "README.md has no heading for #{anchor}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_real_prometheus_knows_everything_that_alerts_and_dashboard_ask_for() {
+    if output(Command::new("prometheus").arg("--version"))
+        .await
+        .is_none()
+        || output(Command::new(python()).arg("--version"))
+            .await
+            .is_none()
+    {
+        return;
+    }
+    let sandbox = Sandbox::start(sandbox::Settings {
+        timings: Timings {
+            settle_seconds: 0,
+            ..Timings::default()
+        },
+        ..sandbox::Settings::default()
+    })
+    .await
+    .unwrap();
+    // So that there are the outcomes that an alert asks for.
+    sandbox.faults().once(Endpoint::Token, Fault::status(401));
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let service = service(
+        &[
+            ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
+            ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
+            ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
+            ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
+            ("HMPPS_SQS_PROVIDER", "localstack".into()),
+            ("HMPPS_SQS_LOCALSTACKURL", sandbox.sns_url()),
+            ("SERVER_PORT", "0".into()),
+            ("MANAGEMENT_SERVER_PORT", port.to_string()),
+            ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "200".into()),
+            ("RUST_LOG", "off".into()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+    );
+    for offender_id in 1..=3 {
+        let row = NewUpdate {
+            offender_id,
+            source_table: Some("OFFENDER".into()),
+            ..NewUpdate::default()
+        };
+        let now = jiff::Timestamp::now().as_second();
+        sandbox.delius().insert_update(&row, now).unwrap();
+    }
+    let started = Instant::now();
+    while sandbox.delius().count_updates().unwrap() > 0 {
+        assert!(started.elapsed() < PATIENCE, "the rows are not published");
+        sleep(Duration::from_millis(20)).await;
+    }
+    run(&mut script("queries.py", &format!("127.0.0.1:{port}"))).await;
+    terminate(service).await;
+    sandbox.stop().await;
+}

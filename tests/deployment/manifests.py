@@ -1,0 +1,233 @@
+"""Checks what the Helm chart renders to, for every environment.
+
+    manifests.py check           checks all manifests
+    manifests.py environments    prints, as JSON, what each pod gets as its environment, with dummies for secrets
+
+Exits with 77 if the chart cannot be rendered here, and says why.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+
+from chart import CHART, ENVIRONMENTS, chart, namespace, render
+
+NAME = "probation-offender-events"
+# The oldest that a cluster may still be at, and the newest that is known.
+KUBERNETES_VERSIONS = ("1.31", "1.37")
+# Kinds of operators, which Kubernetes has no schema of: apiVersion, and the fields of spec.
+CUSTOM_KINDS = {
+    "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
+    "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
+    "ScaledObject": (
+        "keda.sh/v1alpha1",
+        {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "fallback", "advanced", "triggers"},
+    ),
+}
+SECRETS = {
+    ("probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"): "00000000-0000-0000-0000-000000000000",
+    ("probation-offender-events", "OAUTH_CLIENT_ID"): "dummy-client",
+    ("probation-offender-events", "OAUTH_CLIENT_SECRET"): "dummy-secret",
+    ("probation-offender-events-topic", "access_key_id"): "AKIADUMMY",
+    ("probation-offender-events-topic", "secret_access_key"): "dummy-key",
+    ("probation-offender-events-topic", "topic_arn"): "arn:aws:sns:eu-west-2:000000000000:cloud-platform-dummy",
+}
+IRSA_SECRETS = {place: value for place, value in SECRETS.items() if not place[1].endswith("key_id") and place[1] != "secret_access_key"}
+EXPECTED = {
+    "dev": (4, "-dev", "https://sign-in-dev.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.test.delius.probation.hmpps.dsd.io"),
+    "staging": (2, "-staging", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.stage.delius.probation.hmpps.dsd.io"),
+    "preprod": (4, "-preprod", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.pre-prod.delius.probation.hmpps.dsd.io"),
+    "prod": (4, "", "https://sign-in.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.probation.service.justice.gov.uk"),
+}
+
+
+def environment_of(container, secrets):
+    """The variables as the kubelet makes them: $(NAME) stands for a variable further up."""
+    variables = {}
+    for variable in container["env"]:
+        if "valueFrom" in variable:
+            reference = variable["valueFrom"]["secretKeyRef"]
+            value = secrets.get((reference["name"], reference["key"]))
+            if value is None:
+                assert reference.get("optional"), f"the pod would not start without {reference}"
+                continue
+        else:
+            assert isinstance(variable["value"], str), variable
+            value = re.sub(
+                r"\$\((\w+)\)", lambda match: variables.get(match[1], match[0]), variable["value"]
+            )
+        variables[variable["name"]] = value
+    return variables
+
+
+def container_of(manifests):
+    (container,) = manifests["Deployment", NAME]["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def seconds(duration):
+    assert re.fullmatch(r"\d+s", duration), duration
+    return int(duration[:-1])
+
+
+def check_schemas(manifests):
+    for (kind, name), manifest in manifests.items():
+        # Helm would refuse it, or put it into some other namespace.
+        assert "namespace" not in manifest["metadata"], (kind, name)
+        if kind in CUSTOM_KINDS:
+            version, fields = CUSTOM_KINDS[kind]
+            assert manifest["apiVersion"] == version and set(manifest["spec"]) == fields, manifest
+        else:
+            for version in KUBERNETES_VERSIONS:
+                kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def check_pod(manifests, environment):
+    replicas, _, auth, community = EXPECTED[environment]
+    deployment = manifests["Deployment", NAME]["spec"]
+    assert deployment["replicas"] == replicas
+    assert deployment["selector"]["matchLabels"] == {"app": NAME, "release": NAME}
+    pod = deployment["template"]["spec"]
+    container = container_of(manifests)
+    assert container["name"] == NAME, "the dashboard selects by it"
+    assert container["image"] == "quay.io/hmpps/probation-offender-events:2026-11-24.1.abcdef0"
+
+    security = container["securityContext"]
+    assert (security["runAsUser"], security["runAsGroup"], security["runAsNonRoot"]) == (2000, 2000, True)
+    assert security["readOnlyRootFilesystem"] is True and security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert "volumes" not in pod, "there is nothing to write to"
+    assert container["resources"]["limits"]["memory"] == "128Mi"
+
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for probe, path in (("startupProbe", "liveness"), ("livenessProbe", "liveness"), ("readinessProbe", "readiness")):
+        assert container[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
+        assert container[probe].get("initialDelaySeconds", 0) == 0
+    variables = environment_of(container, SECRETS)
+    assert variables["SERVER_PORT"] == str(ports["http"])
+    assert variables["MANAGEMENT_SERVER_PORT"] == str(ports["metrics"])
+    assert (variables["OAUTH_ENDPOINT_URL"], variables["COMMUNITY_ENDPOINT_URL"]) == (auth, community)
+    key = SECRETS["probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"]
+    assert variables["APPLICATIONINSIGHTS_CONNECTION_STRING"] == f"InstrumentationKey={key}"
+    # 30 is what Kubernetes gives without a value; the web server takes a second more.
+    killed_after = pod.get("terminationGracePeriodSeconds", 30)
+    assert seconds(variables["SHUTDOWN_GRACEPERIOD"]) + 1 < killed_after
+
+
+def check_ways_in(manifests, environment):
+    host = f"probation-offender-events{EXPECTED[environment][1]}.hmpps.service.justice.gov.uk"
+    ingress = manifests["Ingress", f"{NAME}-v1-2"]
+    assert [rule["host"] for rule in ingress["spec"]["rules"]] == [host]
+    assert ingress["spec"]["tls"] == [{"hosts": [host], "secretName": f"{NAME}-cert"}]
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/whitelist-source-range"]
+    service = {port["port"]: port["targetPort"] for port in manifests["Service", NAME]["spec"]["ports"]}
+    reached = {
+        service[path["backend"]["service"]["port"]["number"]]
+        for rule in ingress["spec"]["rules"]
+        for path in rule["http"]["paths"]
+    }
+    assert reached == {"http"}, "the ingress must not lead to the metrics"
+    (endpoint,) = manifests["ServiceMonitor", NAME]["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("metrics", "/prometheus")
+
+
+def check_alerts(manifests, environment):
+    """They are those of alerts.yml, in this namespace and with the labels that Alertmanager needs."""
+    (group,) = manifests["PrometheusRule", NAME]["spec"]["groups"]
+    written = yaml.safe_load((CHART / "alerts.yml").read_text().replace("offender-events-dev", namespace(environment)))
+    rules = {rule["alert"]: rule for rule in group["rules"]}
+    assert list(rules) == [rule["alert"] for rule in written["groups"][0]["rules"]]
+    for rule in written["groups"][0]["rules"]:
+        rendered = rules[rule["alert"]]
+        assert rendered["expr"] == rule["expr"], (rendered["expr"], rule["expr"])
+        assert rendered.get("for") == rule.get("for")
+        assert rule["annotations"].items() <= rendered["annotations"].items()
+        assert rendered["annotations"]["dashboard_url"].endswith(f"/d/poe-{namespace(environment)}?orgId=1")
+        assert rendered["labels"]["severity"] and rendered["labels"]["application"] == NAME
+    assert manifests["PrometheusRule", NAME]["metadata"]["labels"]["prometheus"] == "cloud-platform"
+    # The generic ones too: whether Prometheus would take them.
+    with tempfile.TemporaryDirectory() as folder:
+        for (kind, name), manifest in manifests.items():
+            if kind == "PrometheusRule":
+                path = Path(folder) / f"{name}.yml"
+                path.write_text(yaml.safe_dump(manifest["spec"]))
+                subprocess.run(["promtool", "check", "rules", path], check=True, stdout=subprocess.DEVNULL)
+
+
+def check_dashboard(manifests, environment):
+    config_map = manifests["ConfigMap", f"{NAME}-grafana-dashboard"]
+    assert config_map["metadata"]["labels"] == {"grafana_dashboard": ""}
+    (text,) = config_map["data"].values()
+    dashboard = json.loads(text)
+    assert dashboard["uid"] == f"poe-{namespace(environment)}" and len(dashboard["uid"]) <= 40
+    assert dashboard["title"] == f"probation-offender-events {namespace(environment)}"
+    assert environment == "dev" or "offender-events-dev" not in text
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def check_changes(loaded):
+    """The settings that are off, or as they are, in all environments."""
+    fewer = {
+        "ProbationOffenderEventSlowProcessing": {"threshold": 90, "for": "10m"},
+        "ProbationOffenderEventPollingStalled": {"enabled": False},
+    }
+    manifests = render(loaded, "prod", {"alerts": fewer})
+    (group,) = manifests["PrometheusRule", NAME]["spec"]["groups"]
+    rules = {rule["alert"]: rule for rule in group["rules"]}
+    slow = rules["ProbationOffenderEventSlowProcessing"]
+    assert slow["expr"].endswith(" > 90") and slow["for"] == "10m"
+    assert "ProbationOffenderEventPollingStalled" not in rules and len(rules) > 4
+    try:
+        render(loaded, "prod", {"alerts": {"ProbationOffenderEventSlow": {"enabled": False}}})
+        raise AssertionError("an alert that does not exist was accepted")
+    except Exception as error:
+        assert "there is no alert ProbationOffenderEventSlow" in str(error), error
+
+    assert not any(kind == "ScaledObject" for kind, _ in manifests)
+    manifests = render(loaded, "prod", {"keda": {"enabled": True}})
+    check_schemas(manifests)
+    scaled = manifests["ScaledObject", NAME]["spec"]
+    assert ("Deployment", scaled["scaleTargetRef"]["name"]) in manifests
+    assert scaled["minReplicaCount"] == 4 and scaled["maxReplicaCount"] > 4
+    (trigger,) = scaled["triggers"]
+    assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes nothing else"
+
+    manifests = render(loaded, "prod", {"generic-service": {"serviceAccountName": "poe-irsa"}})
+    assert manifests["Deployment", NAME]["spec"]["template"]["spec"]["serviceAccountName"] == "poe-irsa"
+
+
+def check():
+    with chart() as loaded:
+        for environment in ENVIRONMENTS:
+            manifests = render(loaded, environment)
+            check_schemas(manifests)
+            check_pod(manifests, environment)
+            check_ways_in(manifests, environment)
+            check_alerts(manifests, environment)
+            check_dashboard(manifests, environment)
+            print(f"{environment}: {len(manifests)} manifests are as they should be")
+        check_changes(loaded)
+
+
+def environments():
+    with chart() as loaded:
+        containers = {environment: container_of(render(loaded, environment)) for environment in ENVIRONMENTS}
+    found = {environment: environment_of(container, SECRETS) for environment, container in containers.items()}
+    # IRSA: the topic's secret has no keys.
+    found["prod without keys"] = environment_of(containers["prod"], IRSA_SECRETS)
+    assert len(found["prod"]) == len(found["prod without keys"]) + 2
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    commands = {"check": check, "environments": environments}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        sys.exit(__doc__)
+    commands[sys.argv[1]]()

@@ -1,0 +1,180 @@
+"""Asks a real Prometheus every query of the alerts, the dashboard and the ScaledObject.
+
+    queries.py ADDRESS    starts a Prometheus that scrapes the service whose metrics are at ADDRESS (host:port)
+
+Each selector has to find series, so that a name or a label that does not exist is noticed.
+"""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import yaml
+
+CHART = Path(__file__).resolve().parents[2] / "helm_deploy" / "probation-offender-events"
+NAMESPACE = "offender-events-dev"
+LABELS = {"namespace": NAMESPACE, "pod": "probation-offender-events-5d4c7b9f6-abcde", "container": "probation-offender-events"}
+# For Grafana's variables; four scrapes fit into each.
+INTERVALS = {"$__rate_interval": "5s", "$__range": "1m"}
+PATIENCE = 60
+
+# What kube-state-metrics and the kubelet say of a pod, as far as the dashboard asks.
+CLUSTER = """\
+kube_pod_container_info{{{labels},image="quay.io/hmpps/probation-offender-events:2026-11-24.1.abcdef0",uid="1"}} 1
+kube_pod_container_resource_limits{{{labels},resource="memory",unit="byte",node="n",uid="1"}} 1.34217728e+08
+kube_pod_container_status_restarts_total{{{labels},uid="1"}} 0
+container_cpu_usage_seconds_total{{{labels},cpu="total",id="/kubepods/1",image="i",name="n"}} 1.5
+container_memory_working_set_bytes{{{labels},id="/kubepods/1",image="i",name="n"}} 1.2e+07
+""".format(labels=",".join(f'{name}="{value}"' for name, value in LABELS.items()))
+
+
+class Cluster(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(CLUSTER.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def queries():
+    """(where, query, labels that its legend shows) of all there are."""
+    for group in yaml.safe_load((CHART / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"], None
+    for panel in json.loads((CHART / "dashboard.json").read_text())["panels"]:
+        for target in panel.get("targets", []):
+            shown = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
+            yield panel["title"], target["expr"], shown
+    template = (CHART / "templates" / "scaled-object.yaml").read_text()
+    (query,) = re.findall(r"^ *query: (.*)$", template, re.MULTILINE)
+    yield "ScaledObject", query.replace("{{ .Release.Namespace }}", NAMESPACE), None
+
+
+def selectors(query):
+    """Those of the metrics of a query, without their ranges."""
+    found = re.findall(r"\b[a-z_]+\{[^}]*\}", query)
+    # So that none is overlooked.
+    bare = re.findall(r"\b(?:offender|process|kube|container)_[a-z_]+\b(?!\{)", re.sub(r'"[^"]*"', "", query))
+    assert not bare, f"no {{…}} after {bare} in {query}"
+    assert found and all(f'namespace="{NAMESPACE}"' in selector for selector in found), query
+    return found
+
+
+class Prometheus:
+    def __init__(self, folder, service):
+        cluster = HTTPServer(("127.0.0.1", 0), Cluster)
+        threading.Thread(target=cluster.serve_forever, daemon=True).start()
+        configuration = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(CHART / "alerts.yml")],
+            "scrape_configs": [
+                {
+                    "job_name": "service",
+                    "metrics_path": "/prometheus",
+                    # As the ServiceMonitor adds them.
+                    "static_configs": [{"targets": [service], "labels": LABELS}],
+                },
+                {
+                    "job_name": "cluster",
+                    "honor_labels": True,
+                    "static_configs": [{"targets": [f"127.0.0.1:{cluster.server_port}"]}],
+                },
+            ],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = folder / "prometheus.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [
+                    "prometheus",
+                    f"--config.file={folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={folder / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def get(self, path, **parameters):
+        # Straight to it, whatever proxy is set.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
+
+    def ask(self, query):
+        return self.get("query", query=query)["result"]
+
+    def wait_for_scrapes(self, count):
+        """Until both targets have been scraped so often."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                scrapes = self.ask("sum_over_time(up[1m])")
+                if len(scrapes) == 2 and all(float(one["value"][1]) >= count for one in scrapes):
+                    return
+            except OSError:
+                pass  # It has not begun to listen.
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"Prometheus ended or could not scrape:\n{self.log.read_text()}")
+            time.sleep(0.2)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def check(prometheus):
+    faults = []
+    asked = 0
+    for where, query, shown in queries():
+        for variable, value in INTERVALS.items():
+            query = query.replace(variable, value)
+        for selector in selectors(query):
+            if not prometheus.ask(selector):
+                faults.append(f"{where}: there is no {selector}")
+        answer = prometheus.ask(query)
+        asked += 1
+        if shown is not None:
+            if not answer:
+                faults.append(f"{where}: nothing to show for {query}")
+            for label in shown:
+                if not all(label in series["metric"] for series in answer):
+                    faults.append(f"{where}: the legend shows {label}, which {query} does not have")
+    for group in prometheus.get("rules")["groups"]:
+        for rule in group["rules"]:
+            if rule["health"] != "ok" or rule["state"] == "firing":
+                faults.append(f"{rule['name']}: {rule['health']}, {rule['state']} {rule.get('lastError', '')}")
+    if faults:
+        sys.exit("\n".join(faults))
+    print(f"{asked} queries name only what there is")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        prometheus = Prometheus(Path(folder), sys.argv[1])
+        try:
+            # Enough for each rate, and for the rules to be evaluated.
+            prometheus.wait_for_scrapes(5)
+            check(prometheus)
+        finally:
+            prometheus.stop()
