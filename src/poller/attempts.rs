@@ -9,8 +9,8 @@ use super::PollerSettings;
 use super::backoff::Backoff;
 use super::claim_gate::{ClaimGate, Step};
 use super::lease::Lease;
+use super::outcome::Reason;
 use super::ports::{CallError, CallErrorKind};
-use super::row::Reason;
 
 /// A call that takes longer than this counts as trouble.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);

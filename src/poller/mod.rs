@@ -11,6 +11,7 @@ pub mod heartbeat;
 mod in_flight;
 pub mod lease;
 pub mod order;
+pub mod outcome;
 pub mod ports;
 pub mod published;
 pub mod row;

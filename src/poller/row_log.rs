@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::lease::Lease;
+use super::outcome::Outcome;
 use super::ports::CallError;
-use super::row::Outcome;
 use crate::event::event_type_of;
 use crate::offender_update::ClaimedRow;
 
