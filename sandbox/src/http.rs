@@ -18,7 +18,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::faults::{Call, Fault};
-use crate::topic;
 
 /// An answer, or none: then the connection is closed.
 pub(crate) type Answer = Result<Reply, Dropped>;
@@ -125,14 +124,11 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
             effect.await;
             Ok(Reply::error(status, "Injected fault"))
         }
-        Some(Fault::SnsError { status, code }) => {
-            Ok(topic::error_reply(status, &code, "Injected fault"))
-        }
-        // Latency and Hang have been dealt with by now, and entries' errors are part of the topic's
-        // effect.
-        None | Some(Fault::Latency(_) | Fault::Hang | Fault::SnsEntryError { .. }) => {
-            Ok(effect.await)
-        }
+        // Latency and Hang have been dealt with by now, and SNS' errors are part of the topic's effect.
+        None
+        | Some(
+            Fault::Latency(_) | Fault::Hang | Fault::SnsError { .. } | Fault::SnsEntryError { .. },
+        ) => Ok(effect.await),
     }
 }
 

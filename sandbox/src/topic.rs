@@ -187,6 +187,10 @@ impl Topic {
         let call = faults.receive(endpoint, |offender| {
             request.entries.iter().any(|entry| entry.concerns(offender))
         });
+        if let Some(Fault::SnsError { status, code }) = &call.fault {
+            let reply = error_reply(*status, code, "Injected fault");
+            return call.carry_out(async move { reply }).await;
+        }
         let entry_fault = EntryFault::read(call.fault.as_ref(), call.offender_id);
         call.carry_out(async move { self.effect(endpoint, request, entry_fault.as_ref()) })
             .await
