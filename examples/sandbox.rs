@@ -75,22 +75,11 @@ async fn finish(
 }
 
 fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
-    let variables = [
-        ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
-        ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
-        ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
-        ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
-        ("HMPPS_SQS_PROVIDER", "localstack".into()),
-        ("HMPPS_SQS_LOCALSTACKURL", sandbox.sns_url()),
-        ("SERVER_PORT", "0".into()),
-        // A fifth of the real interval, so that a change is seen soon.
-        ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "2000".into()),
-    ];
+    let mut variables = sandbox.environment();
+    // A fifth of the real interval, so that a change is seen soon.
+    variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "2000".into());
     Ok(Settings::from_variables(|name| {
-        variables
-            .iter()
-            .find(|(other, _)| *other == name)
-            .map(|(_, value)| Ok(value.clone()))
+        variables.get(name).cloned().map(Ok)
     })?)
 }
 

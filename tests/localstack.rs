@@ -181,23 +181,11 @@ impl Service {
         })
         .await
         .unwrap();
-        let variables = [
-            ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
-            ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
-            ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
-            ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
-            ("HMPPS_SQS_PROVIDER", "localstack".into()),
-            ("HMPPS_SQS_LOCALSTACKURL", localstack.url.clone()),
-            ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", topic.to_owned()),
-            ("SERVER_PORT", "0".into()),
-            ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into()),
-        ];
-        let settings = Settings::from_variables(|name| {
-            variables
-                .iter()
-                .find(|(other, _)| *other == name)
-                .map(|(_, value)| Ok(value.clone()))
-        });
+        let mut variables = sandbox.environment();
+        variables.insert("HMPPS_SQS_LOCALSTACKURL", localstack.url.clone());
+        variables.insert("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", topic.to_owned());
+        variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
+        let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
         let application = Application::build(settings.unwrap()).await.unwrap();
         let health = format!(
             "http://127.0.0.1:{}/health",

@@ -14,6 +14,7 @@ pub mod faults;
 mod http;
 pub mod topic;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -89,6 +90,7 @@ pub struct Sandbox {
     auth: Auth,
     topic: Topic,
     faults: Faults,
+    client: (String, String),
     community_address: SocketAddr,
     auth_address: SocketAddr,
     topic_address: SocketAddr,
@@ -103,6 +105,7 @@ impl Sandbox {
             None => Delius::in_memory(settings.timings)?,
         };
         let faults = Faults::default();
+        let client = (settings.client_id.clone(), settings.client_secret.clone());
         let auth = Auth::new(
             settings.client_id,
             settings.client_secret,
@@ -141,6 +144,7 @@ impl Sandbox {
             auth,
             topic,
             faults,
+            client,
             community_address,
             auth_address,
             topic_address,
@@ -188,6 +192,20 @@ impl Sandbox {
     #[must_use]
     pub fn sns_url(&self) -> String {
         format!("http://{}", self.topic_address)
+    }
+
+    /// The environment variables of a service that is to live in this world, on any free port.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("COMMUNITY_ENDPOINT_URL", self.community_url()),
+            ("OAUTH_ENDPOINT_URL", self.auth_url()),
+            ("OAUTH_CLIENT_ID", self.client.0.clone()),
+            ("OAUTH_CLIENT_SECRET", self.client.1.clone()),
+            ("HMPPS_SQS_PROVIDER", "localstack".into()),
+            ("HMPPS_SQS_LOCALSTACKURL", self.sns_url()),
+            ("SERVER_PORT", "0".into()),
+        ])
     }
 
     /// Closes every socket, whatever is under way.

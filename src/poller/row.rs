@@ -103,7 +103,7 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         }
         let identifiers = match self.identifiers(update.offender_id).await {
             Ok(identifiers) => identifiers,
-            Err(stopped) => return stopped.into(),
+            Err(stopped) => return stopped.rest(),
         };
         match decide(update, identifiers.as_ref()) {
             Decision::NoEvents(verdict) => Rest::NoEvents {
@@ -118,7 +118,7 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
                     reason: Reason::Refused,
                     error: Some(error),
                 },
-                Err(stopped) => stopped.into(),
+                Err(stopped) => stopped.rest(),
             },
         }
     }
@@ -370,20 +370,21 @@ fn keep_unaccepted(
     })
 }
 
-impl From<Stopped> for Rest {
-    fn from(stopped: Stopped) -> Self {
-        match stopped {
-            Stopped::Refused(error) => Self::Left(Reason::Refused, Some(error)),
-            Stopped::Left(reason, error) => Self::Left(reason, error),
+impl Stopped {
+    fn reason(self) -> (Reason, Option<CallError>) {
+        match self {
+            Self::Refused(error) => (Reason::Refused, Some(error)),
+            Self::Left(reason, error) => (reason, error),
         }
     }
-}
 
-impl Stopped {
+    fn rest(self) -> Rest {
+        let (reason, error) = self.reason();
+        Rest::Left(reason, error)
+    }
+
     fn outcome(self) -> (Outcome, Option<CallError>) {
-        match self {
-            Self::Refused(error) => (Outcome::LeftLocked(Reason::Refused), Some(error)),
-            Self::Left(reason, error) => (Outcome::LeftLocked(reason), error),
-        }
+        let (reason, error) = self.reason();
+        (Outcome::LeftLocked(reason), error)
     }
 }

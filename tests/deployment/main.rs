@@ -240,22 +240,14 @@ async fn a_real_prometheus_knows_everything_that_alerts_and_dashboard_ask_for() 
         .local_addr()
         .unwrap()
         .port();
-    let service = service(
-        &[
-            ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
-            ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
-            ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
-            ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
-            ("HMPPS_SQS_PROVIDER", "localstack".into()),
-            ("HMPPS_SQS_LOCALSTACKURL", sandbox.sns_url()),
-            ("SERVER_PORT", "0".into()),
-            ("MANAGEMENT_SERVER_PORT", port.to_string()),
-            ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "200".into()),
-            ("RUST_LOG", "off".into()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into(),
-    );
+    let mut variables = sandbox.environment();
+    variables.insert("MANAGEMENT_SERVER_PORT", port.to_string());
+    variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "200".into());
+    variables.insert("RUST_LOG", "off".into());
+    let variables = variables
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    let service = service(&variables.collect());
     for offender_id in 1..=3 {
         let row = NewUpdate {
             offender_id,

@@ -1,5 +1,6 @@
 //! A service and its world, made for one test.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use probation_offender_events::application::Application;
@@ -41,20 +42,11 @@ pub async fn sandbox_with(timings: Timings) -> Sandbox {
 }
 
 /// What a service needs to know to live in this sandbox, with a quick poll.
-pub fn variables(sandbox: &Sandbox) -> Vec<(String, String)> {
-    [
-        ("COMMUNITY_ENDPOINT_URL", sandbox.community_url()),
-        ("OAUTH_ENDPOINT_URL", sandbox.auth_url()),
-        ("OAUTH_CLIENT_ID", "probation-offender-events".into()),
-        ("OAUTH_CLIENT_SECRET", "clientsecret".into()),
-        ("HMPPS_SQS_PROVIDER", "localstack".into()),
-        ("HMPPS_SQS_LOCALSTACKURL", sandbox.sns_url()),
-        ("SERVER_PORT", "0".into()),
-        ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into()),
-        ("BUILD_NUMBER", "2026-11-24.1.abcdef".into()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+pub fn variables(sandbox: &Sandbox) -> BTreeMap<&'static str, String> {
+    let mut variables = sandbox.environment();
+    variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
+    variables.insert("BUILD_NUMBER", "2026-11-24.1.abcdef".into());
+    variables
 }
 
 impl World {
@@ -62,26 +54,18 @@ impl World {
         Self::around(sandbox().await, &[]).await
     }
 
-    pub async fn start_with(more: &[(&str, &str)]) -> Self {
+    pub async fn start_with(more: &[(&'static str, &str)]) -> Self {
         Self::around(sandbox().await, more).await
     }
 
     /// A service around a sandbox that is set up already.
-    pub async fn around(sandbox: Sandbox, more: &[(&str, &str)]) -> Self {
-        let variables = variables(&sandbox);
-        let settings = Settings::from_variables(|name| {
-            let more = more
-                .iter()
-                .find(|(other, _)| *other == name)
-                .map(|(_, value)| (*value).to_owned());
-            let value = more.or_else(|| {
-                variables
-                    .iter()
-                    .find(|(other, _)| other == name)
-                    .map(|(_, value)| value.clone())
-            });
-            value.map(Ok)
-        });
+    pub async fn around(sandbox: Sandbox, more: &[(&'static str, &str)]) -> Self {
+        let mut variables = variables(&sandbox);
+        variables.extend(
+            more.iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
         let application = Application::build(settings.unwrap()).await.unwrap();
         let local = |port| format!("http://127.0.0.1:{port}");
         let address = local(application.address().unwrap().port());
