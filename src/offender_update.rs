@@ -100,6 +100,15 @@ impl ClaimedRow {
             }),
         }
     }
+
+    /// The row's id, if that much of it can be read.
+    #[must_use]
+    pub fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
+        match self {
+            Self::Update(update) => Some(update.offender_delta_id),
+            Self::Unreadable(row) => row.offender_delta_id,
+        }
+    }
 }
 
 impl UnreadableUpdate {

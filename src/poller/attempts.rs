@@ -19,8 +19,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF_PART: u32 = 30;
 /// A row is left after so many failures while others got through.
 const FAILURES_ALONE: u32 = 6;
-/// So many are enough if its place is needed; one is not, since it may be the last of an outage that is over.
-const FAILURES_ALONE_IF_PLACE_IS_NEEDED: u32 = 2;
+/// So many are enough if its place is needed; one is not, since it may be the last of an outage that is over. For a row that was
+/// tried in vain before, others need not have got through.
+const FAILURES_IF_PLACE_IS_NEEDED: u32 = 2;
 
 /// Why a step was not completed.
 #[derive(Debug)]
@@ -38,9 +39,12 @@ pub(super) struct Attempts<'a> {
     lease: Lease,
     step: Step,
     backoff: Backoff,
-    failed_before: bool,
+    /// A row of this offender was left before, since its calls kept failing.
+    was_tried_in_vain: bool,
+    failures: u32,
     failures_alone: u32,
     contended_alone: u32,
+    last_error: Option<CallError>,
     /// When the current or last call was started.
     started: Instant,
     tried: bool,
@@ -52,6 +56,7 @@ impl<'a> Attempts<'a> {
         settings: &'a PollerSettings,
         lease: Lease,
         step: Step,
+        was_tried_in_vain: bool,
     ) -> Self {
         Self {
             gate,
@@ -59,9 +64,11 @@ impl<'a> Attempts<'a> {
             lease,
             step,
             backoff: first_backoff(settings),
-            failed_before: false,
+            was_tried_in_vain,
+            failures: 0,
             failures_alone: 0,
             contended_alone: 0,
+            last_error: None,
             started: Instant::now(),
             tried: false,
         }
@@ -78,7 +85,7 @@ impl<'a> Attempts<'a> {
         call: impl FnOnce() -> F,
     ) -> Result<Result<R, CallError>, Stopped> {
         let Some(limit) = self.limit() else {
-            return Err(Stopped::Left(Reason::LeaseRanOut, None));
+            return Err(Stopped::Left(Reason::LeaseRanOut, self.last_error.take()));
         };
         self.tried = true;
         self.started = Instant::now();
@@ -124,8 +131,8 @@ impl<'a> Attempts<'a> {
         let resumed = self.gate.resumed();
         let alone = self
             .gate
-            .failed(self.step, self.started, !self.failed_before, &error);
-        self.failed_before = true;
+            .failed(self.step, self.started, self.failures == 0, &error);
+        self.failures += 1;
         if alone && error.kind == CallErrorKind::Contended {
             self.contended_alone += 1;
         } else if alone {
@@ -143,16 +150,22 @@ impl<'a> Attempts<'a> {
         if wait >= self.lease.remaining() {
             return Err(Stopped::Left(Reason::LeaseRanOut, Some(error)));
         }
-        let failures_alone = self.failures_alone + self.contended_alone;
-        let may_go = || failures_alone >= FAILURES_ALONE_IF_PLACE_IS_NEEDED;
+        let failures_that_count = if self.was_tried_in_vain {
+            self.failures
+        } else {
+            self.failures_alone + self.contended_alone
+        };
+        let may_go = || failures_that_count >= FAILURES_IF_PLACE_IS_NEEDED;
         tokio::select! {
             biased;
-            () = sleep(wait) => Ok(()),
-            () = resumed, if error.retry_after.is_none() => Ok(()),
+            () = sleep(wait) => {}
+            () = resumed, if error.retry_after.is_none() => {}
             () = self.gate.place_is_needed(may_go) => {
-                Err(Stopped::Left(Reason::GaveWay(self.step), Some(error)))
+                return Err(Stopped::Left(Reason::GaveWay(self.step), Some(error)));
             }
         }
+        self.last_error = Some(error);
+        Ok(())
     }
 }
 

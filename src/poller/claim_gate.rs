@@ -23,7 +23,7 @@ const FIRST_PROBE: Duration = Duration::from_millis(250);
 const LONGEST_PROBE: Duration = Duration::from_secs(2);
 /// How long the first row after the trouble has, before another one may be claimed beside it.
 const RESUME_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a row in trouble looks whether its place is needed.
+/// While places are needed, how often a row in trouble looks whether its own is.
 const PLACE_CHECK: Duration = Duration::from_millis(250);
 
 /// The calls that a claimed row has to get through.
@@ -47,6 +47,7 @@ pub struct ClaimGate {
     state: Mutex<State>,
     changed: Notify,
     resumed: Notify,
+    place_wanted: Notify,
     suspended: IntGauge,
 }
 
@@ -99,6 +100,7 @@ impl ClaimGate {
             state: Mutex::new(state),
             changed: Notify::new(),
             resumed: Notify::new(),
+            place_wanted: Notify::new(),
             suspended,
         }
     }
@@ -261,6 +263,7 @@ impl ClaimGate {
         state.last_wish += 1;
         let wish = state.last_wish;
         state.places_wanted.push(wish);
+        self.place_wanted.notify_waiters();
         PlaceWanted { gate: self, wish }
     }
 
@@ -268,6 +271,11 @@ impl ClaimGate {
     /// left. Each wanted place is asked of one row only.
     pub async fn place_is_needed(&self, may_go: impl Fn() -> bool) {
         loop {
+            // Before the look, so that no wish after the look is missed.
+            let wish = self.place_wanted.notified();
+            if self.state().places_wanted.is_empty() {
+                wish.await;
+            }
             sleep(PLACE_CHECK).await;
             if may_go() && self.state().places_wanted.pop().is_some() {
                 return;

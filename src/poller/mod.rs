@@ -9,6 +9,7 @@ pub mod brake;
 pub mod claim_gate;
 pub mod heartbeat;
 mod in_flight;
+mod in_vain;
 pub mod lease;
 pub mod order;
 pub mod outcome;
@@ -33,6 +34,7 @@ use self::brake::{Brake, BrakeAnswer};
 use self::claim_gate::ClaimGate;
 use self::heartbeat::Heartbeat;
 use self::in_flight::{InFlight, Place};
+use self::in_vain::TriedInVain;
 use self::lease::Lease;
 use self::order::{Order, Turn};
 use self::ports::{CallError, CallErrorKind, Topic, Updates};
@@ -95,6 +97,7 @@ pub(crate) struct Shared<U, T> {
     pub gate: ClaimGate,
     pub order: Order,
     pub published: PublishedRows,
+    pub tried_in_vain: TriedInVain,
     pub brake: Mutex<Brake>,
 }
 
@@ -118,6 +121,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             gate: ClaimGate::new(metrics.claims_suspended.clone()),
             order: Order::default(),
             published: PublishedRows::with_capacity(PUBLISHED_ROWS_REMEMBERED),
+            tried_in_vain: TriedInVain::default(),
             brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
             updates,
             topic,
@@ -212,7 +216,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             let error = match claimed {
                 Ok(Some(row)) => {
                     (lost_races, backoff) = (0, backoff_after_lost_race());
-                    nameless_rows = if is_nameless(&row) {
+                    nameless_rows = if row.offender_delta_id().is_none() {
                         nameless_rows + 1
                     } else {
                         0
@@ -263,14 +267,12 @@ impl<U: Updates, T: Topic> Poller<U, T> {
     fn start(&self, row: ClaimedRow, claimed_at: Instant, mut place: Place) {
         self.shared.metrics.read.inc();
         let lease = Lease::from_claim(claimed_at, self.shared.settings.lock_expiry);
-        let (row_id, offender) = match &row {
-            ClaimedRow::Update(update) => {
-                (Some(update.offender_delta_id), Some(update.offender_id))
-            }
+        let offender = match &row {
+            ClaimedRow::Update(update) => Some(update.offender_id),
             // It will never be published, so that it needs no turn.
-            ClaimedRow::Unreadable(row) => (row.offender_delta_id, None),
+            ClaimedRow::Unreadable(_) => None,
         };
-        place.holds(row_id, lease);
+        place.holds(row.offender_delta_id(), lease);
         // Joined here and not in the task, so that the order is the order of the claims.
         let turn = offender.map(|offender| self.shared.order.join(offender));
         if turn.as_ref().is_some_and(Turn::is_behind_another) {
@@ -279,6 +281,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let in_flight = RowInFlight {
             shared: self.shared.clone(),
             lease,
+            offender,
         };
         self.rows.spawn(async move {
             // Both are dropped in any case, also when the row's task panics.
@@ -307,10 +310,6 @@ impl<U: Updates, T: Topic> Poller<U, T> {
 
 fn backoff_after_lost_race() -> Backoff {
     Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
-}
-
-fn is_nameless(row: &ClaimedRow) -> bool {
-    matches!(row, ClaimedRow::Unreadable(row) if row.offender_delta_id.is_none())
 }
 
 impl<U, T> Shared<U, T> {

@@ -37,6 +37,8 @@ enum Rest {
 pub(super) struct RowInFlight<U, T> {
     pub shared: Arc<Shared<U, T>>,
     pub lease: Lease,
+    /// Unknown if the row cannot be read.
+    pub offender: Option<OffenderId>,
 }
 
 impl<U: Updates, T: Topic> RowInFlight<U, T> {
@@ -51,8 +53,22 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
                 error: None,
             },
         };
-        let (outcome, error) = self.after_turn(&row, rest).await;
+        let (outcome, error) = self.after_turn(row.offender_delta_id(), rest).await;
+        self.remember_if_in_vain(outcome, error.is_some());
         self.report(&row, outcome, error.as_ref(), started.elapsed());
+    }
+
+    fn remember_if_in_vain(&self, outcome: Outcome, calls_failed: bool) {
+        let Some(offender) = self.offender else {
+            return;
+        };
+        match outcome {
+            Outcome::Published => self.shared.tried_in_vain.forget(offender),
+            Outcome::LeftLocked(Reason::GaveWay(_) | Reason::LeaseRanOut) if calls_failed => {
+                self.shared.tried_in_vain.remember(offender);
+            }
+            _ => {}
+        }
     }
 
     /// What has to be done in the order of the claims: all up to the publication.
@@ -130,11 +146,11 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
             .get(update.offender_delta_id, claimed_at)
     }
 
-    async fn after_turn(&self, row: &ClaimedRow, rest: Rest) -> (Outcome, Option<CallError>) {
-        let row = match row {
-            ClaimedRow::Update(update) => Some(update.offender_delta_id),
-            ClaimedRow::Unreadable(row) => row.offender_delta_id,
-        };
+    async fn after_turn(
+        &self,
+        row: Option<OffenderDeltaId>,
+        rest: Rest,
+    ) -> (Outcome, Option<CallError>) {
         match (rest, row) {
             (Rest::Delete(then), Some(row)) => self.delete(row, then).await,
             (
@@ -321,7 +337,16 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
     }
 
     fn attempts(&self, step: Step) -> Attempts<'_> {
-        Attempts::new(&self.shared.gate, &self.shared.settings, self.lease, step)
+        let Shared {
+            gate,
+            settings,
+            tried_in_vain,
+            ..
+        } = &*self.shared;
+        let was_tried_in_vain = self
+            .offender
+            .is_some_and(|offender| tried_in_vain.contains(offender));
+        Attempts::new(gate, settings, self.lease, step, was_tried_in_vain)
     }
 
     fn report(

@@ -14,6 +14,10 @@ use crate::table::Table;
 
 /// Enough to see a pattern.
 const MOST_FOUND: usize = 20;
+/// So many runs of a thread are put to those of the others.
+const MERGED_AFTER: u64 = 1_000;
+/// So many runs of all threads are shown before the end.
+const PRINTED_AFTER: u64 = 50_000;
 
 /// Which seeds are run.
 #[derive(Clone, Debug)]
@@ -80,10 +84,13 @@ pub fn run_many(options: &Options, bug: Option<Bug>) -> (Table, Vec<Found>, Dura
                     enough.store(true, Ordering::Relaxed);
                 }
             }
-            let done = seed - options.first + 1;
-            if done.is_multiple_of(10_000) {
-                let line = format!("simulation: {done} seeds\n");
-                let _ = std::io::stderr().write_all(line.as_bytes());
+            if table.runs == MERGED_AFTER {
+                let mut results = results.lock().unwrap();
+                results.0.merge(&std::mem::take(&mut table));
+                // So that a run that is broken off has told what it saw.
+                if results.0.runs.is_multiple_of(PRINTED_AFTER) {
+                    results.0.print(started.elapsed().unwrap_or_default());
+                }
             }
         }
         results.lock().unwrap().0.merge(&table);

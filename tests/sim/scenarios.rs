@@ -138,3 +138,29 @@ fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_tim
         }
     }
 }
+
+/// Nobody tells a pod that has found no one yet whether all are in trouble or only these. It learns that once, not each time
+/// they come back.
+#[test]
+fn more_bad_offenders_than_places_stop_a_pod_that_knows_nobody_for_one_lease_and_not_again() {
+    for bad in [Offender::Fails, Offender::Hangs] {
+        let mut plan = healthy(Kind::BadRows, 1);
+        plan.trouble_ends = Duration::from_secs(1);
+        plan.offenders.extend(vec![bad; 40]);
+        plan.rows = (0..40)
+            .map(|index| row(index, OFFENDERS + index, Duration::ZERO))
+            .collect();
+        // One when the pod stands for the first time, and one when the bad rows have all come back.
+        let lease = plan.lock_expiry;
+        let waiting = [Duration::from_mins(1), lease * 2 + Duration::from_mins(1)];
+        for (index, at) in waiting.into_iter().enumerate() {
+            plan.rows.push(row(40 + index, index, at));
+        }
+        let run = run(plan, None);
+        assert_eq!(check(&run), Ok(()), "{bad:?}");
+        let published = published(&run);
+        assert!(published[&40] <= lease + Duration::from_mins(1), "{bad:?}");
+        let late = published[&41] - waiting[1];
+        assert!(late <= Duration::from_mins(1), "{bad:?}: {late:?} late");
+    }
+}

@@ -324,7 +324,7 @@ fn settings(kind: Kind, rng: &mut Rng) -> PollerSettings {
         rng.u64(shortest..=shortest + 120)
     };
     PollerSettings {
-        fixed_delay: seconds(rng, 1..=15),
+        fixed_delay: seconds(rng, 5..=20),
         claimers: *rng.choice(&[1, 1, 1, 2, 3]).unwrap(),
         max_in_flight: *rng.choice(&[1, 2, 3, 5, 8, 16, 32, 32]).unwrap(),
         lock_expiry: Duration::from_secs(lock_expiry),
