@@ -45,6 +45,8 @@ impl Application {
             tracing::warn!("{warning}");
         }
         let metrics = Arc::new(Metrics::new()?);
+        let version = settings.build_number.as_str();
+        metrics.build_info.with_label_values(&[version]).set(1);
         // The poller sets the limit of each call; a claim may take longest.
         let longest_call = settings
             .poller
@@ -92,6 +94,7 @@ impl Application {
             stopping: stop.clone(),
         });
         let info = Arc::new(info(&settings));
+        say_settings(&settings);
         Ok(Self {
             server: bind(settings.server_port, "SERVER_PORT").await?,
             management: match settings.management_port {
@@ -176,6 +179,27 @@ impl Application {
         .await;
         fault.unwrap_or(Ok(()))
     }
+}
+
+/// One line with what somebody would ask for first. Nothing in it is secret.
+fn say_settings(settings: &Settings) {
+    let poller = &settings.poller;
+    tracing::info!(
+        version = settings.build_number,
+        communityApi = settings.community_url,
+        auth = settings.auth_url,
+        topic = settings.topic.arn,
+        topicAddress = settings.topic.endpoint,
+        topicKeys = if settings.topic.keys.is_some() { "given" } else { "of the SDK's default chain" },
+        polls = settings.poll_enabled,
+        fixedDelay = ?poller.fixed_delay,
+        claimers = poller.claimers,
+        maxInFlight = poller.max_in_flight,
+        lockExpiry = ?poller.lock_expiry,
+        maxPermanentFailures = poller.brake_limit,
+        gracePeriod = ?poller.grace_period,
+        "settings"
+    );
 }
 
 async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {

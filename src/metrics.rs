@@ -1,15 +1,18 @@
 //! Every metric of the service, as typed fields over a registry of their own; the help texts are what the operator reads.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod gauges;
+
 use std::time::Duration;
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
+use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 use tokio::time::Instant;
+
+use self::gauges::AgeMax;
+pub use self::gauges::SecondsSince;
 
 /// The service's metrics. Every series whose labels are known beforehand exists with 0 from the start, so that a rate over
 /// it is right from the first event on.
@@ -18,6 +21,10 @@ pub struct Metrics {
     registry: Registry,
     /// One a poll, not one a row.
     pub polls: IntCounter,
+    /// How polls ended.
+    pub poll_results: IntCounterVec,
+    /// Since community-api last answered a claim.
+    pub since_claim_answered: SecondsSince,
     /// Rows claimed.
     pub read: IntCounter,
     /// Rows left locked for a second chance, since no events could be made of them.
@@ -31,8 +38,12 @@ pub struct Metrics {
     age_max: AgeMax,
     /// Rows claimed and not yet settled.
     pub in_flight: IntGauge,
+    /// Since the oldest of them was claimed.
+    pub oldest_in_flight: SecondsSince,
     /// 1 while trouble has stopped the claims.
     pub claims_suspended: IntGauge,
+    /// 1 for each step that nobody gets through, meanwhile.
+    pub claims_suspended_by: IntGaugeVec,
     /// 1 while the brake stops rows from being marked as permanently failed.
     pub brake_on: IntGauge,
     /// Rows that were given up for this time, by reason.
@@ -43,7 +54,14 @@ pub struct Metrics {
     pub lease_overruns: IntCounter,
     /// Durations of calls, by dependency, call and outcome.
     pub calls: HistogramVec,
+    /// What SNS answered for each event.
+    pub publish_results: IntCounterVec,
+    /// Always 1, with the version as its label.
+    pub build_info: IntGaugeVec,
 }
+
+/// How a poll can end.
+pub const POLL_RESULTS: &[&str] = &["empty", "found", "contended", "failed", "unauthorised"];
 
 /// Why a row was left locked to come back later.
 pub const LEFT_LOCKED_REASONS: &[&str] = &[
@@ -81,6 +99,26 @@ impl Metrics {
                 &registry,
                 IntCounter::new("offender_poll_total", "Polls of community-api. No increase: the pod does not poll.")?,
             )?,
+            poll_results: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "offender_poll_results_total",
+                        "Polls by how they ended: empty, found, contended (others had the same rows), failed, unauthorised. \
+                         failed and unauthorised only: the log has the cause.",
+                    ),
+                    &["result"],
+                )?,
+            )?,
+            since_claim_answered: register(
+                &registry,
+                SecondsSince::new(
+                    "offender_seconds_since_successful_poll",
+                    "Since community-api last answered a claim, or since the start. More than a few intervals: polls fail, or \
+                     claims are suspended.",
+                    Some(Instant::now()),
+                )?,
+            )?,
             read: updates.with_label_values(&["read"]),
             failed: updates.with_label_values(&["failed"]),
             permanently_failed: updates.with_label_values(&["permanentlyFailed"]),
@@ -100,11 +138,30 @@ impl Metrics {
                 &registry,
                 IntGauge::new("offender_updates_in_flight", "Rows claimed by this pod and not yet settled.")?,
             )?,
+            oldest_in_flight: register(
+                &registry,
+                SecondsSince::new(
+                    "offender_oldest_in_flight_seconds",
+                    "Since the oldest row in flight was claimed, 0 without one. Usually under a second; up to 95 % of the lock \
+                     while something fails.",
+                    None,
+                )?,
+            )?,
             claims_suspended: register(
                 &registry,
                 IntGauge::new(
                     "offender_claims_suspended",
                     "1 while calls for claimed rows fail and no new rows are claimed. The log names the call.",
+                )?,
+            )?,
+            claims_suspended_by: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "offender_claims_suspended_by",
+                        "1 for each step that suspends the claims: identifiers and delete are community-api's, publish is SNS'.",
+                    ),
+                    &["step"],
                 )?,
             )?,
             brake_on: register(
@@ -141,13 +198,35 @@ impl Metrics {
             calls: register(
                 &registry,
                 HistogramVec::new(
-                    HistogramOpts::new("offender_call_seconds", "Duration of calls to other services, by outcome.")
+                    HistogramOpts::new("offender_call_seconds", "Duration of calls to other services. outcome timed_out: given up by the service. A rate of any but ok and not_found: \
+                         that service has trouble.")
                         .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
                     &["dependency", "call", "outcome"],
                 )?,
             )?,
+            publish_results: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "offender_publish_results_total",
+                        "Events by what SNS answered: accepted, its error code, or no_answer.",
+                    ),
+                    &["result"],
+                )?,
+            )?,
+            build_info: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("offender_events_build_info", "Always 1; the label tells which version runs."),
+                    &["version"],
+                )?,
+            )?,
             registry,
         };
+        for result in POLL_RESULTS {
+            metrics.poll_results.with_label_values(&[result]);
+        }
+        metrics.publish_results.with_label_values(&["accepted"]);
         for reason in LEFT_LOCKED_REASONS {
             metrics.left_locked.with_label_values(&[reason]);
         }
@@ -237,74 +316,6 @@ fn register<C: Collector + Clone + 'static>(
     Ok(collector)
 }
 
-/// The maximum age over the last two to three minutes, as a gauge; 0 when there was none.
-///
-/// The service's predecessor kept three windows of a minute (Micrometer's `TimeWindowMax`), and the alert's threshold was
-/// chosen with it.
-#[derive(Clone, Debug)]
-struct AgeMax {
-    gauge: Gauge,
-    windows: std::sync::Arc<Mutex<Windows>>,
-}
-
-#[derive(Debug)]
-struct Windows {
-    /// The newest first.
-    maxima: [f64; 3],
-    newest_since: Instant,
-}
-
-const WINDOW: Duration = Duration::from_mins(1);
-
-impl AgeMax {
-    fn new() -> prometheus::Result<Self> {
-        Ok(Self {
-            gauge: Gauge::new(
-                "offender_update_age_seconds_max",
-                "The highest offender_update_age_seconds of the last two to three minutes.",
-            )?,
-            windows: std::sync::Arc::new(Mutex::new(Windows {
-                maxima: [0.0; 3],
-                newest_since: Instant::now(),
-            })),
-        })
-    }
-
-    fn observe(&self, seconds: f64) {
-        let newest = &mut self.rotated().maxima[0];
-        *newest = newest.max(seconds);
-    }
-
-    fn rotated(&self) -> MutexGuard<'_, Windows> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..windows.maxima.len() {
-            if windows.newest_since.elapsed() < WINDOW {
-                return windows;
-            }
-            windows.maxima.rotate_right(1);
-            windows.maxima[0] = 0.0;
-            windows.newest_since += WINDOW;
-        }
-        // More than three windows went by in silence.
-        if windows.newest_since.elapsed() >= WINDOW {
-            windows.newest_since = Instant::now();
-        }
-        windows
-    }
-}
-
-impl Collector for AgeMax {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge
-            .set(self.rotated().maxima.iter().copied().fold(0.0, f64::max));
-        self.gauge.collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -356,6 +367,56 @@ mod tests {
         ] {
             assert_eq!(value_of(&metrics, series), Some(0.0), "{series}");
         }
+    }
+
+    /// The README's table, from the help texts; without those of the process, which are the library's.
+    #[test]
+    fn the_readme_lists_every_metric_with_its_labels_and_help() {
+        let metrics = Metrics::new().unwrap();
+        metrics.start_call("dependency", "call").ended("ok");
+        metrics.build_info.with_label_values(&["1"]).set(1);
+        metrics.claims_suspended_by.with_label_values(&["delete"]);
+        let text = metrics.to_text().unwrap();
+        let mut table = String::from("| metric | labels | meaning |\n|---|---|---|\n");
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("# HELP offender"))
+        {
+            let (name, help) = line["# HELP ".len()..].split_once(' ').unwrap();
+            let sample = text
+                .lines()
+                .find(|line| !line.starts_with('#') && line.starts_with(name));
+            let labels = sample.and_then(|line| line.split_once('{')?.1.split_once('}'));
+            let labels: Vec<&str> = labels
+                .iter()
+                .flat_map(|labels| labels.0.split(','))
+                .filter_map(|label| label.split_once('='))
+                .map(|(label, _)| label)
+                .filter(|&label| label != "le")
+                .collect();
+            table += &format!("| `{name}` | {} | {help} |\n", labels.join(", "));
+        }
+        let readme = include_str!("../README.md");
+        assert!(
+            readme.contains(&table),
+            "the README's table should be:\n{table}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_seconds_since_a_moment_grow_while_nothing_happens_and_are_zero_without_one() {
+        let metrics = Metrics::new().unwrap();
+        let oldest = || value_of(&metrics, "offender_oldest_in_flight_seconds").unwrap();
+        assert_eq!(oldest(), 0.0);
+        metrics.oldest_in_flight.set(Some(Instant::now()));
+        advance(Duration::from_secs(7)).await;
+        assert_eq!(oldest(), 7.0);
+        metrics.oldest_in_flight.set(None);
+        assert_eq!(oldest(), 0.0);
+        assert_eq!(
+            value_of(&metrics, "offender_seconds_since_successful_poll"),
+            Some(7.0)
+        );
     }
 
     #[test]

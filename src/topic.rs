@@ -86,10 +86,25 @@ impl SnsTopic {
             .set_publish_batch_request_entries(Some(entries));
         match request.send().await {
             Ok(answer) => Ok((0..events.len())
-                .map(|index| entry_answer(&answer, &index.to_string()))
+                .map(|index| {
+                    let (label, answer) = entry_answer(&answer, &index.to_string());
+                    self.count_results(label, 1);
+                    answer
+                })
                 .collect()),
-            Err(error) => Err(call_error(&error)),
+            Err(error) => {
+                let code = error
+                    .as_service_error()
+                    .and_then(ProvideErrorMetadata::code);
+                self.count_results(code_label(code), events.len() as u64);
+                Err(call_error(&error))
+            }
         }
+    }
+
+    fn count_results(&self, result: &'static str, events: u64) {
+        let results = &self.metrics.publish_results;
+        results.with_label_values(&[result]).inc_by(events);
     }
 }
 
@@ -144,10 +159,10 @@ fn entry(index: usize, event: &Event) -> Result<PublishBatchRequestEntry, BuildE
     entry.build()
 }
 
-/// An event counts as published only if its entry came back with a message id.
-fn entry_answer(answer: &PublishBatchOutput, id: &str) -> Result<(), CallError> {
+/// An event counts as published only if its entry came back with a message id. With the label of the answer.
+fn entry_answer(answer: &PublishBatchOutput, id: &str) -> (&'static str, Result<(), CallError>) {
     if let Some(failed) = answer.failed().iter().find(|failed| failed.id() == id) {
-        return Err(entry_error(failed));
+        return (code_label(Some(failed.code())), Err(entry_error(failed)));
     }
     let accepted = answer.successful().iter().any(|entry| {
         entry.id() == Some(id)
@@ -156,13 +171,13 @@ fn entry_answer(answer: &PublishBatchOutput, id: &str) -> Result<(), CallError> 
                 .is_some_and(|message_id| !message_id.is_empty())
     });
     if accepted {
-        Ok(())
-    } else {
-        Err(CallError::new(
-            CallErrorKind::AnswerLost,
-            "publish: SNS answered without a message id",
-        ))
+        return ("accepted", Ok(()));
     }
+    let error = CallError::new(
+        CallErrorKind::AnswerLost,
+        "publish: SNS answered without a message id",
+    );
+    ("no_answer", Err(error))
 }
 
 fn entry_error(failed: &BatchResultErrorEntry) -> CallError {
@@ -244,36 +259,59 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 /// What an error code of SNS means, for a whole call or an entry of a batch. Source: the API reference of SNS, Publish and
 /// `PublishBatch`, and its common errors. The code alone decides: `KMSThrottling` says of itself that it is the sender's fault.
 fn meaning_of(code: &str) -> CallErrorKind {
+    known_code(code).map_or(CallErrorKind::Unavailable, |(_, kind)| *kind)
+}
+
+/// The code in the table.
+fn known_code(code: &str) -> Option<&'static (&'static str, CallErrorKind)> {
     // Some protocols add a suffix to the same codes.
     let code = code.strip_suffix("Exception").unwrap_or(code);
+    CODES.iter().find(|(known, _)| *known == code)
+}
+
+/// An error code as a metric's label, of which there must not be arbitrarily many.
+fn code_label(code: Option<&str>) -> &'static str {
     match code {
-        "Throttled"
-        | "Throttling"
-        | "ThrottledRequest"
-        | "RequestThrottled"
-        | "RequestLimitExceeded"
-        | "TooManyRequests"
-        | "KMSThrottling"
-        | "SlowDown" => CallErrorKind::Contended,
-        "InvalidParameter"
-        | "ParameterValueInvalid"
-        | "InvalidParameterValue"
-        | "Validation"
-        | "ValidationError"
-        | "BatchRequestTooLong" => CallErrorKind::Refused,
-        "AuthorizationError"
-        | "AccessDenied"
-        | "InvalidSecurity"
-        | "InvalidClientTokenId"
-        | "ExpiredToken"
-        | "UnrecognizedClient"
-        | "SignatureDoesNotMatch"
-        | "MissingAuthenticationToken"
-        | "KMSAccessDenied" => CallErrorKind::Unauthorised,
-        // InternalError, RequestTimeout, NotFound, the other KMS errors, whatever may come: it may work later.
-        _ => CallErrorKind::Unavailable,
+        None => "no_answer",
+        Some(code) => known_code(code).map_or("other", |(known, _)| known),
     }
 }
+
+/// Any other code is taken for [`CallErrorKind::Unavailable`]: it may work later.
+const CODES: &[(&str, CallErrorKind)] = &[
+    ("Throttled", CallErrorKind::Contended),
+    ("Throttling", CallErrorKind::Contended),
+    ("ThrottledRequest", CallErrorKind::Contended),
+    ("RequestThrottled", CallErrorKind::Contended),
+    ("RequestLimitExceeded", CallErrorKind::Contended),
+    ("TooManyRequests", CallErrorKind::Contended),
+    ("KMSThrottling", CallErrorKind::Contended),
+    ("SlowDown", CallErrorKind::Contended),
+    ("InvalidParameter", CallErrorKind::Refused),
+    ("ParameterValueInvalid", CallErrorKind::Refused),
+    ("InvalidParameterValue", CallErrorKind::Refused),
+    ("Validation", CallErrorKind::Refused),
+    ("ValidationError", CallErrorKind::Refused),
+    ("BatchRequestTooLong", CallErrorKind::Refused),
+    ("AuthorizationError", CallErrorKind::Unauthorised),
+    ("AccessDenied", CallErrorKind::Unauthorised),
+    ("InvalidSecurity", CallErrorKind::Unauthorised),
+    ("InvalidClientTokenId", CallErrorKind::Unauthorised),
+    ("ExpiredToken", CallErrorKind::Unauthorised),
+    ("UnrecognizedClient", CallErrorKind::Unauthorised),
+    ("SignatureDoesNotMatch", CallErrorKind::Unauthorised),
+    ("MissingAuthenticationToken", CallErrorKind::Unauthorised),
+    ("KMSAccessDenied", CallErrorKind::Unauthorised),
+    ("InternalError", CallErrorKind::Unavailable),
+    ("InternalFailure", CallErrorKind::Unavailable),
+    ("RequestTimeout", CallErrorKind::Unavailable),
+    ("ServiceUnavailable", CallErrorKind::Unavailable),
+    ("NotFound", CallErrorKind::Unavailable),
+    ("KMSDisabled", CallErrorKind::Unavailable),
+    ("KMSInvalidState", CallErrorKind::Unavailable),
+    ("KMSNotFound", CallErrorKind::Unavailable),
+    ("KMSOptInRequired", CallErrorKind::Unavailable),
+];
 
 #[cfg(test)]
 mod tests {
@@ -361,7 +399,7 @@ mod tests {
             .successful(Accepted::builder().id("1").message_id("").build())
             .failed(failed)
             .build();
-        let kind = |id| entry_answer(&answer, id).map_err(|error| error.kind);
+        let kind = |id| entry_answer(&answer, id).1.map_err(|error| error.kind);
         assert_eq!(kind("0"), Ok(()));
         assert_eq!(kind("1"), Err(CallErrorKind::AnswerLost));
         assert_eq!(kind("2"), Err(CallErrorKind::Contended));

@@ -9,7 +9,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus::IntGauge;
+use prometheus::{IntGauge, IntGaugeVec};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -39,6 +39,13 @@ pub enum Step {
     MarkAsFailed,
 }
 
+/// The steps that can suspend the claims, with their names in metrics.
+const SUSPENDING_STEPS: [(Step, &str); 3] = [
+    (Step::Identifiers, "identifiers"),
+    (Step::Publish, "publish"),
+    (Step::Delete, "delete"),
+];
+
 const STEPS: usize = Step::MarkAsFailed as usize + 1;
 
 /// Decides when rows may be claimed, from how the calls for claimed rows go.
@@ -49,6 +56,7 @@ pub struct ClaimGate {
     resumed: Notify,
     place_wanted: Notify,
     suspended: IntGauge,
+    suspended_by: IntGaugeVec,
 }
 
 #[derive(Debug)]
@@ -86,9 +94,9 @@ enum Phase {
 }
 
 impl ClaimGate {
-    /// An open gate that shows its state on a gauge.
+    /// An open gate that shows its state on a gauge, and by step on the other one.
     #[must_use]
-    pub fn new(suspended: IntGauge) -> Self {
+    pub fn new(suspended: IntGauge, suspended_by: IntGaugeVec) -> Self {
         let state = State {
             phase: Phase::Open,
             steps: [StepHealth::default(); STEPS],
@@ -96,12 +104,26 @@ impl ClaimGate {
             last_wish: 0,
             known_offenders: [None; 2],
         };
-        Self {
+        let gate = Self {
             state: Mutex::new(state),
             changed: Notify::new(),
             resumed: Notify::new(),
             place_wanted: Notify::new(),
             suspended,
+            suspended_by,
+        };
+        gate.show(&gate.state());
+        gate
+    }
+
+    fn show(&self, state: &State) {
+        let suspended = matches!(state.phase, Phase::Suspended { .. });
+        self.suspended.set(i64::from(suspended));
+        for (step, name) in SUSPENDING_STEPS {
+            let by_this = suspended && state.steps[step as usize].failing.is_some();
+            self.suspended_by
+                .with_label_values(&[name])
+                .set(i64::from(by_this));
         }
     }
 
@@ -159,8 +181,11 @@ impl ClaimGate {
         // One that was started before a failing one says nothing about the time since.
         health.failing = health.failing.filter(|&failing| failing >= started);
         let well = state.steps.iter().all(|step| step.failing.is_none());
-        if well && matches!(state.phase, Phase::Suspended { .. }) {
-            self.resume(&mut state);
+        if matches!(state.phase, Phase::Suspended { .. }) {
+            if well {
+                self.resume(&mut state);
+            }
+            self.show(&state);
         }
     }
 
@@ -169,8 +194,8 @@ impl ClaimGate {
             let suspended_seconds = since.elapsed().as_secs();
             tracing::info!(suspended_seconds, "claims resume with one row");
         }
-        self.suspended.set(0);
         state.phase = Phase::Resuming { claimed_at: None };
+        self.show(state);
         self.changed.notify_waiters();
         self.resumed.notify_waiters();
     }
@@ -207,11 +232,11 @@ impl ClaimGate {
                     next_probe: now + FIRST_PROBE,
                     interval: FIRST_PROBE,
                 };
-                self.suspended.set(1);
                 tracing::warn!(?step, cause = %error, "claims suspended: no row gets through");
                 self.changed.notify_waiters();
             }
         }
+        self.show(&state);
         false
     }
 
@@ -372,10 +397,12 @@ impl State {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use prometheus::Opts;
     use tokio::time::{advance, timeout};
 
     fn gate() -> ClaimGate {
-        ClaimGate::new(IntGauge::new("suspended", "help").unwrap())
+        let by = IntGaugeVec::new(Opts::new("suspended_by", "help"), &["step"]).unwrap();
+        ClaimGate::new(IntGauge::new("suspended", "help").unwrap(), by)
     }
 
     fn open_now(gate: &ClaimGate) -> bool {
@@ -401,6 +428,8 @@ mod tests {
         fail(&gate, Step::Publish, true).await;
         assert!(!open_now(&gate));
         assert_eq!(gate.suspended.get(), 1);
+        let suspended_by = |step| gate.suspended_by.with_label_values(&[step]).get();
+        assert_eq!((suspended_by("publish"), suspended_by("delete")), (1, 0));
         get_through(&gate, Step::Identifiers).await;
         assert!(
             !open_now(&gate),
@@ -411,7 +440,7 @@ mod tests {
         assert!(!open_now(&gate), "one row first");
         drop(row);
         assert!(open_now(&gate) && open_now(&gate));
-        assert_eq!(gate.suspended.get(), 0);
+        assert_eq!((gate.suspended.get(), suspended_by("publish")), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::lease::Lease;
+use crate::metrics::SecondsSince;
 use crate::offender_update::OffenderDeltaId;
 
 /// A fixed number of places, each for one claimed row until it is settled or left.
@@ -16,6 +17,7 @@ pub(super) struct InFlight {
     places: Arc<Semaphore>,
     rows: Arc<Mutex<Rows>>,
     gauge: IntGauge,
+    oldest: SecondsSince,
 }
 
 #[derive(Debug, Default)]
@@ -33,11 +35,12 @@ pub(super) struct Place {
 }
 
 impl InFlight {
-    pub fn new(places: usize, gauge: IntGauge) -> Self {
+    pub fn new(places: usize, gauge: IntGauge, oldest: SecondsSince) -> Self {
         Self {
             places: Arc::new(Semaphore::new(places)),
             rows: Arc::default(),
             gauge,
+            oldest,
         }
     }
 
@@ -72,6 +75,13 @@ impl InFlight {
         }
     }
 
+    fn show(&self, rows: &Rows) {
+        self.gauge
+            .set(i64::try_from(rows.held.len()).unwrap_or(i64::MAX));
+        let oldest = rows.held.values().next();
+        self.oldest.set(oldest.map(|(_, lease)| lease.claimed_at()));
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,9 +95,7 @@ impl Place {
         let number = rows.last_number;
         rows.held.insert(number, (row, lease));
         self.number = Some(number);
-        self.in_flight
-            .gauge
-            .set(i64::try_from(rows.held.len()).unwrap_or(i64::MAX));
+        self.in_flight.show(&rows);
     }
 }
 
@@ -96,9 +104,7 @@ impl Drop for Place {
         if let Some(number) = self.number {
             let mut rows = self.in_flight.rows();
             rows.held.remove(&number);
-            self.in_flight
-                .gauge
-                .set(i64::try_from(rows.held.len()).unwrap_or(i64::MAX));
+            self.in_flight.show(&rows);
         }
     }
 }

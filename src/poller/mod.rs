@@ -118,7 +118,10 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         // A claim is the longest time in which a healthy poll loop does not beat.
         let heartbeat = Heartbeat::new(settings.claim_timeout + Duration::from_secs(30));
         let shared = Shared {
-            gate: ClaimGate::new(metrics.claims_suspended.clone()),
+            gate: ClaimGate::new(
+                metrics.claims_suspended.clone(),
+                metrics.claims_suspended_by.clone(),
+            ),
             order: Order::default(),
             published: PublishedRows::with_capacity(PUBLISHED_ROWS_REMEMBERED),
             tried_in_vain: TriedInVain::default(),
@@ -132,6 +135,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             in_flight: InFlight::new(
                 shared.settings.max_in_flight,
                 shared.metrics.in_flight.clone(),
+                shared.metrics.oldest_in_flight.clone(),
             ),
             rows: TaskTracker::new(),
             claims_under_way: AtomicUsize::new(0),
@@ -176,8 +180,13 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         // Pods that are started together poll at once, and from then on each in a phase of its own.
         let mut delay = self.shared.settings.fixed_delay.mul_f64(fastrand::f64());
         while !stop.is_cancelled() {
-            self.shared.metrics.polls.inc();
+            let metrics = &self.shared.metrics;
+            metrics.polls.inc();
+            let read_before = metrics.read.get();
             let ends = join_all((0..self.shared.settings.claimers).map(|_| self.drain(stop))).await;
+            if let Some(result) = result_of_poll(&ends, metrics.read.get() > read_before) {
+                metrics.poll_results.with_label_values(&[result]).inc();
+            }
             let asked_to_wait = failures.note(ends);
             delay = delay.max(asked_to_wait);
             self.shared.show_brake();
@@ -213,6 +222,14 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             self.claims_under_way.fetch_sub(1, Ordering::Relaxed);
             let claimed =
                 claimed.unwrap_or_else(|_| Err(CallError::unavailable("a claim took too long")));
+            let answered = match &claimed {
+                Ok(_) => true,
+                Err(error) => error.kind == CallErrorKind::Contended,
+            };
+            if answered {
+                let now = Some(Instant::now());
+                self.shared.metrics.since_claim_answered.set(now);
+            }
             let error = match claimed {
                 Ok(Some(row)) => {
                     (lost_races, backoff) = (0, backoff_after_lost_race());
@@ -305,6 +322,22 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 "row still locked by this pod, which stops now; it comes back when the lock runs out"
             );
         }
+    }
+}
+
+/// How a poll ended, as its metric names it; `None` if it was only told to stop.
+fn result_of_poll(ends: &[DrainEnd], found: bool) -> Option<&'static str> {
+    let failed = ends.iter().find_map(|end| match end {
+        DrainEnd::Failed(error) => Some(error.kind),
+        _ => None,
+    });
+    match failed {
+        Some(CallErrorKind::Unauthorised) => Some("unauthorised"),
+        Some(_) => Some("failed"),
+        None if found => Some("found"),
+        None if ends.iter().any(|end| matches!(end, DrainEnd::Contended)) => Some("contended"),
+        None if ends.iter().all(|end| matches!(end, DrainEnd::Stopped)) => None,
+        None => Some("empty"),
     }
 }
 

@@ -57,8 +57,15 @@ pub fn log(
             outcome = outcome.name(),
             milliseconds,
             cause,
-            comes_back_in_seconds = lease.comes_back_in().as_secs(),
+            comes_back_at = %comes_back_at(lease),
             "row kept locked, it comes back when the lock runs out"
         ),
     }
+}
+
+/// In whole seconds of UTC, as the log's own times.
+fn comes_back_at(lease: Lease) -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    let at = now.checked_add(lease.comes_back_in()).unwrap_or(now);
+    at.round(jiff::Unit::Second).unwrap_or(at)
 }

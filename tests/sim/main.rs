@@ -9,6 +9,7 @@
 mod checker;
 mod faults;
 mod log;
+mod log_lines;
 mod many;
 mod outcome;
 mod planted;

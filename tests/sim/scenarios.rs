@@ -13,7 +13,7 @@ const OFFENDERS: usize = 200;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 
 /// A world without faults, with the settings of production.
-fn healthy(kind: Kind, pods: usize) -> Plan {
+pub fn healthy(kind: Kind, pods: usize) -> Plan {
     let mut plan = Plan::of(0);
     plan.kind = kind;
     plan.pods = pods;
@@ -37,7 +37,7 @@ fn healthy(kind: Kind, pods: usize) -> Plan {
     plan
 }
 
-fn row(record: usize, offender: usize, insert_at: Duration) -> RowPlan {
+pub fn row(record: usize, offender: usize, insert_at: Duration) -> RowPlan {
     RowPlan {
         insert_at,
         offender,

@@ -1,0 +1,111 @@
+//! Gauges whose value is worked out when it is asked for, since it changes while nothing happens.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::Gauge;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use tokio::time::Instant;
+
+/// The seconds since a moment; 0 while there is none.
+#[derive(Clone, Debug)]
+pub struct SecondsSince {
+    gauge: Gauge,
+    moment: Arc<Mutex<Option<Instant>>>,
+}
+
+impl SecondsSince {
+    pub(super) fn new(name: &str, help: &str, moment: Option<Instant>) -> prometheus::Result<Self> {
+        Ok(Self {
+            gauge: Gauge::new(name, help)?,
+            moment: Arc::new(Mutex::new(moment)),
+        })
+    }
+
+    /// Sets the moment.
+    pub fn set(&self, moment: Option<Instant>) {
+        *self.moment.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
+}
+
+impl Collector for SecondsSince {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let moment = *self.moment.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gauge
+            .set(moment.map_or(0.0, |moment| moment.elapsed().as_secs_f64()));
+        self.gauge.collect()
+    }
+}
+
+/// The maximum age over the last two to three minutes, as a gauge; 0 when there was none.
+///
+/// The service's predecessor kept three windows of a minute (Micrometer's `TimeWindowMax`), and the alert's threshold was
+/// chosen with it.
+#[derive(Clone, Debug)]
+pub(super) struct AgeMax {
+    gauge: Gauge,
+    windows: Arc<Mutex<Windows>>,
+}
+
+#[derive(Debug)]
+struct Windows {
+    /// The newest first.
+    maxima: [f64; 3],
+    newest_since: Instant,
+}
+
+const WINDOW: Duration = Duration::from_mins(1);
+
+impl AgeMax {
+    pub fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            gauge: Gauge::new(
+                "offender_update_age_seconds_max",
+                "The highest offender_update_age_seconds of the last two to three minutes.",
+            )?,
+            windows: Arc::new(Mutex::new(Windows {
+                maxima: [0.0; 3],
+                newest_since: Instant::now(),
+            })),
+        })
+    }
+
+    pub fn observe(&self, seconds: f64) {
+        let newest = &mut self.rotated().maxima[0];
+        *newest = newest.max(seconds);
+    }
+
+    fn rotated(&self) -> MutexGuard<'_, Windows> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..windows.maxima.len() {
+            if windows.newest_since.elapsed() < WINDOW {
+                return windows;
+            }
+            windows.maxima.rotate_right(1);
+            windows.maxima[0] = 0.0;
+            windows.newest_since += WINDOW;
+        }
+        // More than three windows went by in silence.
+        if windows.newest_since.elapsed() >= WINDOW {
+            windows.newest_since = Instant::now();
+        }
+        windows
+    }
+}
+
+impl Collector for AgeMax {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge
+            .set(self.rotated().maxima.iter().copied().fold(0.0, f64::max));
+        self.gauge.collect()
+    }
+}

@@ -1,0 +1,104 @@
+//! How much the service's own log grows while nothing happens, and in a long outage.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+use crate::faults::{Outage, Symptom};
+use crate::log::Endpoint;
+use crate::run::run;
+use crate::scenarios::{healthy, row};
+use crate::seed::{Kind, Plan};
+
+const PODS: usize = 4;
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Keeps the messages of all lines at INFO and above.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        event.record(&mut self.clone());
+    }
+}
+
+impl Visit for Lines {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+fn lines_of(plan: Plan) -> Vec<String> {
+    let lines = Lines::default();
+    let subscriber =
+        tracing_subscriber::registry().with(lines.clone().with_filter(LevelFilter::INFO));
+    tracing::subscriber::with_default(subscriber, || run(plan, None));
+    lines.0.lock().unwrap().clone()
+}
+
+/// An hour from its fifth minute on.
+fn outage(endpoint: Option<Endpoint>, symptom: Symptom, rows: usize) -> Plan {
+    let mut plan = healthy(Kind::Chaos, PODS);
+    let from = Duration::from_mins(5);
+    plan.outages.push(Outage {
+        from,
+        to: from + HOUR,
+        endpoint,
+        symptom,
+    });
+    plan.trouble_ends = from + HOUR + Duration::from_mins(1);
+    for index in 0..rows {
+        let at = from + HOUR * u32::try_from(index).unwrap() / u32::try_from(rows).unwrap();
+        plan.rows.push(row(index, index, at));
+    }
+    plan
+}
+
+#[test]
+fn an_idle_hour_logs_nothing() {
+    let mut plan = healthy(Kind::Chaos, PODS);
+    plan.trouble_ends = HOUR;
+    assert_eq!(lines_of(plan), Vec::<String>::new());
+}
+
+#[test]
+fn an_hour_in_which_no_row_can_be_claimed_logs_a_few_lines_a_pod() {
+    let rows = 20;
+    for symptom in [Symptom::Fails, Symptom::Hangs, Symptom::Unauthorised] {
+        for endpoint in [Some(Endpoint::Next), None] {
+            let lines = lines_of(outage(endpoint, symptom, rows));
+            // The failure, a reminder every ten minutes and the recovery; and a line for each row after it.
+            let most = PODS * 8 + rows;
+            assert!(lines.len() <= most, "{symptom:?} {endpoint:?}: {lines:#?}");
+            assert!(lines.len() >= PODS * 2 + rows, "{symptom:?}: {lines:#?}");
+        }
+    }
+}
+
+#[test]
+fn an_hour_in_which_no_row_gets_through_logs_a_line_for_each_row_and_lock() {
+    let rows = 20;
+    let locks = 7;
+    for endpoint in [Endpoint::Identifiers, Endpoint::Publish, Endpoint::Delete] {
+        for symptom in [Symptom::Fails, Symptom::Hangs, Symptom::Throttles] {
+            let lines = lines_of(outage(Some(endpoint), symptom, rows));
+            // Besides, each pod says that claims are suspended and that they resume, at most once a row it claims.
+            let most = rows * locks * 3;
+            assert!(
+                lines.len() <= most,
+                "{symptom:?}: {} {lines:#?}",
+                lines.len()
+            );
+            assert!(lines.len() > rows, "{symptom:?}: {lines:#?}");
+        }
+    }
+}
