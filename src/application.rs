@@ -12,18 +12,24 @@ use aws_sdk_sns::config::retry::RetryConfig;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::community_api::CommunityApi;
 use crate::config::{Settings, TopicSettings};
 use crate::health::{Checks, Health};
 use crate::http;
+use crate::insights::Insights;
+use crate::insights::export::{self, Exporting};
 use crate::metrics::Metrics;
 use crate::poller::Poller;
 use crate::token::TokenSource;
 use crate::topic::SnsTopic;
 use crate::web::{self, Pages};
+
+/// How long the end waits for Application Insights, however little of the grace period is left or however much.
+const SHORTEST_FLUSH: Duration = Duration::from_secs(1);
+const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
 /// The whole service, bound to its ports and not yet running.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub struct Application {
     management: Option<TcpListener>,
     pages: Pages,
     poller: Option<Poller<CommunityApi, Arc<SnsTopic>>>,
+    exporting: Option<Exporting>,
+    grace_period: Duration,
     stop: CancellationToken,
 }
 
@@ -47,6 +55,7 @@ impl Application {
         let metrics = Arc::new(Metrics::new()?);
         let version = settings.build_number.as_str();
         metrics.build_info.with_label_values(&[version]).set(1);
+        let (insights, exporting) = insights(&settings, &metrics)?;
         // The poller sets the limit of each call; a claim may take longest.
         let longest_call = settings
             .poller
@@ -82,6 +91,7 @@ impl Application {
                 settings.poller.clone(),
                 metrics.clone(),
             )
+            .telling(insights)
         });
         let health = Health::new(Checks {
             http,
@@ -107,6 +117,8 @@ impl Application {
                 info,
             },
             poller,
+            exporting,
+            grace_period: settings.poller.grace_period,
             stop,
         })
     }
@@ -168,8 +180,13 @@ impl Application {
             Some(ended) = servers.join_next() => Some(Err(anyhow::anyhow!("a web server ended: {ended:?}"))),
         };
         stopping.cancel();
+        let stopped_at = Instant::now();
         if !polling.is_finished() {
             polling.await.context("the poll loop panicked")?;
+        }
+        if let Some(exporting) = self.exporting {
+            let left = self.grace_period.saturating_sub(stopped_at.elapsed());
+            exporting.flush(left.clamp(SHORTEST_FLUSH, LONGEST_FLUSH)).await;
         }
         settled.cancel();
         // Time for answers that are on their way; connections that are kept open for nothing are closed.
@@ -191,6 +208,10 @@ fn say_settings(settings: &Settings) {
         topic = settings.topic.arn,
         topicAddress = settings.topic.endpoint,
         topicKeys = if settings.topic.keys.is_some() { "given" } else { "of the SDK's default chain" },
+        applicationInsights = settings
+            .insights
+            .as_ref()
+            .map_or("off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set", |insights| &insights.endpoint),
         polls = settings.poll_enabled,
         fixedDelay = ?poller.fixed_delay,
         claimers = poller.claimers,
@@ -200,6 +221,19 @@ fn say_settings(settings: &Settings) {
         gracePeriod = ?poller.grace_period,
         "settings"
     );
+}
+
+/// Application Insights, as far as it is configured.
+fn insights(
+    settings: &Settings,
+    metrics: &Metrics,
+) -> anyhow::Result<(Insights, Option<Exporting>)> {
+    let Some(insights) = &settings.insights else {
+        return Ok((Insights::off(), None));
+    };
+    let dropped = metrics.telemetry_dropped.clone();
+    let (insights, exporting) = export::start(insights, &settings.build_number, dropped)?;
+    Ok((insights, Some(exporting)))
 }
 
 async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {

@@ -28,6 +28,8 @@ struct Call {
     name: &'static str,
     method: Method,
     path: String,
+    /// Method and path, the same for any offender and row.
+    route: &'static str,
     purpose: Purpose,
 }
 
@@ -81,16 +83,13 @@ impl CommunityApi {
     }
 
     async fn send(&self, call: &Call, token: &Token) -> Result<Response, CallError> {
-        self.http
-            .request(
-                call.method.clone(),
-                format!("{}{}", self.base_url, call.path),
-            )
+        let address = format!("{}{}", self.base_url, call.path);
+        let request = self
+            .http
+            .request(call.method.clone(), address)
             .header(AUTHORIZATION, token.authorization.clone())
-            .header(ACCEPT, "application/json")
-            .send()
-            .await
-            .map_err(http::not_answered)
+            .header(ACCEPT, "application/json");
+        http::send(request, "community_api", &self.base_url, call.route).await
     }
 
     async fn settle(
@@ -98,11 +97,13 @@ impl CommunityApi {
         name: &'static str,
         method: Method,
         path: String,
+        route: &'static str,
     ) -> Result<(), CallError> {
         let call = Call {
             name,
             method,
             path,
+            route,
             purpose: Purpose::Finish,
         };
         if let Some(response) = self.call(call).await? {
@@ -120,6 +121,7 @@ impl Updates for CommunityApi {
             name: "nextUpdate",
             method: Method::GET,
             path,
+            route: "GET /secure/offenders/nextUpdate",
             purpose: Purpose::Claim,
         };
         let Some(response) = self.call(call).await? else {
@@ -138,6 +140,7 @@ impl Updates for CommunityApi {
             name: "identifiers",
             method: Method::GET,
             path,
+            route: "GET /secure/offenders/offenderId/{offenderId}/identifiers",
             purpose: Purpose::Finish,
         };
         let Some(response) = self.call(call).await? else {
@@ -155,6 +158,7 @@ impl Updates for CommunityApi {
             "delete",
             Method::DELETE,
             format!("/secure/offenders/update/{row}"),
+            "DELETE /secure/offenders/update/{offenderDeltaId}",
         )
         .await
     }
@@ -164,6 +168,7 @@ impl Updates for CommunityApi {
             "markAsFailed",
             Method::PUT,
             format!("/secure/offenders/update/{row}/markAsFailed"),
+            "PUT /secure/offenders/update/{offenderDeltaId}/markAsFailed",
         )
         .await
     }

@@ -30,6 +30,8 @@ pub struct Settings {
     pub client_secret: SecretString,
     /// Where events go.
     pub topic: TopicSettings,
+    /// Where telemetry goes; `None`: nowhere.
+    pub insights: Option<InsightsSettings>,
     /// Port for everything, or for all but what moves to the management port.
     pub server_port: u16,
     /// Port for health, info and metrics, if they are to be apart.
@@ -65,6 +67,17 @@ pub struct TopicSettings {
     pub endpoint: Option<String>,
     /// Key id and secret; without them the SDK looks for credentials itself.
     pub keys: Option<(String, SecretString)>,
+}
+
+/// Application Insights.
+#[derive(Clone, Debug)]
+pub struct InsightsSettings {
+    /// Names the resource, and is all that it takes to write to it.
+    pub instrumentation_key: SecretString,
+    /// Base address of the ingestion endpoint, without a slash at its end.
+    pub endpoint: String,
+    /// This one of several: the pod.
+    pub instance: Option<String>,
 }
 
 /// How log lines are written.

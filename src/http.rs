@@ -4,8 +4,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
 
+use crate::insights;
 use crate::poller::ports::{CallError, CallErrorKind};
 
 /// The largest answer that is read; the real ones have a few hundred bytes.
@@ -32,6 +33,37 @@ pub fn client(connect_timeout: Duration, call_timeout: Duration) -> reqwest::Res
             env!("CARGO_PKG_VERSION")
         ))
         .build()
+}
+
+/// Sends a request to `base_url`. Application Insights is told of it by `name`, which is the same for every offender.
+///
+/// # Errors
+/// If there is no answer; an answer with whatever status is one.
+pub async fn send(
+    request: RequestBuilder,
+    dependency: &'static str,
+    base_url: &str,
+    name: &'static str,
+) -> Result<Response, CallError> {
+    let host = base_url.split('/').nth(2).unwrap_or_default();
+    let call = insights::start_call(dependency, host, name);
+    let request = match call.traceparent() {
+        Some((header, value)) => request.header(header, value),
+        None => request,
+    };
+    let answer = request.send().await.map_err(not_answered);
+    match &answer {
+        Ok(answer) => {
+            let status = answer.status();
+            let is_usual = status.is_success()
+                || status == StatusCode::NOT_FOUND
+                || refusal_kind(status) == CallErrorKind::Contended;
+            let failure = (!is_usual).then(|| format!("answered {}", status.as_u16()));
+            call.ended(status.as_u16().to_string(), failure.as_deref());
+        }
+        Err(error) => call.ended("failed", Some(&error.cause)),
+    }
+    answer
 }
 
 /// Reads a body up to the limit.
@@ -66,15 +98,18 @@ pub fn not_answered(error: reqwest::Error) -> CallError {
 /// A call whose answer has a status that says no.
 #[must_use]
 pub fn refused(status: StatusCode, headers: &HeaderMap) -> CallError {
-    let kind = match status {
+    CallError {
+        kind: refusal_kind(status),
+        retry_after: retry_after(headers),
+        cause: format!("answered {}", status.as_u16()),
+    }
+}
+
+fn refusal_kind(status: StatusCode) -> CallErrorKind {
+    match status {
         StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => CallErrorKind::Contended,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CallErrorKind::Unauthorised,
         _ => CallErrorKind::Unavailable,
-    };
-    CallError {
-        kind,
-        retry_after: retry_after(headers),
-        cause: format!("answered {}", status.as_u16()),
     }
 }
 

@@ -11,7 +11,7 @@
 //!    [`poller::claim_gate`], which stops the claims while no row gets through. Its two traits are in [`poller::ports`].
 //! 3. [`community_api`] with its [`token`], and [`topic`]: the two traits over HTTP and the AWS SDK. [`http`] holds what
 //!    the HTTP clients share.
-//! 4. [`health`], [`metrics`], [`web`], [`telemetry`]: what the operator sees.
+//! 4. [`health`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
 //! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined.
 
 pub mod application;
@@ -22,6 +22,7 @@ pub mod event;
 pub mod fields;
 pub mod health;
 pub mod http;
+pub mod insights;
 pub mod metrics;
 pub mod offender_update;
 pub mod poller;

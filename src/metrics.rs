@@ -58,6 +58,8 @@ pub struct Metrics {
     pub publish_results: IntCounterVec,
     /// Always 1, with the version as its label.
     pub build_info: IntGaugeVec,
+    /// What Application Insights was not told, by reason.
+    pub telemetry_dropped: IntCounterVec,
 }
 
 /// How a poll can end.
@@ -75,6 +77,9 @@ pub const LEFT_LOCKED_REASONS: &[&str] = &[
 
 /// Why a row's events may have been delivered more than once, as far as the pod itself can know.
 pub const REDELIVERY_CAUSES: &[&str] = &["claimed_again", "answer_lost", "lease_overrun"];
+
+/// Why Application Insights was not told something.
+pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "not_accepted", "stopped"];
 
 impl Metrics {
     /// Registers all metrics.
@@ -221,6 +226,17 @@ impl Metrics {
                     &["version"],
                 )?,
             )?,
+            telemetry_dropped: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "telemetry_dropped_total",
+                        "Items that Application Insights did not get: its endpoint is slow (queue_full), does not take them \
+                         (not_accepted; the log says why), or did not before the pod ended (stopped).",
+                    ),
+                    &["reason"],
+                )?,
+            )?,
             registry,
         };
         for result in POLL_RESULTS {
@@ -232,6 +248,9 @@ impl Metrics {
         }
         for cause in REDELIVERY_CAUSES {
             metrics.redelivered.with_label_values(&[cause]);
+        }
+        for reason in TELEMETRY_DROP_REASONS {
+            metrics.telemetry_dropped.with_label_values(&[reason]);
         }
         #[cfg(target_os = "linux")]
         metrics.registry.register(Box::new(

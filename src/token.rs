@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::fields::{object, present, text};
 use crate::http;
+use crate::insights::Operation;
 use crate::metrics::Metrics;
 use crate::poller::ports::{CallError, CallErrorKind};
 
@@ -138,7 +139,9 @@ impl TokenSource {
             return fetching.clone();
         }
         let inner = self.0.clone();
-        let task = tokio::spawn(async move { inner.fetch_and_keep().await });
+        // Told as part of the operation that needed it first.
+        let operation = Operation::current();
+        let task = tokio::spawn(operation.scope(async move { inner.fetch_and_keep().await }));
         let lost = || {
             Err(CallError::new(
                 CallErrorKind::Unauthorised,
@@ -192,16 +195,15 @@ impl Inner {
     async fn request(&self) -> Result<Token, CallError> {
         let asked_at = Instant::now();
         let secret = form_encoded(self.client_secret.expose_secret());
-        let response = self
+        let request = self
             .http
             .post(&self.endpoint)
             .timeout(self.fetch_timeout)
             .basic_auth(form_encoded(&self.client_id), Some(secret))
             .header(ACCEPT, "application/json")
-            .form(&[("grant_type", "client_credentials"), ("scope", "read")])
-            .send()
-            .await
-            .map_err(http::not_answered)?;
+            .form(&[("grant_type", "client_credentials"), ("scope", "read")]);
+        let response =
+            http::send(request, "auth", &self.endpoint, "POST /oauth/token").await?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
             let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";

@@ -12,6 +12,7 @@ use aws_sdk_sns::types::{BatchResultErrorEntry, MessageAttributeValue, PublishBa
 
 use crate::event::Event;
 use crate::http::with_causes;
+use crate::insights;
 use crate::metrics::Metrics;
 use crate::poller::ports::{CallError, CallErrorKind, Topic};
 
@@ -43,6 +44,10 @@ impl SnsTopic {
     #[must_use]
     pub fn arn(&self) -> &str {
         &self.arn
+    }
+
+    fn topic_name(&self) -> &str {
+        self.arn.rsplit(':').next().unwrap_or_default()
     }
 
     /// Asks for the topic's attributes, which publishes nothing.
@@ -111,6 +116,7 @@ impl SnsTopic {
 impl Topic for SnsTopic {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
         let timer = self.metrics.start_call("sns", "publish");
+        let call = insights::start_call("sns", self.topic_name(), "PublishBatch");
         let answers = self.publish_batch(events).await;
         let error = match &answers {
             Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
@@ -125,6 +131,8 @@ impl Topic for SnsTopic {
             Some(CallErrorKind::Unavailable) => "failed",
         };
         timer.ended(outcome);
+        let failure = error.filter(|error| error.kind != CallErrorKind::Contended);
+        call.ended(outcome, failure.map(|error| error.cause.as_str()));
         answers
     }
 }

@@ -7,12 +7,15 @@ use config::{Config, ConfigError};
 use secrecy::SecretString;
 
 use super::variables::{VARIABLES, defaults};
-use super::{Faults, Settings, TopicSettings};
+use super::{Faults, InsightsSettings, Settings, TopicSettings};
 use crate::poller::PollerSettings;
 
 /// The topic that LocalStack is set up with.
 pub(super) const LOCALSTACK_TOPIC: &str =
     "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
+
+/// Where Application Insights takes telemetry if the connection string does not say.
+const INGESTION_ENDPOINT: &str = "https://dc.services.visualstudio.com";
 
 /// What is odd about a configuration that works.
 const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
@@ -68,6 +71,9 @@ impl Reader {
         let client_id = self.required("OAUTH_CLIENT_ID");
         let client_secret = self.required("OAUTH_CLIENT_SECRET").map(SecretString::from);
         let topic = self.topic();
+        let insights = self
+            .optional("APPLICATIONINSIGHTS_CONNECTION_STRING")
+            .map(|connection| self.insights(&connection));
         let poller = self.poller();
         let server_port = self.parsed("SERVER_PORT");
         let management_port = self
@@ -84,6 +90,10 @@ impl Reader {
             client_id: client_id?,
             client_secret: client_secret?,
             topic: topic?,
+            insights: match insights {
+                Some(insights) => Some(insights?),
+                None => None,
+            },
             server_port: server_port?,
             management_port: match management_port {
                 // The same port twice is one port, as in Spring; 0 is any port each time.
@@ -148,6 +158,32 @@ impl Reader {
             endpoint: None,
             keys,
         })
+    }
+
+    /// Parts are `name=value`, names in any case; what is not used here (`LiveEndpoint` and others) may be anything.
+    fn insights(&mut self, connection: &str) -> Option<InsightsSettings> {
+        let part = |wanted: &str| {
+            connection.split(';').find_map(|part| {
+                let (name, value) = part.split_once('=')?;
+                let is_wanted = name.trim().eq_ignore_ascii_case(wanted);
+                is_wanted.then(|| value.trim().to_owned())
+            })
+        };
+        // Mostly a UUID. What is no such word may be a variable that was not filled in.
+        let is_key = |key: &String| {
+            (1..=40).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let endpoint = part("IngestionEndpoint");
+        let endpoint = endpoint.map_or(Some(INGESTION_ENDPOINT.to_owned()), |text| base_address(&text));
+        match (part("InstrumentationKey").filter(is_key), endpoint) {
+            (Some(key), Some(endpoint)) => Some(InsightsSettings {
+                instrumentation_key: key.into(),
+                endpoint,
+                instance: self.optional("HOSTNAME"),
+            }),
+            _ => self.fault("APPLICATIONINSIGHTS_CONNECTION_STRING"),
+        }
     }
 
     fn poller(&mut self) -> Option<PollerSettings> {
@@ -215,19 +251,7 @@ impl Reader {
 
     fn address(&mut self, name: &str) -> Option<String> {
         let text = self.required(name)?;
-        match reqwest::Url::parse(&text) {
-            Ok(url)
-                if matches!(url.scheme(), "http" | "https")
-                    && url.has_host()
-                    && url.query().is_none()
-                    && url.fragment().is_none()
-                    && url.username().is_empty()
-                    && url.password().is_none() =>
-            {
-                Some(text.trim_end_matches('/').to_owned())
-            }
-            _ => self.fault(name),
-        }
+        base_address(&text).or_else(|| self.fault(name))
     }
 
     fn log_levels(&mut self) -> Option<String> {
@@ -254,6 +278,18 @@ impl Reader {
         self.faults.push(format!("{name} {has}; it wants {wants}"));
         None
     }
+}
+
+/// An address to which paths can be added, so without a slash at its end.
+fn base_address(text: &str) -> Option<String> {
+    let url = reqwest::Url::parse(text).ok()?;
+    let is_base = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    is_base.then(|| text.trim_end_matches('/').to_owned())
 }
 
 /// A duration above zero and up to a day, as Spring takes it: `2s`, `500ms`, `10m`, ISO 8601's `PT2S`, or plain milliseconds.

@@ -174,10 +174,20 @@ pub const VARIABLES: &[Variable] = &[
         "a level such as info",
         "Level of the service's own log",
     ),
+    secret(
+        "APPLICATIONINSIGHTS_CONNECTION_STRING",
+        "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://…",
+        "Application Insights; without it nothing is sent there",
+    ),
+    variable(
+        "HOSTNAME",
+        "a name",
+        "Instance that Application Insights shows; Kubernetes sets it to the pod's name",
+    ),
     variable(
         "BUILD_NUMBER",
         "a version",
-        "Version that `/info` and `/health` show",
+        "Version that `/info`, `/health` and Application Insights show",
     ),
     variable("PRODUCT_ID", "an id", "Product id that `/info` shows"),
     variable(

@@ -40,6 +40,7 @@ use self::order::{Order, Turn};
 use self::ports::{CallError, CallErrorKind, Topic, Updates};
 use self::published::PublishedRows;
 use self::row::RowInFlight;
+use crate::insights::{Insights, Operation};
 use crate::metrics::Metrics;
 use crate::offender_update::ClaimedRow;
 
@@ -85,6 +86,7 @@ pub struct Poller<U, T> {
     rows: TaskTracker,
     claims_under_way: AtomicUsize,
     heartbeat: Heartbeat,
+    insights: Insights,
 }
 
 /// What the rows in flight have in common.
@@ -140,8 +142,15 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             rows: TaskTracker::new(),
             claims_under_way: AtomicUsize::new(0),
             heartbeat,
+            insights: Insights::off(),
             shared: Arc::new(shared),
         }
+    }
+
+    /// The same poller, which tells Application Insights.
+    #[must_use]
+    pub fn telling(self, insights: Insights) -> Self {
+        Self { insights, ..self }
     }
 
     /// The sign of life that liveness follows.
@@ -214,9 +223,10 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             let claimed_at = Instant::now();
             // Never dropped for the sake of a stop: the row that it locks would be stranded.
             self.claims_under_way.fetch_add(1, Ordering::Relaxed);
+            let operation = self.insights.operation();
             let claimed = timeout(
                 self.shared.settings.claim_timeout,
-                self.shared.updates.next(),
+                operation.clone().scope(self.shared.updates.next()),
             )
             .await;
             self.claims_under_way.fetch_sub(1, Ordering::Relaxed);
@@ -238,7 +248,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                     } else {
                         0
                     };
-                    self.start(row, claimed_at, place);
+                    self.start(row, claimed_at, place, operation);
                     if nameless_rows < NAMELESS_ROWS_IN_A_DRAIN {
                         continue;
                     }
@@ -281,7 +291,13 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         place
     }
 
-    fn start(&self, row: ClaimedRow, claimed_at: Instant, mut place: Place) {
+    fn start(
+        &self,
+        row: ClaimedRow,
+        claimed_at: Instant,
+        mut place: Place,
+        operation: Operation,
+    ) {
         self.shared.metrics.read.inc();
         let lease = Lease::from_claim(claimed_at, self.shared.settings.lock_expiry);
         let offender = match &row {
@@ -305,7 +321,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             let shared = in_flight.shared.clone();
             let _ended = shared.gate.row_in_flight();
             let _place = place;
-            in_flight.settle(row, turn).await;
+            operation.scope(in_flight.settle(row, turn)).await;
         });
     }
 

@@ -17,6 +17,7 @@ use super::ports::{CallError, CallErrorKind, Topic, Updates};
 use super::published::Publication;
 use crate::decision::{Decision, Verdict, decide, second_chance};
 use crate::event::{Event, Identifiers};
+use crate::insights::Operation;
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId, OffenderUpdate};
 
 /// So long, the rows of a single offender that fill all places wait for each other, if they do not get through.
@@ -128,7 +129,12 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
                 error: None,
             },
             Decision::Publish(events) => match self.publish(update, events, remembered).await {
-                Ok(()) => Rest::Delete(Outcome::Published),
+                Ok(age) => {
+                    if let Some(found) = &identifiers {
+                        Operation::current().published(update, &found.crn, age);
+                    }
+                    Rest::Delete(Outcome::Published)
+                }
                 Err(Stopped::Refused(error)) => Rest::NoEvents {
                     verdict: second_chance(update.failed_update),
                     reason: Reason::Refused,
@@ -226,13 +232,14 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         }
     }
 
-    /// Publishes all events of a row, repeating only those that the topic has not accepted.
+    /// Publishes all events of a row, repeating only those that the topic has not accepted. The answer is the age of the
+    /// change.
     async fn publish(
         &self,
         update: &OffenderUpdate,
         mut events: Vec<Event>,
         remembered: Option<Publication>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Duration, Stopped> {
         let row = update.offender_delta_id;
         let count = events.len();
         let mut answer_lost = remembered == Some(Publication::Possible);
@@ -265,10 +272,9 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
         }
         attempts.got_through();
         self.shared.published.remember(row, Publication::Certain);
-        self.shared
-            .metrics
-            .observe_age(update.date_changed.age(jiff::Timestamp::now()));
-        Ok(())
+        let age = update.date_changed.age(jiff::Timestamp::now());
+        self.shared.metrics.observe_age(age);
+        Ok(age)
     }
 
     /// Counts that events which the topic has just accepted may have been there before, or may come there again.
@@ -367,10 +373,16 @@ impl<U: Updates, T: Topic> RowInFlight<U, T> {
                     metrics.failed.inc();
                 }
             }
-            Outcome::PermanentlyFailed => metrics.permanently_failed.inc(),
+            Outcome::PermanentlyFailed => {
+                metrics.permanently_failed.inc();
+                Operation::current().permanently_failed(row);
+            }
             Outcome::Published | Outcome::DeletedAgain => {}
         }
         super::row_log::log(row, outcome, error, took, self.lease);
+        let is_settled = matches!(outcome, Outcome::Published | Outcome::DeletedAgain);
+        let cause = error.map(|error| error.cause.as_str());
+        Operation::current().row_ended(row, outcome.name(), is_settled, cause);
     }
 }
 

@@ -11,6 +11,8 @@
 
 mod bad_input;
 mod events;
+mod ingestion;
+mod insights;
 mod pods;
 mod process;
 mod sns_errors;

@@ -1,0 +1,76 @@
+//! What waits to be sent to Application Insights: bounded, and every item that is not sent in the end is counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry_sdk::trace::SpanData;
+use prometheus::IntCounterVec;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+/// So many calls and rows may wait; each takes about a kilobyte.
+const LENGTH: usize = 2048;
+
+/// The end into which telemetry goes.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    sender: Sender<SpanData>,
+    count: Arc<Count>,
+}
+
+/// What becomes of the items.
+#[derive(Debug)]
+pub(super) struct Count {
+    /// In the queue or on their way.
+    unsent: AtomicU64,
+    dropped: IntCounterVec,
+}
+
+/// Both ends of a queue, and the count of what goes through it.
+pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Count>) {
+    let (sender, receiver) = channel(LENGTH);
+    let count = Arc::new(Count {
+        unsent: AtomicU64::new(0),
+        dropped,
+    });
+    let queue = Queue {
+        sender,
+        count: count.clone(),
+    };
+    (queue, receiver, count)
+}
+
+/// A span and each of its events are items of their own in Application Insights.
+pub(super) fn items(span: &SpanData) -> u64 {
+    1 + span.events.len() as u64
+}
+
+impl Queue {
+    /// Takes it in, or drops it; never waits.
+    pub fn send(&self, span: SpanData) {
+        let items = items(&span);
+        self.count.unsent.fetch_add(items, Ordering::Relaxed);
+        if let Err(refused) = self.sender.try_send(span) {
+            let reason = match refused {
+                TrySendError::Full(_) => "queue_full",
+                TrySendError::Closed(_) => "stopped",
+            };
+            self.count.sent(items, items, reason);
+        }
+    }
+}
+
+impl Count {
+    /// Notes that so many items are no longer unsent, but some of them dropped.
+    pub fn sent(&self, items: u64, dropped: u64, reason: &'static str) {
+        self.unsent.fetch_sub(items, Ordering::Relaxed);
+        self.dropped.with_label_values(&[reason]).inc_by(dropped);
+    }
+
+    /// Drops what is unsent at the end of the process.
+    pub fn drop_unsent(&self) -> u64 {
+        let unsent = self.unsent.swap(0, Ordering::Relaxed);
+        self.dropped.with_label_values(&["stopped"]).inc_by(unsent);
+        unsent
+    }
+}

@@ -1,0 +1,301 @@
+//! What Application Insights is told, and what happens when it does not listen.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use crate::ingestion::{Answer, Ingestion, KEY};
+use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
+use sandbox::delius::NewUpdate;
+use sandbox::{Endpoint, Fault, Sandbox};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+async fn told(sandbox: Sandbox, ingestion: &Ingestion, more: &[(&'static str, &str)]) -> World {
+    let connection = ingestion.connection_string();
+    let mut variables = vec![
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", &*connection),
+        ("HOSTNAME", "pod-1"),
+    ];
+    variables.extend(more);
+    World::around(sandbox, &variables).await
+}
+
+fn properties(item: &Value) -> &Value {
+    &item["data"]["baseData"]["properties"]
+}
+
+/// Ends the lock of every row.
+fn expire_locks(sandbox: &Sandbox) {
+    let sql = "UPDATE offender_delta SET last_updated_datetime = 0";
+    sandbox.delius().execute(sql).unwrap();
+}
+
+#[tokio::test]
+async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_contract() {
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    let with_record = world.add(NewUpdate {
+        source_record_id: Some(345),
+        ..row(1, "ALIAS")
+    });
+    world.messages(2).await;
+    let without = world.add(NewUpdate {
+        source_record_id: None,
+        action: "DELETE".into(),
+        ..row(2, "REGISTRATION")
+    });
+    world.messages(3).await;
+    world.drained().await;
+    let crn_of = |offender| world.sandbox.delius().identifiers(offender).unwrap().unwrap().crn;
+    let crns = [crn_of(1), crn_of(2)];
+    // What waits to be sent is sent by the service's own shutdown.
+    world.stop().await;
+    let mut events = ingestion.of_kind("Event");
+    assert_eq!(events.len(), 2, "{events:?}");
+    for event in &mut events {
+        assert_eq!(event["iKey"], KEY);
+        assert_eq!(event["data"]["baseType"], "EventData");
+        assert_eq!(event["data"]["baseData"]["name"], "ProbationOffenderEvent");
+        assert_eq!(event["tags"]["ai.cloud.role"], "probation-offender-events");
+        assert_eq!(event["tags"]["ai.cloud.roleInstance"], "pod-1");
+        assert_eq!(event["tags"]["ai.application.ver"], "2026-11-24.1.abcdef");
+        let dimensions = &mut event["data"]["baseData"]["properties"];
+        let age = dimensions["timeSinceUpdateSeconds"].take();
+        assert!(age.as_str().unwrap().parse::<u64>().unwrap() > 100_000_000);
+    }
+    let row_1 = json!({
+        "crn": crns[0], "action": "UPSERT", "offenderDeltaId": with_record.to_string(), "source": "ALIAS",
+        "sourceId": "345", "dateChanged": "2020-07-19T13:56:43", "timeSinceUpdateSeconds": null,
+    });
+    let row_2 = json!({
+        "crn": crns[1], "action": "DELETE", "offenderDeltaId": without.to_string(), "source": "REGISTRATION",
+        "dateChanged": "2020-07-19T13:56:43", "timeSinceUpdateSeconds": null,
+    });
+    assert_eq!(properties(&events[0]), &row_1);
+    assert_eq!(properties(&events[1]), &row_2);
+}
+
+#[tokio::test]
+async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    let id = world.add(row(404_404, "OFFENDER"));
+    let is_count = async |kind: &str| {
+        let series = format!("offender_updates_total{{type=\"{kind}\"}}");
+        world.metric(&series).await == 1.0
+    };
+    eventually("kept for a second chance", async || is_count("failed").await).await;
+    expire_locks(&world.sandbox);
+    eventually("given up", async || is_count("permanentlyFailed").await).await;
+    world.stop().await;
+    let events = ingestion.of_kind("Event");
+    assert_eq!(events.len(), 1, "{events:?}");
+    let data = &events[0]["data"]["baseData"];
+    assert_eq!(data["name"], "ProbationOffenderPermanentlyFailedEvent");
+    let expected = json!({"offenderDeltaId": id.to_string(), "offenderId": "404404"});
+    assert_eq!(data["properties"], expected);
+    // Both times it was no success, and why not is a trace of its operation.
+    let ended: Vec<_> = ingestion
+        .of_kind("Request")
+        .iter()
+        .map(|request| (request["data"]["baseData"]["success"].clone(), properties(request)["outcome"].clone()))
+        .collect();
+    assert_eq!(ended, [(json!(false), json!("not_visible")), (json!(false), json!("permanently_failed"))]);
+    assert_eq!(ingestion.of_kind("Message").len(), 2);
+}
+
+/// Lets everything through to `target`, and keeps what is said to it.
+async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let heard_here = heard.clone();
+    tokio::spawn(async move {
+        loop {
+            let (caller, _) = listener.accept().await.unwrap();
+            let other = TcpStream::connect(target.trim_start_matches("http://")).await.unwrap();
+            let (mut from_caller, mut to_caller) = caller.into_split();
+            let (mut from_other, mut to_other) = other.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_other, &mut to_caller).await });
+            let heard = heard_here.clone();
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 65_536];
+                while let Ok(read @ 1..) = from_caller.read(&mut buffer).await {
+                    heard.lock().unwrap().extend(&buffer[..read]);
+                    to_other.write_all(&buffer[..read]).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, heard)
+}
+
+#[tokio::test]
+async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api_can_join() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .once(Endpoint::Identifiers, Fault::status(503));
+    add(&sandbox, row(1, "ALIAS"));
+    let (address, heard) = listen_in(sandbox.community_url()).await;
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox, &ingestion, &[("COMMUNITY_ENDPOINT_URL", &address)]).await;
+    world.messages(2).await;
+    world.drained().await;
+    world.stop().await;
+
+    let operation = |item: &Value| item["tags"]["ai.operation.id"].as_str().unwrap().to_owned();
+    let event = operation(&ingestion.of_kind("Event")[0]);
+    assert_eq!(event.len(), 32);
+    let calls: Vec<_> = ingestion
+        .of_kind("RemoteDependency")
+        .into_iter()
+        .filter(|call| operation(call) == event)
+        .map(|call| call["data"]["baseData"].clone())
+        .collect();
+    let mut seen: Vec<_> = calls
+        .iter()
+        .map(|call| {
+            let text = |name: &str| call[name].as_str().unwrap().to_owned();
+            (text("name"), text("resultCode"), call["success"].as_bool())
+        })
+        .collect();
+    seen.sort();
+    let community = "/secure/offenders";
+    let identifiers = format!("GET {community}/offenderId/{{offenderId}}/identifiers");
+    let expected = [
+        (format!("DELETE {community}/update/{{offenderDeltaId}}"), "200", true),
+        (format!("GET {community}/nextUpdate"), "200", true),
+        (identifiers.clone(), "200", true),
+        (identifiers, "503", false),
+        ("POST /oauth/token".to_owned(), "200", true),
+        ("PublishBatch".to_owned(), "ok", true),
+    ];
+    let expected = expected.map(|(name, code, success)| (name, code.to_owned(), Some(success)));
+    assert_eq!(seen, expected);
+    let host = address.trim_start_matches("http://");
+    assert!(calls.iter().any(|call| call["target"] == host));
+    assert!(calls.iter().any(|call| call["target"] == "probation_offender_events"));
+    for kind in ["Request", "Exception"] {
+        let items = ingestion.of_kind(kind);
+        assert_eq!(items.len(), 1, "{kind}");
+        assert_eq!(operation(&items[0]), event);
+    }
+    let exception = &ingestion.of_kind("Exception")[0]["data"]["baseData"]["exceptions"][0];
+    assert_eq!(exception["typeName"], "community_api 503");
+    assert_eq!(exception["message"], "answered 503");
+
+    let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
+    let with_header = heard.matches("traceparent: 00-").count();
+    assert_eq!(with_header, heard.matches(" HTTP/1.1\r\n").count(), "{heard}");
+    let spans: BTreeSet<_> = calls.iter().filter_map(|call| call["id"].as_str()).collect();
+    let header = format!("traceparent: 00-{event}-");
+    let joined: Vec<_> = heard.split(&header).skip(1).map(|rest| &rest[..16]).collect();
+    // nextUpdate, identifiers twice, DELETE: each call by its own id.
+    assert_eq!(joined.len(), 4, "{heard}");
+    assert!(joined.iter().all(|id| spans.contains(id)), "{joined:?} {spans:?}");
+}
+
+#[tokio::test]
+async fn health_checks_produce_nothing() {
+    let ingestion = Ingestion::start().await;
+    let off = [("OFFENDERUPDATEPOLL_ENABLED", "false")];
+    let world = told(sandbox().await, &ingestion, &off).await;
+    for path in ["/health", "/health/liveness", "/info", "/prometheus"] {
+        world.http.get(format!("{}{path}", world.address)).send().await.unwrap();
+    }
+    assert!(world.sandbox.faults().calls(Endpoint::TopicAttributes) > 0);
+    world.stop().await;
+    assert_eq!(ingestion.batches(), 0);
+}
+
+#[tokio::test]
+async fn whatever_comes_from_outside_is_cut_between_characters() {
+    let ingestion = Ingestion::start().await;
+    let sandbox = sandbox().await;
+    let crn = format!("X{}", "€".repeat(10_000));
+    let body = json!({"offenderId": 1, "primaryIdentifiers": {"crn": crn}});
+    sandbox
+        .faults()
+        .always(Endpoint::Identifiers, Fault::body(200, body.to_string()));
+    let world = told(sandbox, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    world.stop().await;
+    let events = ingestion.of_kind("Event");
+    let told = properties(&events[0])["crn"].as_str().unwrap();
+    assert_eq!((told.len(), &crn[..told.len()]), (1024, told));
+}
+
+#[tokio::test]
+async fn what_the_endpoint_refuses_for_now_is_sent_again_and_nothing_is_dropped() {
+    for answer in [
+        Answer::Refuse(429),
+        Answer::Refuse(503),
+        Answer::RefuseTheFirst(429),
+    ] {
+        let ingestion = Ingestion::answering(answer, 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        eventually("all of the row is there", async || ingestion.of_kind("Request").len() == 1).await;
+        assert_eq!(ingestion.of_kind("Event").len(), 1, "{answer:?}");
+        assert_eq!(dropped(&world, "not_accepted").await, 0.0, "{answer:?}");
+        world.stop().await;
+    }
+}
+
+async fn dropped(world: &World, reason: &str) -> f64 {
+    let series = format!("telemetry_dropped_total{{reason=\"{reason}\"}}");
+    world.metric(&series).await
+}
+
+#[tokio::test]
+async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
+    for (answer, is_all) in [(Answer::Refuse(400), true), (Answer::RefuseTheFirst(400), false)] {
+        let ingestion = Ingestion::answering(answer, 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        eventually("it is counted", async || dropped(&world, "not_accepted").await > 0.0).await;
+        assert_eq!(dropped(&world, "not_accepted").await > 1.0, is_all);
+        // Whatever comes next is accepted.
+        world.add(row(2, "ALIAS"));
+        world.drained().await;
+        world.stop().await;
+        assert!(!ingestion.of_kind("Event").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_fit_is_counted() {
+    let nowhere = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let hanging = Ingestion::answering(Answer::Hang, usize::MAX).await;
+    for connection in [
+        hanging.connection_string(),
+        format!("InstrumentationKey={KEY};IngestionEndpoint={nowhere}"),
+    ] {
+        let sandbox = sandbox().await;
+        for record in 0..800 {
+            let update = NewUpdate {
+                source_record_id: Some(record),
+                ..row(1 + record % 5, "DISPOSAL")
+            };
+            add(&sandbox, update);
+        }
+        let variables = [
+            ("APPLICATIONINSIGHTS_CONNECTION_STRING", &*connection),
+            ("SHUTDOWN_GRACEPERIOD", "1s"),
+        ];
+        let world = World::around(sandbox, &variables).await;
+        world.drained().await;
+        eventually("drops are counted", async || dropped(&world, "queue_full").await > 0.0).await;
+        timeout(PATIENCE, world.stop()).await.unwrap();
+    }
+    assert!(hanging.accepted().is_empty());
+}
