@@ -399,7 +399,7 @@ mod tests {
         let mut table = String::from("| metric | labels | meaning |\n|---|---|---|\n");
         for line in text
             .lines()
-            .filter(|line| line.starts_with("# HELP offender"))
+            .filter(|line| line.starts_with("# HELP ") && !line.contains(" process_"))
         {
             let (name, help) = line["# HELP ".len()..].split_once(' ').unwrap();
             let sample = text
