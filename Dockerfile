@@ -6,7 +6,7 @@
 # The toolchain of rust-toolchain.toml. That file is not copied: it would have rustup fetch clippy and rustfmt for nothing.
 FROM rust:1.95-slim-bookworm AS manifests
 WORKDIR /build
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY sandbox/Cargo.toml sandbox/
 # Sources that are empty, so that the dependencies can be compiled before ours are there: that layer stays until Cargo.lock
 # or a manifest changes. (A crate without documentation is refused, hence the first line.)

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::http;
 use crate::poller::heartbeat::Heartbeat;
@@ -57,7 +58,7 @@ struct Check {
 }
 
 /// Up or not; the order is that of severity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
     /// All is well.
@@ -69,7 +70,7 @@ pub enum Status {
 }
 
 /// One component's health.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Component {
     /// What is shown besides the status; keys sorted.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -79,7 +80,7 @@ pub struct Component {
 }
 
 /// The health of the whole; the fields in the order of their names.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
     /// All components by name.
     pub components: BTreeMap<&'static str, Component>,

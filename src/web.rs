@@ -1,4 +1,6 @@
-//! The sidecar over HTTP: health, info and metrics, and nothing else.
+//! The sidecar over HTTP: health, info, metrics and their description, and nothing else.
+
+mod docs;
 
 use std::sync::Arc;
 
@@ -15,8 +17,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use crate::health::{Component, Health, Status};
+use crate::health::{Component, Health, Report, Status};
 use crate::metrics::Metrics;
 
 const ACTUATOR_JSON: &str = "application/vnd.spring-boot.actuator.v3+json";
@@ -35,12 +39,14 @@ pub struct Pages {
 
 /// Everything: for the only port, or for the management port.
 pub fn management(pages: Pages) -> Router {
-    let router = Router::new()
-        .route("/health", get(health))
-        .route("/health/{component}", get(component))
-        .route("/info", get(info))
-        .route("/prometheus", get(prometheus));
-    finished(router, pages)
+    let version = pages.info["build"]["version"].as_str().unwrap_or_default();
+    let (router, description) = OpenApiRouter::with_openapi(docs::description(version))
+        .routes(routes!(health))
+        .routes(routes!(component))
+        .routes(routes!(info))
+        .routes(routes!(prometheus))
+        .split_for_parts();
+    finished(router.merge(docs::pages(&description)), pages)
 }
 
 /// What stays on the main port when there is a management port: the probes, which the chart sends to port `http`.
@@ -60,6 +66,11 @@ fn finished(router: Router<Pages>, pages: Pages) -> Router {
         .with_state(pages)
 }
 
+/// Health of the service and everything it depends on.
+#[utoipa::path(get, path = "/health", tag = "health", responses(
+    (status = 200, description = "All is well", body = Report, content_type = ACTUATOR_JSON),
+    (status = 503, description = "A component is down", body = Report, content_type = ACTUATOR_JSON),
+))]
 async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     match pages.health.report().await {
         Some(report) => actuator(report.status, &report, &headers),
@@ -67,6 +78,14 @@ async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     }
 }
 
+/// Health of one component: liveness, readiness and ping are for probes, the others are those of /health.
+#[utoipa::path(get, path = "/health/{component}", tag = "health", params(
+    ("component" = String, Path, description = "Name of the component", example = "liveness"),
+), responses(
+    (status = 200, description = "It is well", body = Component, content_type = ACTUATOR_JSON),
+    (status = 503, description = "It is down, or the service stops", body = Component, content_type = ACTUATOR_JSON),
+    (status = 404, description = "There is none of this name"),
+))]
 async fn component(
     State(pages): State<Pages>,
     // An error where the path is not text: no component's name.
@@ -111,10 +130,19 @@ fn actuator(status: Status, body: &impl Serialize, headers: &HeaderMap) -> Respo
     }
 }
 
+/// What runs here: version, build, product.
+#[utoipa::path(get, path = "/info", tag = "info", responses(
+    (status = 200, description = "Version, build and product", body = Object, content_type = "application/json",
+        example = json!({"build": {"name": "probation-offender-events", "version": "2026-11-24.1.abcdef"}, "productId": "default"})),
+))]
 async fn info(State(pages): State<Pages>) -> Response {
     axum::Json(&*pages.info).into_response()
 }
 
+/// Metrics for Prometheus, as text or, when asked for, as OpenMetrics.
+#[utoipa::path(get, path = "/prometheus", tag = "metrics", responses(
+    (status = 200, description = "Every metric with its help", body = String, content_type = "text/plain"),
+))]
 async fn prometheus(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     let (content_type, text) = if accepts(&headers, OPEN_METRICS) {
         (

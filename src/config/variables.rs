@@ -97,7 +97,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MANAGEMENT_SERVER_PORT",
         "a port, 0 to 65535",
-        "Port that `/prometheus`, `/health` and `/info` move to; only the probes stay on SERVER_PORT",
+        "Port that `/prometheus`, `/health`, `/info` and the API docs move to; only the probes stay on SERVER_PORT",
     ),
     variable(
         "OFFENDERUPDATEPOLL_ENABLED",

@@ -10,6 +10,8 @@
 )]
 
 mod bad_input;
+mod catalogue;
+mod docs;
 mod events;
 mod ingestion;
 mod insights;
