@@ -186,7 +186,9 @@ impl Application {
         }
         if let Some(exporting) = self.exporting {
             let left = self.grace_period.saturating_sub(stopped_at.elapsed());
-            exporting.flush(left.clamp(SHORTEST_FLUSH, LONGEST_FLUSH)).await;
+            exporting
+                .flush(left.clamp(SHORTEST_FLUSH, LONGEST_FLUSH))
+                .await;
         }
         settled.cancel();
         // Time for answers that are on their way; connections that are kept open for nothing are closed.

@@ -109,10 +109,7 @@ impl Operation {
             let mut dimensions = vec![
                 text("crn", crn),
                 text("action", &update.action),
-                text(
-                    "offenderDeltaId",
-                    &update.offender_delta_id.0.to_string(),
-                ),
+                text("offenderDeltaId", &update.offender_delta_id.0.to_string()),
                 text("source", &update.source_table),
                 text("dateChanged", &update.date_changed.to_string()),
                 text("timeSinceUpdateSeconds", &age.as_secs().to_string()),
@@ -155,7 +152,13 @@ impl Operation {
             span_kind: SpanKind::Consumer,
             attributes,
             status,
-            ..open.span(open.span_id, SpanId::INVALID, "offender update".into(), open.begun, events)
+            ..open.span(
+                open.span_id,
+                SpanId::INVALID,
+                "offender update".into(),
+                open.begun,
+                events,
+            )
         });
     }
 
@@ -164,7 +167,8 @@ impl Operation {
         let mut attributes = dimensions();
         // The library makes a custom event of what has these two names; all other attributes are its dimensions.
         attributes.push(KeyValue::new("ai.customEvent.name", name));
-        open.events().push(event("ai.custom".to_owned(), attributes));
+        open.events()
+            .push(event("ai.custom".to_owned(), attributes));
     }
 }
 
@@ -206,7 +210,12 @@ impl Call {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        let timed_out = || ("timed_out".into(), Some("the caller has stopped waiting".into()));
+        let timed_out = || {
+            (
+                "timed_out".into(),
+                Some("the caller has stopped waiting".into()),
+            )
+        };
         let (result_code, failure) = self.ended.take().unwrap_or_else(timed_out);
         let mut attributes = std::mem::take(&mut self.attributes);
         // The library makes the result code of it, and the type HTTP.
@@ -229,7 +238,13 @@ impl Drop for OpenCall {
             span_kind: SpanKind::Client,
             attributes,
             status,
-            ..open.span(self.span_id, open.span_id, self.name.clone(), self.begun, events)
+            ..open.span(
+                self.span_id,
+                open.span_id,
+                self.name.clone(),
+                self.begun,
+                events,
+            )
         });
     }
 }
@@ -298,9 +313,7 @@ fn event(name: String, attributes: Vec<KeyValue>) -> Event {
 /// The ids by which Delius knows a row, as far as they could be read; no personal data.
 fn ids_of(row: &ClaimedRow) -> Vec<KeyValue> {
     let (row, offender) = match row {
-        ClaimedRow::Update(update) => {
-            (Some(update.offender_delta_id), Some(update.offender_id))
-        }
+        ClaimedRow::Update(update) => (Some(update.offender_delta_id), Some(update.offender_id)),
         ClaimedRow::Unreadable(row) => (row.offender_delta_id, row.offender_id),
     };
     let row = row.map(|id| text("offenderDeltaId", &id.to_string()));

@@ -202,8 +202,7 @@ impl Inner {
             .basic_auth(form_encoded(&self.client_id), Some(secret))
             .header(ACCEPT, "application/json")
             .form(&[("grant_type", "client_credentials"), ("scope", "read")]);
-        let response =
-            http::send(request, "auth", &self.endpoint, "POST /oauth/token").await?;
+        let response = http::send(request, "auth", &self.endpoint, "POST /oauth/token").await?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
             let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";

@@ -172,10 +172,14 @@ impl Reader {
         // Mostly a UUID. What is no such word may be a variable that was not filled in.
         let is_key = |key: &String| {
             (1..=40).contains(&key.len())
-                && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && key
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
         let endpoint = part("IngestionEndpoint");
-        let endpoint = endpoint.map_or(Some(INGESTION_ENDPOINT.to_owned()), |text| base_address(&text));
+        let endpoint = endpoint.map_or(Some(INGESTION_ENDPOINT.to_owned()), |text| {
+            base_address(&text)
+        });
         match (part("InstrumentationKey").filter(is_key), endpoint) {
             (Some(key), Some(endpoint)) => Some(InsightsSettings {
                 instrumentation_key: key.into(),

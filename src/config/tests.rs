@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+
 use super::reader::{LOCALSTACK_TOPIC, parse_duration};
 use super::variables::{VARIABLES, Variable, defaults};
 use super::*;
@@ -139,6 +141,49 @@ fn an_address_with_a_user_is_a_fault_and_its_password_is_not_printed() {
         assert!(faults.contains("COMMUNITY_ENDPOINT_URL is an address with a user in it"));
         assert!(!faults.contains("hush-hush"), "{faults}");
     }
+}
+
+#[test]
+fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
+    let name = "APPLICATIONINSIGHTS_CONNECTION_STRING";
+    let global = "https://dc.services.visualstudio.com";
+    for (connection, endpoint) in [
+        ("InstrumentationKey=0000-hush", global),
+        (" instrumentationkey = 0000-hush ; ;Other", global),
+        (
+            "IngestionEndpoint=https://uksouth-1.in/;LiveEndpoint=x;InstrumentationKey=0000-hush;ApplicationId=a=b",
+            "https://uksouth-1.in",
+        ),
+        (
+            "InstrumentationKey=0000-hush;IngestionEndpoint=http://localhost:1",
+            "http://localhost:1",
+        ),
+    ] {
+        let settings = read_with(&[(name, connection), ("HOSTNAME", "pod")]).unwrap();
+        assert!(!format!("{settings:?}").contains("0000-hush"));
+        let insights = settings.insights.unwrap();
+        assert_eq!(insights.instrumentation_key.expose_secret(), "0000-hush");
+        assert_eq!(insights.endpoint, endpoint);
+        assert_eq!(insights.instance.as_deref(), Some("pod"));
+    }
+    for bad in [
+        "0000-hush",
+        "InstrumentationKey=",
+        "InstrumentationKey=$(APPINSIGHTS_INSTRUMENTATIONKEY)",
+        "InstrumentationKey=0000-hush;IngestionEndpoint=ingest",
+        "InstrumentationKey=0000-hush;IngestionEndpoint=",
+        "InstrumentationKey=0000-hush0000-hush0000-hush0000-hush00000",
+        "IngestionEndpoint=https://uksouth-1.in/",
+    ] {
+        let faults = read_with(&[(name, bad)]).unwrap_err().0;
+        assert_eq!(faults.len(), 1, "{bad}");
+        let wants = "it wants InstrumentationKey=… and perhaps ;IngestionEndpoint=https://…";
+        assert_eq!(
+            faults[0],
+            format!("{name} is set to something else; {wants}")
+        );
+    }
+    assert!(read_with(&[]).unwrap().insights.is_none());
 }
 
 #[test]

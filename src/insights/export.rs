@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{self, Count, items};
 use super::Insights;
+use super::queue::{self, Count, items};
 use crate::config::InsightsSettings;
 use crate::http;
 
@@ -92,9 +92,14 @@ fn resource(settings: &InsightsSettings, version: &str) -> Resource {
         KeyValue::new("service.version", super::clamped(version)),
     ];
     if let Some(instance) = &settings.instance {
-        attributes.push(KeyValue::new("service.instance.id", super::clamped(instance)));
+        attributes.push(KeyValue::new(
+            "service.instance.id",
+            super::clamped(instance),
+        ));
     }
-    Resource::builder_empty().with_attributes(attributes).build()
+    Resource::builder_empty()
+        .with_attributes(attributes)
+        .build()
 }
 
 impl Exporting {

@@ -291,13 +291,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         place
     }
 
-    fn start(
-        &self,
-        row: ClaimedRow,
-        claimed_at: Instant,
-        mut place: Place,
-        operation: Operation,
-    ) {
+    fn start(&self, row: ClaimedRow, claimed_at: Instant, mut place: Place, operation: Operation) {
         self.shared.metrics.read.inc();
         let lease = Lease::from_claim(claimed_at, self.shared.settings.lock_expiry);
         let offender = match &row {

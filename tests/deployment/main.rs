@@ -128,8 +128,10 @@ async fn the_binary_accepts_the_environment_of_every_rendered_pod() {
         assert_eq!(poll, None);
         let mut service = service(&variables);
         let mut lines = BufReader::new(service.stdout.take().unwrap()).lines();
+        let mut printed = String::new();
         let started = async {
             while let Some(line) = lines.next_line().await.unwrap() {
+                printed.push_str(&line);
                 if line.contains(r#""message":"started""#) {
                     return true;
                 }
@@ -142,6 +144,8 @@ async fn the_binary_accepts_the_environment_of_every_rendered_pod() {
             "{name}: the service ended: {:?}",
             service.wait().await
         );
+        let insights = r#""applicationInsights":"https://dc.services.visualstudio.com""#;
+        assert!(printed.contains(insights), "{name}: {printed}");
         // On: what it prints when it stops must find a reader.
         let rest = tokio::spawn(async move { while lines.next_line().await.unwrap().is_some() {} });
         terminate(service).await;

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::ingestion::{Answer, Ingestion, KEY};
+use crate::process::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 async fn told(sandbox: Sandbox, ingestion: &Ingestion, more: &[(&'static str, &str)]) -> World {
     let connection = ingestion.connection_string();
@@ -48,7 +50,15 @@ async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_
     });
     world.messages(3).await;
     world.drained().await;
-    let crn_of = |offender| world.sandbox.delius().identifiers(offender).unwrap().unwrap().crn;
+    let crn_of = |offender| {
+        world
+            .sandbox
+            .delius()
+            .identifiers(offender)
+            .unwrap()
+            .unwrap()
+            .crn
+    };
     let crns = [crn_of(1), crn_of(2)];
     // What waits to be sent is sent by the service's own shutdown.
     world.stop().await;
@@ -86,7 +96,10 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
         let series = format!("offender_updates_total{{type=\"{kind}\"}}");
         world.metric(&series).await == 1.0
     };
-    eventually("kept for a second chance", async || is_count("failed").await).await;
+    eventually("kept for a second chance", async || {
+        is_count("failed").await
+    })
+    .await;
     expire_locks(&world.sandbox);
     eventually("given up", async || is_count("permanentlyFailed").await).await;
     world.stop().await;
@@ -100,9 +113,20 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
     let ended: Vec<_> = ingestion
         .of_kind("Request")
         .iter()
-        .map(|request| (request["data"]["baseData"]["success"].clone(), properties(request)["outcome"].clone()))
+        .map(|request| {
+            (
+                request["data"]["baseData"]["success"].clone(),
+                properties(request)["outcome"].clone(),
+            )
+        })
         .collect();
-    assert_eq!(ended, [(json!(false), json!("not_visible")), (json!(false), json!("permanently_failed"))]);
+    assert_eq!(
+        ended,
+        [
+            (json!(false), json!("not_visible")),
+            (json!(false), json!("permanently_failed"))
+        ]
+    );
     assert_eq!(ingestion.of_kind("Message").len(), 2);
 }
 
@@ -115,7 +139,9 @@ async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
     tokio::spawn(async move {
         loop {
             let (caller, _) = listener.accept().await.unwrap();
-            let other = TcpStream::connect(target.trim_start_matches("http://")).await.unwrap();
+            let other = TcpStream::connect(target.trim_start_matches("http://"))
+                .await
+                .unwrap();
             let (mut from_caller, mut to_caller) = caller.into_split();
             let (mut from_other, mut to_other) = other.into_split();
             tokio::spawn(async move { tokio::io::copy(&mut from_other, &mut to_caller).await });
@@ -166,7 +192,11 @@ async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api
     let community = "/secure/offenders";
     let identifiers = format!("GET {community}/offenderId/{{offenderId}}/identifiers");
     let expected = [
-        (format!("DELETE {community}/update/{{offenderDeltaId}}"), "200", true),
+        (
+            format!("DELETE {community}/update/{{offenderDeltaId}}"),
+            "200",
+            true,
+        ),
         (format!("GET {community}/nextUpdate"), "200", true),
         (identifiers.clone(), "200", true),
         (identifiers, "503", false),
@@ -177,7 +207,11 @@ async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api
     assert_eq!(seen, expected);
     let host = address.trim_start_matches("http://");
     assert!(calls.iter().any(|call| call["target"] == host));
-    assert!(calls.iter().any(|call| call["target"] == "probation_offender_events"));
+    assert!(
+        calls
+            .iter()
+            .any(|call| call["target"] == "probation_offender_events")
+    );
     for kind in ["Request", "Exception"] {
         let items = ingestion.of_kind(kind);
         assert_eq!(items.len(), 1, "{kind}");
@@ -189,13 +223,27 @@ async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api
 
     let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
     let with_header = heard.matches("traceparent: 00-").count();
-    assert_eq!(with_header, heard.matches(" HTTP/1.1\r\n").count(), "{heard}");
-    let spans: BTreeSet<_> = calls.iter().filter_map(|call| call["id"].as_str()).collect();
+    assert_eq!(
+        with_header,
+        heard.matches(" HTTP/1.1\r\n").count(),
+        "{heard}"
+    );
+    let spans: BTreeSet<_> = calls
+        .iter()
+        .filter_map(|call| call["id"].as_str())
+        .collect();
     let header = format!("traceparent: 00-{event}-");
-    let joined: Vec<_> = heard.split(&header).skip(1).map(|rest| &rest[..16]).collect();
+    let joined: Vec<_> = heard
+        .split(&header)
+        .skip(1)
+        .map(|rest| &rest[..16])
+        .collect();
     // nextUpdate, identifiers twice, DELETE: each call by its own id.
     assert_eq!(joined.len(), 4, "{heard}");
-    assert!(joined.iter().all(|id| spans.contains(id)), "{joined:?} {spans:?}");
+    assert!(
+        joined.iter().all(|id| spans.contains(id)),
+        "{joined:?} {spans:?}"
+    );
 }
 
 #[tokio::test]
@@ -204,7 +252,12 @@ async fn health_checks_produce_nothing() {
     let off = [("OFFENDERUPDATEPOLL_ENABLED", "false")];
     let world = told(sandbox().await, &ingestion, &off).await;
     for path in ["/health", "/health/liveness", "/info", "/prometheus"] {
-        world.http.get(format!("{}{path}", world.address)).send().await.unwrap();
+        world
+            .http
+            .get(format!("{}{path}", world.address))
+            .send()
+            .await
+            .unwrap();
     }
     assert!(world.sandbox.faults().calls(Endpoint::TopicAttributes) > 0);
     world.stop().await;
@@ -240,7 +293,10 @@ async fn what_the_endpoint_refuses_for_now_is_sent_again_and_nothing_is_dropped(
         let world = told(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
-        eventually("all of the row is there", async || ingestion.of_kind("Request").len() == 1).await;
+        eventually("all of the row is there", async || {
+            ingestion.of_kind("Request").len() == 1
+        })
+        .await;
         assert_eq!(ingestion.of_kind("Event").len(), 1, "{answer:?}");
         assert_eq!(dropped(&world, "not_accepted").await, 0.0, "{answer:?}");
         world.stop().await;
@@ -254,12 +310,18 @@ async fn dropped(world: &World, reason: &str) -> f64 {
 
 #[tokio::test]
 async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
-    for (answer, is_all) in [(Answer::Refuse(400), true), (Answer::RefuseTheFirst(400), false)] {
+    for (answer, is_all) in [
+        (Answer::Refuse(400), true),
+        (Answer::RefuseTheFirst(400), false),
+    ] {
         let ingestion = Ingestion::answering(answer, 1).await;
         let world = told(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
-        eventually("it is counted", async || dropped(&world, "not_accepted").await > 0.0).await;
+        eventually("it is counted", async || {
+            dropped(&world, "not_accepted").await > 0.0
+        })
+        .await;
         assert_eq!(dropped(&world, "not_accepted").await > 1.0, is_all);
         // Whatever comes next is accepted.
         world.add(row(2, "ALIAS"));
@@ -269,17 +331,17 @@ async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
     }
 }
 
+/// A connection string that leads nowhere.
+async fn nobody_listens() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    format!("InstrumentationKey={KEY};IngestionEndpoint=http://{address}")
+}
+
 #[tokio::test]
 async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_fit_is_counted() {
-    let nowhere = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
     let hanging = Ingestion::answering(Answer::Hang, usize::MAX).await;
-    for connection in [
-        hanging.connection_string(),
-        format!("InstrumentationKey={KEY};IngestionEndpoint={nowhere}"),
-    ] {
+    for connection in [hanging.connection_string(), nobody_listens().await] {
         let sandbox = sandbox().await;
         for record in 0..800 {
             let update = NewUpdate {
@@ -294,8 +356,64 @@ async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_
         ];
         let world = World::around(sandbox, &variables).await;
         world.drained().await;
-        eventually("drops are counted", async || dropped(&world, "queue_full").await > 0.0).await;
+        eventually("drops are counted", async || {
+            dropped(&world, "queue_full").await > 0.0
+        })
+        .await;
         timeout(PATIENCE, world.stop()).await.unwrap();
     }
     assert!(hanging.accepted().is_empty());
+}
+
+/// `cargo test --release --test service -- --ignored --nocapture` shows the figures.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute with --release, and much longer without"]
+async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops_are_counted() {
+    let sandbox = Sandbox::start(sandbox::Settings {
+        kept_messages: Some(10),
+        ..sandbox::Settings::default()
+    })
+    .await
+    .unwrap();
+    sandbox.delius().seed_people(10_000).unwrap();
+    let connection = nobody_listens().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    drop(listener);
+    let variables = [
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", &*connection),
+        ("SERVER_PORT", &port),
+        ("RUST_LOG", "warn"),
+    ];
+    let service = Service::start(&sandbox, &variables);
+    let metrics = format!("http://127.0.0.1:{port}/prometheus");
+    let dropped = async || -> f64 {
+        let text = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with("telemetry_dropped_total{"));
+        series
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    };
+    let is_up = async || reqwest::get(&metrics).await.is_ok();
+    eventually("started", is_up).await;
+    println!("at the start: {} kB", service.resident_kilobytes());
+    let mut memory = Vec::new();
+    for rows in [10_000, 90_000] {
+        sandbox.delius().seed_backlog(rows).unwrap();
+        while sandbox.delius().count_updates().unwrap() > 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        memory.push(service.resident_kilobytes());
+        println!(
+            "{rows} rows later: {} kB, {} items dropped",
+            memory[memory.len() - 1],
+            dropped().await
+        );
+    }
+    assert!(memory[1] < memory[0] + 2_048, "{memory:?}");
+    // Six items a row: four calls, the row and its event; at most two for each place in queue and batch are not yet dropped.
+    assert!(dropped().await >= f64::from(600_000 - 2 * (2_048 + 512)));
+    service.terminate().await;
 }

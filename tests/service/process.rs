@@ -2,6 +2,7 @@
 
 use std::process::{Output, Stdio};
 
+use crate::ingestion::{Ingestion, KEY};
 use crate::world::{add, eventually, row, sandbox, variables};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
@@ -33,6 +34,14 @@ impl Service {
             id: child.id().unwrap(),
             output: tokio::spawn(async { child.wait_with_output().await.unwrap() }),
         }
+    }
+
+    /// Its memory, as the system sees it.
+    pub fn resident_kilobytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.unwrap().trim_end_matches("kB").trim();
+        number.parse().unwrap()
     }
 
     /// Waits until it ends by itself.
@@ -228,8 +237,13 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
             },
         );
     }
-    let levels = [("RUST_LOG", "trace")];
-    let service = Service::start(&sandbox, &levels);
+    let ingestion = Ingestion::start().await;
+    let connection = ingestion.connection_string();
+    let variables = [
+        ("RUST_LOG", "trace"),
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", &*connection),
+    ];
+    let service = Service::start(&sandbox, &variables);
     eventually("drained", async || {
         sandbox.delius().count_updates().unwrap() == 0
     })
@@ -249,8 +263,13 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
         "eyJ",
         "Bearer",
         "Basic ",
+        KEY,
     ] {
         let line = printed.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret}");
     }
+    // The CRN went where it belongs.
+    let events = ingestion.of_kind("Event");
+    let told = |event: &serde_json::Value| event.to_string().contains("X000001");
+    assert!(!events.is_empty() && events.iter().all(told), "{events:?}");
 }
