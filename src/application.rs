@@ -6,23 +6,27 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sns::config::Credentials;
 use aws_sdk_sns::config::retry::RetryConfig;
+use reqwest::Client;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::check::Environment;
 use crate::community_api::CommunityApi;
 use crate::config::{Settings, TopicSettings};
 use crate::health::{Checks, Health};
 use crate::http;
+use crate::identity::Identity;
 use crate::insights::Insights;
 use crate::insights::export::{self, Exporting};
 use crate::metrics::Metrics;
 use crate::poller::Poller;
+use crate::poller::heartbeat::Heartbeat;
 use crate::token::TokenSource;
 use crate::topic::SnsTopic;
 use crate::web::{self, Pages};
@@ -52,57 +56,26 @@ impl Application {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let metrics = Arc::new(Metrics::new()?);
+        let clients = Clients::new(&settings).await?;
         let version = settings.build_number.as_str();
-        metrics.build_info.with_label_values(&[version]).set(1);
-        let (insights, exporting) = insights(&settings, &metrics)?;
-        // The poller sets the limit of each call; a claim may take longest.
-        let longest_call = settings
-            .poller
-            .claim_timeout
-            .max(settings.poller.call_timeout);
-        let http = http::client(settings.connect_timeout, longest_call)
-            .context("cannot make HTTP calls")?;
-        let topic = SnsTopic::new(
-            sns_client(&settings).await,
-            settings.topic.arn.clone(),
-            metrics.clone(),
-        );
-        let topic = Arc::new(topic);
+        clients
+            .metrics
+            .build_info
+            .with_label_values(&[version])
+            .set(1);
+        let (insights, exporting) = insights(&settings, &clients.metrics)?;
         let stop = CancellationToken::new();
         let poller = settings.poll_enabled.then(|| {
-            let tokens = TokenSource::new(
-                http.clone(),
-                &settings.auth_url,
-                settings.client_id.clone(),
-                settings.client_secret.clone(),
-                settings.poller.call_timeout,
-                metrics.clone(),
-            );
-            let updates = CommunityApi::new(
-                http.clone(),
-                settings.community_url.clone(),
-                tokens,
-                metrics.clone(),
-            );
             Poller::new(
-                updates,
-                topic.clone(),
+                clients.updates(&settings),
+                clients.topic.clone(),
                 settings.poller.clone(),
-                metrics.clone(),
+                clients.metrics.clone(),
             )
             .telling(insights)
         });
-        let health = Health::new(Checks {
-            http,
-            auth_url: settings.auth_url.clone(),
-            community_url: settings.community_url.clone(),
-            topic,
-            timeout: settings.health_timeout,
-            version: settings.build_number.clone(),
-            heartbeat: poller.as_ref().map(Poller::heartbeat),
-            stopping: stop.clone(),
-        });
+        let heartbeat = poller.as_ref().map(Poller::heartbeat);
+        let health = clients.health(&settings, heartbeat, stop.clone());
         let info = Arc::new(info(&settings));
         say_settings(&settings);
         Ok(Self {
@@ -113,7 +86,7 @@ impl Application {
             },
             pages: Pages {
                 health: Arc::new(health),
-                metrics,
+                metrics: clients.metrics,
                 info,
             },
             poller,
@@ -238,15 +211,106 @@ fn insights(
     Ok((insights, Some(exporting)))
 }
 
+/// What `check` looks at, with the clients that the service itself would use.
+///
+/// # Errors
+/// If the machine has no root certificates.
+pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
+    let clients = Clients::new(&settings).await?;
+    let updates = clients.updates(&settings);
+    let health = clients.health(&settings, None, CancellationToken::new());
+    Ok(Environment {
+        health,
+        updates,
+        tokens: clients.tokens,
+        identity: clients.identity,
+        call_timeout: settings.poller.call_timeout,
+        auth_url: settings.auth_url,
+        community_url: settings.community_url,
+        localstack_url: settings.topic.endpoint,
+        warnings: settings.warnings,
+    })
+}
+
+/// Everything that makes calls.
+struct Clients {
+    metrics: Arc<Metrics>,
+    http: Client,
+    tokens: TokenSource,
+    topic: Arc<SnsTopic>,
+    identity: Option<Identity>,
+}
+
+impl Clients {
+    async fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new()?);
+        // The poller sets the limit of each call; a claim may take longest.
+        let longest_call = settings
+            .poller
+            .claim_timeout
+            .max(settings.poller.call_timeout);
+        let http = http::client(settings.connect_timeout, longest_call)
+            .context("cannot make HTTP calls")?;
+        let aws = aws(settings).await;
+        let sns = aws_sdk_sns::Client::new(&aws);
+        let is_aws = settings.topic.endpoint.is_none();
+        Ok(Self {
+            tokens: TokenSource::new(
+                http.clone(),
+                &settings.auth_url,
+                settings.client_id.clone(),
+                settings.client_secret.clone(),
+                settings.poller.call_timeout,
+                metrics.clone(),
+            ),
+            topic: Arc::new(SnsTopic::new(
+                sns,
+                settings.topic.arn.clone(),
+                metrics.clone(),
+            )),
+            identity: is_aws.then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
+            http,
+            metrics,
+        })
+    }
+
+    fn updates(&self, settings: &Settings) -> CommunityApi {
+        CommunityApi::new(
+            self.http.clone(),
+            settings.community_url.clone(),
+            self.tokens.clone(),
+            self.metrics.clone(),
+        )
+    }
+
+    fn health(
+        &self,
+        settings: &Settings,
+        heartbeat: Option<Heartbeat>,
+        stopping: CancellationToken,
+    ) -> Health {
+        Health::new(Checks {
+            http: self.http.clone(),
+            auth_url: settings.auth_url.clone(),
+            community_url: settings.community_url.clone(),
+            topic: self.topic.clone(),
+            timeout: settings.health_timeout,
+            version: settings.build_number.clone(),
+            heartbeat,
+            stopping,
+        })
+    }
+}
+
 async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
         .await
         .with_context(|| format!("cannot listen on {variable} {port}"))
 }
 
-/// A client of SNS that makes each call once and with a limit: the SDK has no limit of its own, does not repeat the entries
-/// of a batch that failed, and knows nothing of leases, so that repeating is the poller's.
-async fn sns_client(settings: &Settings) -> aws_sdk_sns::Client {
+/// Clients of AWS make each call once and with a limit: the SDK has no limit of its own, does not repeat the entries of a
+/// batch that failed, and knows nothing of leases, so that repeating is the poller's.
+async fn aws(settings: &Settings) -> SdkConfig {
     let TopicSettings {
         region,
         endpoint,
@@ -273,7 +337,7 @@ async fn sns_client(settings: &Settings) -> aws_sdk_sns::Client {
             "environment",
         ));
     }
-    aws_sdk_sns::Client::new(&loader.load().await)
+    loader.load().await
 }
 
 /// What `/info` answers. The build's time is when this binary was written.

@@ -1,6 +1,7 @@
 //! Settings: embedded defaults, a profile's over them, the environment over both; checked as a whole, so that one start tells
 //! all that is wrong.
 
+mod listing;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::listing::listing;
 pub use self::variables::{VARIABLES, Variable};
 
 use self::reader::Reader;
@@ -116,13 +118,7 @@ impl Settings {
     /// # Errors
     /// All faults at once.
     pub fn from_environment() -> Result<Self, Faults> {
-        Self::from_variables(|name| {
-            std::env::var_os(name).map(|value| {
-                value
-                    .into_string()
-                    .map_err(|_| "text that is not UTF-8".to_owned())
-            })
-        })
+        Self::from_variables(environment)
     }
 
     /// Reads the settings from defaults and what `look_up` knows of each variable: nothing, a value, or why there is no
@@ -140,6 +136,17 @@ impl Settings {
             _ => Err(Faults(reader.faults)),
         }
     }
+}
+
+/// What the environment has of a variable: nothing, a value, or why there is no value although it is set.
+#[must_use]
+pub fn environment(name: &str) -> Option<Result<String, String>> {
+    let value = std::env::var_os(name)?;
+    Some(
+        value
+            .into_string()
+            .map_err(|_| "text that is not UTF-8".to_owned()),
+    )
 }
 
 impl FromStr for LogFormat {

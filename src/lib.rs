@@ -12,9 +12,11 @@
 //! 3. [`community_api`] with its [`token`], and [`topic`]: the two traits over HTTP and the AWS SDK. [`http`] holds what
 //!    the HTTP clients share.
 //! 4. [`health`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
-//! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined.
+//! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined. [`check`] tells whether
+//!    it would work, with [`identity`].
 
 pub mod application;
+pub mod check;
 pub mod community_api;
 pub mod config;
 pub mod decision;
@@ -22,6 +24,7 @@ pub mod event;
 pub mod fields;
 pub mod health;
 pub mod http;
+pub mod identity;
 pub mod insights;
 pub mod metrics;
 pub mod offender_update;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use probation_offender_events::application::Application;
-use probation_offender_events::config::Settings;
+use probation_offender_events::application::{self, Application};
+use probation_offender_events::config::{self, Settings};
 use probation_offender_events::{health, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 /// The exit code of a configuration that cannot work (EX_USAGE of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
 
-/// Turns changes to offenders in Delius into events on an AWS SNS topic. Configured by environment variables; see the README.
+/// Turns changes to offenders in Delius into events on an AWS SNS topic. Configured by environment variables; `config` lists
+/// them, the README explains them. Without a command it runs until SIGTERM.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = version())]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -26,12 +27,29 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Tell whether the service would work in this environment; nothing is claimed or published. Exit code 0 or 1
+    Check,
+    /// Print the effective settings and where each came from; secrets are hidden
+    Config,
     /// Ask the service that runs on SERVER_PORT whether it is ready, for a container's health check
     Healthcheck,
 }
 
+/// Images tell their version in the environment.
+fn version() -> String {
+    let build_number = std::env::var("BUILD_NUMBER").ok();
+    let build_number = build_number.filter(|version| !version.is_empty());
+    build_number.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Config)) {
+        match config::listing(config::environment) {
+            Ok(listing) => print(&listing.trim_end()),
+            Err(faults) => say(&faults),
+        }
+    }
     let settings = match Settings::from_environment() {
         Ok(settings) => settings,
         Err(faults) => {
@@ -41,6 +59,8 @@ fn main() -> ExitCode {
     };
     let ended = match arguments.command {
         None => in_runtime(run(settings)),
+        Some(Command::Check) => in_runtime(check(settings)),
+        Some(Command::Config) => Ok(()),
         Some(Command::Healthcheck) => in_runtime(health::is_ready(settings.server_port)),
     };
     match ended {
@@ -58,6 +78,11 @@ fn say(reason: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{reason}");
 }
 
+/// Prints an answer. That nobody listens is no reason for a panic.
+fn print(answer: &dyn Display) {
+    let _ = writeln!(std::io::stdout(), "{answer}");
+}
+
 fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -66,6 +91,18 @@ fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
     // A look-up of a host name that hangs must not keep the process from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+async fn check(settings: Settings) -> anyhow::Result<()> {
+    let findings = application::environment(settings).await?.findings().await;
+    for finding in &findings {
+        print(finding);
+    }
+    let failed = findings.iter().filter(|finding| finding.outcome.is_err());
+    match failed.count() {
+        0 => Ok(()),
+        failed => anyhow::bail!("{failed} of {} checks failed", findings.len()),
+    }
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use reqwest::Client;
@@ -56,6 +58,19 @@ pub struct Token {
     number: u64,
     renew_at: Instant,
     expires_at: Instant,
+}
+
+impl Token {
+    /// The roles that the token claims, if it is a JWT. Its signature is community-api's business.
+    #[must_use]
+    pub fn roles(&self) -> Option<Vec<String>> {
+        let token = self.authorization.to_str().ok()?.strip_prefix("Bearer ")?;
+        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        let claims = object(&payload).ok()?;
+        let roles = present(&claims, "authorities").and_then(Value::as_array);
+        let roles = roles.into_iter().flatten().filter_map(Value::as_str);
+        Some(roles.map(str::to_owned).collect())
+    }
 }
 
 /// For what a token is wanted.
@@ -325,6 +340,22 @@ mod tests {
             assert_eq!(life(json), Err(problem.to_owned()), "{json}");
         }
         assert!(life(r#"{"access_token":"a","token_type":"bEaReR"}"#).is_ok());
+    }
+
+    #[test]
+    fn the_roles_of_a_token_are_those_that_it_claims_if_it_is_a_jwt() {
+        let roles = |token: &str| {
+            let json = format!(r#"{{"access_token":"{token}"}}"#);
+            read(json.as_bytes(), Instant::now()).unwrap().roles()
+        };
+        let jwt = |payload: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload));
+        let held = jwt(r#"{"authorities":["ROLE_A","ROLE_B",7]}"#);
+        assert_eq!(roles(&held), Some(vec!["ROLE_A".into(), "ROLE_B".into()]));
+        assert_eq!(roles(&jwt("{}")), Some(Vec::new()));
+        assert_eq!(roles(&jwt(r#"{"authorities":"ROLE_A"}"#)), Some(Vec::new()));
+        for opaque in ["abc", "a.b", "a.!.c", &jwt("[]"), &jwt("SECRET")] {
+            assert_eq!(roles(opaque), None, "{opaque}");
+        }
     }
 
     #[test]

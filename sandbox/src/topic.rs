@@ -179,6 +179,8 @@ impl Topic {
             "Publish" => Endpoint::Publish,
             "PublishBatch" => Endpoint::PublishBatch,
             "GetTopicAttributes" => Endpoint::TopicAttributes,
+            // STS is another service, at this address only here.
+            "GetCallerIdentity" => return Ok(protocol::identity_reply()),
             action => {
                 let message = format!("The action {action} is not valid for this endpoint");
                 return Ok(error_reply(400, "InvalidAction", &message));

@@ -1,5 +1,6 @@
 //! From defaults, profile and environment to checked values, collecting every fault on the way.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::variables::{VARIABLES, defaults};
 use super::{Faults, InsightsSettings, Settings, TopicSettings};
 use crate::poller::PollerSettings;
 
+const TOPIC_ARN: &str = "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN";
 /// The topic that LocalStack is set up with.
 pub(super) const LOCALSTACK_TOPIC: &str =
     "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
@@ -24,6 +26,8 @@ const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KE
 /// Reads variable after variable, collecting faults.
 pub(super) struct Reader {
     values: Config,
+    /// Where each value came from, by variable.
+    origins: BTreeMap<String, String>,
     pub faults: Vec<String>,
     warnings: Vec<String>,
 }
@@ -33,12 +37,18 @@ impl Reader {
         let broken = |error: ConfigError| Faults(vec![format!("the embedded defaults: {error}")]);
         let defaults = defaults().map_err(broken)?;
         let mut faults = Vec::new();
-        let mut layers = Config::builder();
+        let mut layers = Config::builder()
+            .set_override("BUILD_NUMBER", env!("CARGO_PKG_VERSION"))
+            .map_err(broken)?;
+        let mut origins = BTreeMap::new();
         let profiles = look_up("SPRING_PROFILES_ACTIVE")
             .and_then(Result::ok)
             .unwrap_or_default();
         for section in std::iter::once("default").chain(profiles.split(',').map(str::trim)) {
             for (name, value) in defaults.get_table(section).unwrap_or_default() {
+                if section != "default" {
+                    origins.insert(name.to_ascii_uppercase(), format!("profile {section}"));
+                }
                 layers = layers.set_override(name, value).map_err(broken)?;
             }
         }
@@ -48,6 +58,7 @@ impl Reader {
                 None => {}
                 Some(Ok(value)) if value.trim().is_empty() => {}
                 Some(Ok(value)) => {
+                    origins.insert(variable.name.to_owned(), "environment".to_owned());
                     layers = layers.set_override(variable.name, value).map_err(broken)?;
                 }
                 Some(Err(problem)) => {
@@ -58,11 +69,31 @@ impl Reader {
                 }
             }
         }
-        Ok(Self {
+        let mut reader = Self {
             values: layers.build().map_err(broken)?,
+            origins,
             faults,
             warnings: Vec::new(),
-        })
+        };
+        reader.fill_in_localstack().map_err(broken)?;
+        Ok(reader)
+    }
+
+    /// LocalStack has a topic of its own, unless another one is named.
+    fn fill_in_localstack(&mut self) -> Result<(), ConfigError> {
+        let is_localstack = self.optional("HMPPS_SQS_PROVIDER").as_deref() == Some("localstack");
+        if is_localstack && self.optional(TOPIC_ARN).is_none() {
+            self.values = Config::builder()
+                .add_source(self.values.clone())
+                .set_override(TOPIC_ARN, LOCALSTACK_TOPIC)?
+                .build()?;
+        }
+        Ok(())
+    }
+
+    /// Where a value came from.
+    pub fn origin(&self, name: &str) -> &str {
+        self.origins.get(name).map_or("default", String::as_str)
     }
 
     pub fn settings(&mut self) -> Option<Settings> {
@@ -106,9 +137,7 @@ impl Reader {
             health_timeout: health_timeout?,
             log_format: log_format?,
             log_levels: log_levels?,
-            build_number: self
-                .optional("BUILD_NUMBER")
-                .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            build_number: self.required("BUILD_NUMBER")?,
             product_id: self.required("PRODUCT_ID")?,
             warnings: std::mem::take(&mut self.warnings),
         })
@@ -121,23 +150,20 @@ impl Reader {
             _ => return self.fault("HMPPS_SQS_PROVIDER"),
         };
         if localstack {
-            let arn = self
-                .optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN")
-                .unwrap_or_else(|| LOCALSTACK_TOPIC.into());
             let dummy = || "localstack".to_owned();
             return Some(TopicSettings {
-                arn,
+                arn: self.required(TOPIC_ARN)?,
                 region: self.required("HMPPS_SQS_REGION")?,
                 endpoint: Some(self.address("HMPPS_SQS_LOCALSTACKURL")?),
                 keys: Some((dummy(), dummy().into())),
             });
         }
-        let arn = self.required("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN");
+        let arn = self.required(TOPIC_ARN);
         let is_topic = |arn: &String| {
             arn.starts_with("arn:aws") && arn.split(':').count() == 6 && arn.contains(":sns:")
         };
         let arn = match arn {
-            Some(arn) if !is_topic(&arn) => self.fault("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN"),
+            Some(arn) if !is_topic(&arn) => self.fault(TOPIC_ARN),
             arn => arn,
         };
         let key_id = self.optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID");
@@ -221,7 +247,7 @@ impl Reader {
         })
     }
 
-    fn optional(&self, name: &str) -> Option<String> {
+    pub fn optional(&self, name: &str) -> Option<String> {
         self.values
             .get_string(name)
             .ok()

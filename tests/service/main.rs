@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod catalogue;
+mod check;
 mod docs;
 mod events;
 mod ingestion;

@@ -15,7 +15,7 @@ pub struct Service {
     output: JoinHandle<Output>,
 }
 
-fn command() -> Command {
+pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_probation-offender-events"));
     command
         .env_clear()
@@ -63,7 +63,7 @@ impl Service {
     }
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

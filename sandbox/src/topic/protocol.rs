@@ -59,6 +59,16 @@ pub(super) fn attributes_reply(attributes: &[(&str, &str)]) -> Reply {
     )
 }
 
+pub(super) fn identity_reply() -> Reply {
+    let account = "000000000000";
+    reply(
+        "GetCallerIdentity",
+        &format!(
+            "<Arn>arn:aws:iam::{account}:user/sandbox</Arn><UserId>sandbox</UserId><Account>{account}</Account>"
+        ),
+    )
+}
+
 /// An error of the whole request.
 pub(crate) fn error_reply(status: u16, code: &str, message: &str) -> Reply {
     let side = if status < 500 { "Sender" } else { "Receiver" };

@@ -1,0 +1,223 @@
+//! The `check` subcommand: would the service work in this environment? Nothing is claimed and nothing is published.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::community_api::CommunityApi;
+use crate::health::{Component, Health, Status};
+use crate::identity::Identity;
+use crate::offender_update::OffenderId;
+use crate::poller::ports::Updates;
+use crate::token::{Purpose, Token, TokenSource};
+
+/// The roles that community-api wants of the token, and what for.
+const ROLES: [(&str, &str); 2] = [
+    ("ROLE_COMMUNITY_EVENTS", "to claim and settle rows"),
+    ("ROLE_COMMUNITY", "to look up identifiers"),
+];
+
+/// What to do about errors of the topic, by what is in their text.
+const TOPIC_ADVICE: [(&str, &str); 5] = [
+    (
+        "NotFound",
+        "there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?",
+    ),
+    (
+        "AuthorizationError",
+        "have sns:GetTopicAttributes and sns:Publish on the topic granted to these credentials",
+    ),
+    ("InvalidClientTokenId", BAD_KEYS),
+    ("SignatureDoesNotMatch", BAD_KEYS),
+    (
+        "credentials",
+        "set both keys of the topic, or give the pod a role by its service account",
+    ),
+];
+const BAD_KEYS: &str =
+    "are HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY right?";
+
+/// What is looked at.
+#[derive(Debug)]
+pub struct Environment {
+    /// What is odd about the settings.
+    pub warnings: Vec<String>,
+    /// Base address of hmpps-auth.
+    pub auth_url: String,
+    /// Base address of community-api.
+    pub community_url: String,
+    /// The address of LocalStack, if that is used.
+    pub localstack_url: Option<String>,
+    /// The same checks as those of `/health`.
+    pub health: Health,
+    /// Where the token comes from.
+    pub tokens: TokenSource,
+    /// Whether community-api accepts it.
+    pub updates: CommunityApi,
+    /// Longest time of a call to community-api.
+    pub call_timeout: Duration,
+    /// Who this is to AWS; LocalStack knows nobody.
+    pub identity: Option<Identity>,
+}
+
+/// A line of the answer.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was seen, or what is wrong and what to do about it.
+    pub outcome: Result<String, String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mark, text) = match &self.outcome {
+            Ok(text) => ("ok", text),
+            Err(text) => ("FAILED", text),
+        };
+        // The SDK's errors have several lines.
+        let text: Vec<_> = text.lines().map(str::trim).collect();
+        write!(
+            formatter,
+            "{mark:<6}  {:<13}  {}",
+            self.what,
+            text.join(" ")
+        )
+    }
+}
+
+impl Environment {
+    /// Looks at everything, and leaves it as it was.
+    pub async fn findings(&self) -> Vec<Finding> {
+        let (report, token, holder) = tokio::join!(
+            self.health.report(),
+            self.tokens.get(Purpose::Claim),
+            self.holder()
+        );
+        let mut components = report.map(|report| report.components).unwrap_or_default();
+        let mut component = |name| components.remove(name).ok_or("the check broke off");
+        let auth = component("OAuthApiHealth").map_err(str::to_owned);
+        let auth = auth.and_then(|auth| ping(&auth, &self.auth_url, "OAUTH_ENDPOINT_URL"));
+        let api = component("communityApiHealth").map_err(str::to_owned);
+        let api = api.and_then(|api| ping(&api, &self.community_url, "COMMUNITY_ENDPOINT_URL"));
+        let topic = component("probationevents-health").map_err(str::to_owned);
+        let topic = topic.and_then(|topic| self.topic(&topic, holder));
+        // What has failed already is not told twice.
+        let acceptance = if api.is_ok() && token.is_ok() {
+            Some(self.acceptance().await)
+        } else {
+            None
+        };
+        let token = token.map_err(|error| error.cause);
+        [
+            ("configuration", Some(Ok(self.configuration()))),
+            ("hmpps-auth", Some(auth)),
+            ("token", Some(token.and_then(|token| roles(&token)))),
+            ("community-api", Some(api)),
+            ("acceptance", acceptance),
+            ("topic", Some(topic)),
+        ]
+        .into_iter()
+        .filter_map(|(what, outcome)| outcome.map(|outcome| Finding { what, outcome }))
+        .collect()
+    }
+
+    fn configuration(&self) -> String {
+        let complete = "complete; `config` shows it".to_owned();
+        self.warnings
+            .iter()
+            .fold(complete, |text, warning| format!("{text}; {warning}"))
+    }
+
+    /// Asks for an offender that nobody is, which changes nothing and takes a token that community-api trusts.
+    async fn acceptance(&self) -> Result<String, String> {
+        let nobody = self.updates.identifiers(OffenderId(0));
+        match timeout(self.call_timeout, nobody).await {
+            Ok(Ok(_)) => Ok("community-api accepts the token".to_owned()),
+            Ok(Err(error)) => Err(format!(
+                "{}: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
+                error.cause
+            )),
+            Err(_) => Err(format!(
+                "identifiers: no answer within {:?}",
+                self.call_timeout
+            )),
+        }
+    }
+
+    async fn holder(&self) -> Result<String, String> {
+        match &self.identity {
+            None => Ok("the keys are LocalStack's dummies".to_owned()),
+            Some(identity) => match identity.arn().await {
+                Ok(arn) => Ok(format!("the credentials are those of {arn}")),
+                Err(error) => Err(format!("whose the credentials are is not known: {error}")),
+            },
+        }
+    }
+
+    fn topic(
+        &self,
+        component: &Component,
+        holder: Result<String, String>,
+    ) -> Result<String, String> {
+        let arn = detail(component, "topicArn");
+        if component.status == Status::Up {
+            return Ok(format!(
+                "{arn} has {} confirmed subscriptions and {} pending; {}; whether they may publish shows only when \
+                 something is published",
+                detail(component, "subscriptionsConfirmed"),
+                detail(component, "subscriptionsPending"),
+                holder.unwrap_or_else(|unknown| unknown),
+            ));
+        }
+        let error = detail(component, "error");
+        let told = TOPIC_ADVICE.iter().find(|(sign, _)| error.contains(sign));
+        let advice = match (&self.localstack_url, told) {
+            (_, Some((_, advice))) => (*advice).to_owned(),
+            (Some(url), None) => format!("does LocalStack run at {url} (HMPPS_SQS_LOCALSTACKURL)?"),
+            (None, None) => "can SNS be reached from here?".to_owned(),
+        };
+        let holder = holder.map_or_else(|_| String::new(), |holder| format!("{holder}; "));
+        Err(format!("{arn}: {error}; {holder}{advice}"))
+    }
+}
+
+fn detail<'a>(component: &'a Component, name: &str) -> &'a str {
+    component
+        .details
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn ping(component: &Component, url: &str, variable: &str) -> Result<String, String> {
+    if component.status == Status::Up {
+        return Ok(format!("{url} answers its ping"));
+    }
+    let error = detail(component, "error");
+    Err(format!(
+        "{url}/health/ping: {error}; is {variable} right, is it up, and may it be reached from here?"
+    ))
+}
+
+fn roles(token: &Token) -> Result<String, String> {
+    let Some(held) = token.roles() else {
+        return Ok("issued; it is no JWT, so that its roles are not known".to_owned());
+    };
+    let missing: Vec<_> = ROLES
+        .iter()
+        .filter(|(role, _)| !held.iter().any(|held| held == role))
+        .map(|(role, purpose)| format!("{role} ({purpose})"))
+        .collect();
+    if missing.is_empty() {
+        let [(first, _), (second, _)] = ROLES;
+        Ok(format!("issued, with {first} and {second}"))
+    } else {
+        Err(format!(
+            "issued, but it lacks {}; have that added to the client in hmpps-auth",
+            missing.join(" and ")
+        ))
+    }
+}

@@ -1,0 +1,300 @@
+//! `check` and `config`: what they print and how they end. Nothing is claimed, nothing published, nothing secret printed.
+
+use crate::process::{command, text};
+use crate::world::{add, row, sandbox, variables};
+use sandbox::{Endpoint, Fault, Sandbox};
+
+const TOPIC: &str = "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
+const LOCALSTACK: &str = "the keys are LocalStack's dummies";
+const PUBLISHING: &str = "whether they may publish shows only when something is published";
+
+/// What `check` printed, line by line, and its exit code.
+struct Checked {
+    lines: Vec<String>,
+    code: Option<i32>,
+}
+
+/// Runs `check` beside a row that waits.
+async fn check(sandbox: &Sandbox, more: &[(&str, &str)]) -> Checked {
+    add(sandbox, row(1, "ALIAS"));
+    let before = sandbox.delius().updates().unwrap();
+    let mut check = command();
+    check.arg("check").envs(variables(sandbox));
+    let output = check.envs(more.iter().copied()).output().await.unwrap();
+    let printed = text(&output);
+    assert_eq!(sandbox.delius().updates().unwrap(), before, "{printed}");
+    for call in [
+        Endpoint::NextUpdate,
+        Endpoint::Publish,
+        Endpoint::PublishBatch,
+    ] {
+        assert_eq!(sandbox.faults().calls(call), 0, "{call:?}");
+    }
+    for secret in ["clientsecret", "hush", "eyJ", "Bearer", "panicked"] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+    Checked {
+        lines: printed.lines().map(str::to_owned).collect(),
+        code: output.status.code(),
+    }
+}
+
+impl Checked {
+    /// What is said about something.
+    fn of(&self, what: &str) -> &str {
+        let line = |line: &&String| line.split_whitespace().nth(1) == Some(what);
+        let line = self.lines.iter().find(line);
+        line.unwrap_or_else(|| panic!("no {what} in {:#?}", self.lines))
+    }
+
+    /// Asserts that this has failed with these words, and nothing else has failed.
+    fn assert_failed(&self, what: &str, words: &str) {
+        assert_eq!(self.of(what), format!("FAILED  {what:<13}  {words}"));
+        let failed = self.lines.iter().filter(|line| line.starts_with("FAILED"));
+        assert_eq!(failed.count(), 1, "{:#?}", self.lines);
+        assert_eq!(self.code, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn all_well_is_a_line_each_and_exit_code_0() {
+    let sandbox = sandbox().await;
+    let checked = check(&sandbox, &[]).await;
+    let (auth, api) = (sandbox.auth_url(), sandbox.community_url());
+    let expected = [
+        "ok      configuration  complete; `config` shows it".to_owned(),
+        format!("ok      hmpps-auth     {auth} answers its ping"),
+        "ok      token          issued, with ROLE_COMMUNITY_EVENTS and ROLE_COMMUNITY".to_owned(),
+        format!("ok      community-api  {api} answers its ping"),
+        "ok      acceptance     community-api accepts the token".to_owned(),
+        format!(
+            "ok      topic          {TOPIC} has 1 confirmed subscriptions and 0 pending; {LOCALSTACK}; {PUBLISHING}"
+        ),
+    ];
+    assert_eq!(checked.lines, expected);
+    assert_eq!(checked.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_a_failed_token() {
+    let sandbox = sandbox().await;
+    let wrong = [("OAUTH_CLIENT_SECRET", "hush-hush")];
+    check(&sandbox, &wrong).await.assert_failed(
+        "token",
+        "no token from hmpps-auth: answered 401: are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?",
+    );
+}
+
+#[tokio::test]
+async fn a_token_without_a_role_names_the_role_and_what_it_is_for() {
+    let sandbox = sandbox().await;
+    sandbox.auth().set_roles(vec!["ROLE_COMMUNITY".into()]);
+    check(&sandbox, &[]).await.assert_failed(
+        "token",
+        "issued, but it lacks ROLE_COMMUNITY_EVENTS (to claim and settle rows); have that added to the client in hmpps-auth",
+    );
+    sandbox.auth().set_roles(Vec::new());
+    let checked = check(&sandbox, &[]).await;
+    assert!(checked.of("token").contains(
+        "lacks ROLE_COMMUNITY_EVENTS (to claim and settle rows) and ROLE_COMMUNITY (to look up identifiers);"
+    ));
+    assert!(
+        checked
+            .of("acceptance")
+            .contains("identifiers: answered 403")
+    );
+    assert!(checked.lines.contains(&"2 of 6 checks failed".to_owned()));
+}
+
+#[tokio::test]
+async fn a_token_that_is_no_jwt_is_told_by_community_api() {
+    let sandbox = sandbox().await;
+    let token = r#"{"access_token":"hush","token_type":"bearer","expires_in":3600}"#;
+    sandbox
+        .faults()
+        .always(Endpoint::Token, Fault::body(200, token));
+    let checked = check(&sandbox, &[]).await;
+    assert!(checked.of("token").starts_with("ok"), "{:?}", checked.lines);
+    checked.assert_failed(
+        "acceptance",
+        "identifiers: answered 401: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
+    );
+}
+
+#[tokio::test]
+async fn community_api_down_is_its_ping() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::CommunityPing, Fault::status(503));
+    let url = sandbox.community_url();
+    check(&sandbox, &[]).await.assert_failed(
+        "community-api",
+        &format!(
+            "{url}/health/ping: answered 503; is COMMUNITY_ENDPOINT_URL right, is it up, and may it be reached from here?"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_there_is_named() {
+    let sandbox = sandbox().await;
+    let other = "arn:aws:sns:eu-west-2:000000000000:other";
+    let variables = [("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", other)];
+    check(&sandbox, &variables).await.assert_failed(
+        "topic",
+        &format!(
+            "{other}: SNS answered 404 NotFound; {LOCALSTACK}; there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn credentials_without_permission_are_told_with_their_holder() {
+    let sandbox = sandbox().await;
+    let url = sandbox.sns_url();
+    let aws = [
+        ("HMPPS_SQS_PROVIDER", "aws"),
+        ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", TOPIC),
+        (
+            "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID",
+            "AKIAEXAMPLE",
+        ),
+        (
+            "HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY",
+            "hush-hush",
+        ),
+        // As the SDK would have it for AWS itself.
+        ("AWS_ENDPOINT_URL", &url),
+    ];
+    let holder = "the credentials are those of arn:aws:iam::000000000000:user/sandbox";
+    let checked = check(&sandbox, &aws).await;
+    assert!(checked.of("topic").contains(holder), "{:?}", checked.lines);
+    assert_eq!(checked.code, Some(0));
+    let error = Fault::SnsError {
+        status: 403,
+        code: "AuthorizationError".into(),
+    };
+    sandbox.faults().always(Endpoint::TopicAttributes, error);
+    check(&sandbox, &aws).await.assert_failed(
+        "topic",
+        &format!(
+            "{TOPIC}: SNS answered 403 AuthorizationError; {holder}; \
+             have sns:GetTopicAttributes and sns:Publish on the topic granted to these credentials"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn missing_credentials_are_one_line_as_well() {
+    let sandbox = sandbox().await;
+    let url = sandbox.sns_url();
+    let aws = [
+        ("HMPPS_SQS_PROVIDER", "aws"),
+        ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", TOPIC),
+        ("AWS_ENDPOINT_URL", &url),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ];
+    let checked = check(&sandbox, &aws).await;
+    let line = checked.of("topic");
+    assert!(line.contains("no credentials found in chain"), "{line}");
+    let advice = "; set both keys of the topic, or give the pod a role by its service account";
+    assert!(line.ends_with(advice), "{line}");
+    assert_eq!(checked.lines.len(), 7, "{:#?}", checked.lines);
+    assert_eq!(checked.code, Some(1));
+}
+
+#[tokio::test]
+async fn an_unreachable_localstack_is_told_with_its_address() {
+    let sandbox = sandbox().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let variables = [("HMPPS_SQS_LOCALSTACKURL", url.as_str())];
+    let checked = check(&sandbox, &variables).await;
+    let line = checked.of("topic");
+    assert!(line.starts_with("FAILED"), "{line}");
+    assert!(line.contains("Connection refused"), "{line}");
+    let advice = format!("does LocalStack run at {url} (HMPPS_SQS_LOCALSTACKURL)?");
+    assert!(line.ends_with(&advice), "{line}");
+    assert_eq!(checked.code, Some(1));
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_told_as_at_the_start() {
+    for argument in ["check", "config"] {
+        let output = command().arg(argument).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(64), "{argument}");
+        let fault = "COMMUNITY_ENDPOINT_URL is not set; it wants an http(s) address";
+        assert!(text(&output).contains(fault), "{}", text(&output));
+    }
+}
+
+#[tokio::test]
+async fn config_shows_every_setting_and_its_origin_and_hides_secrets() {
+    let output = command()
+        .arg("config")
+        .env("SPRING_PROFILES_ACTIVE", "dev")
+        .env("OAUTH_CLIENT_SECRET", "hush-hush")
+        .env("API_CALLTIMEOUT", "3s")
+        .env("BUILD_NUMBER", "")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let printed = text(&output);
+    let of = |name: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {printed}"))
+            .trim()
+            .to_owned()
+    };
+    for (name, shown) in [
+        ("OAUTH_CLIENT_SECRET", "hidden  (environment)"),
+        ("OAUTH_CLIENT_ID", "hidden  (profile dev)"),
+        ("API_CALLTIMEOUT", "3s  (environment)"),
+        ("SERVER_PORT", "8081  (profile dev)"),
+        ("HMPPS_SQS_REGION", "eu-west-2  (default)"),
+        (
+            "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+            &format!("{TOPIC}  (default)"),
+        ),
+        ("MANAGEMENT_SERVER_PORT", "not set"),
+        (
+            "BUILD_NUMBER",
+            concat!(env!("CARGO_PKG_VERSION"), "  (default)"),
+        ),
+    ] {
+        assert_eq!(of(name), shown, "{name}");
+    }
+    for variable in probation_offender_events::config::VARIABLES {
+        of(variable.name);
+    }
+    assert!(!printed.contains("hush") && !printed.contains("clientsecret"));
+}
+
+#[tokio::test]
+async fn the_version_is_that_of_the_image_if_it_has_one() {
+    for (build_number, version) in [
+        ("2026-11-24.1.abcdef", "2026-11-24.1.abcdef"),
+        ("", env!("CARGO_PKG_VERSION")),
+    ] {
+        let mut version_of = command();
+        version_of
+            .arg("--version")
+            .env("BUILD_NUMBER", build_number);
+        let output = version_of.output().await.unwrap();
+        assert_eq!(
+            text(&output),
+            format!("probation-offender-events {version}\n")
+        );
+    }
+    let help = command().arg("--help").output().await.unwrap();
+    for subcommand in ["check", "config", "healthcheck"] {
+        assert!(
+            text(&help).contains(&format!("\n  {subcommand} ")),
+            "{}",
+            text(&help)
+        );
+    }
+}
