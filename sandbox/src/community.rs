@@ -1,5 +1,7 @@
 //! community-api: the five calls on `OFFENDER_DELTA` and the offenders' identifiers.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Method, Request};
@@ -20,6 +22,7 @@ pub(crate) struct Community {
     pub(crate) delius: Delius,
     pub(crate) auth: Auth,
     pub(crate) faults: Faults,
+    pub(crate) lock_time: Duration,
 }
 
 /// What is asked for.
@@ -115,7 +118,11 @@ impl Community {
             };
             // The real one reads and locks in separate steps as well; here other callers come in
             // between.
-            tokio::task::yield_now().await;
+            if self.lock_time.is_zero() {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(self.lock_time).await;
+            }
             if let Some(row) = self.delius.lock(&candidate, now())? {
                 return Ok(Reply::json(200, &row));
             }

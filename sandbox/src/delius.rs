@@ -9,6 +9,7 @@ mod data;
 mod rows;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ const DELETE_DUPLICATES: &str = "
 pub struct Delius {
     connection: Arc<Mutex<Connection>>,
     timings: Arc<Mutex<Timings>>,
+    lost_races: Arc<AtomicU64>,
 }
 
 impl Delius {
@@ -83,6 +85,7 @@ impl Delius {
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
             timings: Arc::new(Mutex::new(timings)),
+            lost_races: Arc::default(),
         })
     }
 
@@ -179,6 +182,7 @@ impl Delius {
             )
             .optional()?;
         let Some(mut row) = locked else {
+            self.lost_races.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         };
         row.failed_update = candidate.failed_update();
@@ -194,6 +198,12 @@ impl Delius {
         }
         transaction.commit()?;
         Ok(Some(row))
+    }
+
+    /// How often a caller was too late to lock the row it had found.
+    #[must_use]
+    pub fn lost_races(&self) -> u64 {
+        self.lost_races.load(Ordering::Relaxed)
     }
 
     /// What the offender is known by; `None` if there is no such offender, or none that may be

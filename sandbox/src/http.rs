@@ -95,11 +95,21 @@ impl Call {
         // A task of its own, because a real server does not notice either that its caller has lost
         // patience.
         let late = tokio::spawn(async move {
-            tokio::time::sleep(latency).await;
+            sleep_precisely(latency).await;
             settle(fault, effect).await
         });
         late.await.unwrap_or(Err(Dropped))
     }
+}
+
+/// Tokio's timer alone rounds up to the next millisecond, which would be much of a latency of a few.
+async fn sleep_precisely(duration: Duration) {
+    const ROUGH: Duration = Duration::from_millis(2);
+    let due = tokio::time::Instant::now() + duration;
+    tokio::time::sleep(duration.saturating_sub(ROUGH)).await;
+    let rest = due.saturating_duration_since(tokio::time::Instant::now());
+    // It cannot fail, except at the end of the runtime, where nobody waits any more.
+    let _ = tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await;
 }
 
 async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> Answer {

@@ -37,6 +37,9 @@ use self::topic::TopicSettings;
 pub struct Settings {
     /// When rows are served.
     pub timings: Timings,
+    /// How long `nextUpdate` takes from reading a row to locking it, in which other callers may come
+    /// in; zero: they may all the same.
+    pub lock_time: Duration,
     /// The file that holds the mini-Delius; `None`: in memory.
     pub database: Option<PathBuf>,
     /// The client that hmpps-auth knows.
@@ -68,6 +71,7 @@ impl Default for Settings {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
             timings: Timings::default(),
+            lock_time: Duration::ZERO,
             database: None,
             client_id: "probation-offender-events".into(),
             client_secret: "clientsecret".into(),
@@ -127,6 +131,7 @@ impl Sandbox {
             delius: delius.clone(),
             auth: auth.clone(),
             faults: faults.clone(),
+            lock_time: settings.lock_time,
         };
         servers.spawn(http::serve(community_listener, move |request| {
             community.clone().answer(request)
