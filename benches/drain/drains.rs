@@ -1,0 +1,139 @@
+//! How fast a backlog is drained, and what a row costs, at several round trips: the service against the bare client and the
+//! sequential baseline.
+
+use anyhow::Result;
+
+use crate::bare;
+use crate::figures::{Limits, Table};
+use crate::process::Process;
+use crate::run::{Run, SOON};
+use crate::world::{Climate, World};
+
+/// Seconds that a measurement takes, about.
+pub struct Effort {
+    pub seconds: f64,
+}
+
+/// Prints the tables for one round trip.
+pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Result<()> {
+    let climate = Climate {
+        round_trip_ms,
+        lock_ms: 0,
+    };
+    let mut world = World::start(climate)?;
+    let round_trip = bare::round_trip(&mut world, 200)?.as_secs_f64();
+    drop(world);
+    // Without a round trip it is the processors that limit, and this is about what they can do.
+    let rows_of_one = (effort.seconds / round_trip.max(0.000_7)) as usize;
+
+    let mut world = World::start(climate)?;
+    let process = Process::sequential(&world)?;
+    let sequential = Run::of(&mut world, &process, rows_of_one.div_ceil(5), 1)?;
+    drop((process, world));
+
+    let table = Table::new(
+        &format!(
+            "Round trip {round_trip_ms} ms ({:.2} ms as a bare client sees it, back to back)",
+            round_trip * 1e3
+        ),
+        [
+            "who",
+            "rows",
+            "rows/s",
+            "of the limit",
+            "× sequential",
+            "claim → settled, median / 99 % (ms)",
+            "CPU a row (µs)",
+            "memory before / end / peak (MB)",
+            "calls a row: claim, identifiers, publish, delete",
+        ],
+    );
+    let print = |who: &str, run: &Run, limit: f64| {
+        table.line(&[
+            &who,
+            &run.rows,
+            &format!("{:.1}", run.rows_per_second),
+            &format!("{:.1} %", run.rows_per_second / limit * 100.0),
+            &format!("{:.2}", run.rows_per_second / sequential.rows_per_second),
+            &run.settled_in(),
+            &format!("{:.0}", run.cpu_micros_per_row),
+            &run.memory(),
+            &["nextUpdate", "identifiers", "publish", "delete"]
+                .map(|kind| format!("{:.3}", run.calls_per_row(kind)))
+                .join(", "),
+        ]);
+    };
+    print("sequential", &sequential, 1.0 / round_trip);
+    for claimers in [1, 4] {
+        let rows = rows_of_one * if round_trip_ms == 0 { 1 } else { claimers };
+        let limit = claimers as f64 / round_trip;
+
+        let mut world = World::start(climate)?;
+        let bare = bare::claims_and_deletes(&mut world, rows, claimers)?;
+        table.line(&[
+            &format!("bare client, only claims and deletes, {claimers} at once"),
+            &rows,
+            &format!("{bare:.1}"),
+            &format!("{:.1} %", bare / limit * 100.0),
+            &"",
+            &"",
+            &"",
+            &"",
+            &"",
+        ]);
+        drop(world);
+
+        let mut world = World::start(climate)?;
+        let count = claimers.to_string();
+        let process = Process::service(&world, &[SOON, ("OFFENDERUPDATEPOLL_CLAIMERS", &count)])?;
+        let run = Run::of(&mut world, &process, rows, 1)?;
+        print(&format!("service, {claimers} claiming"), &run, limit);
+        judge(round_trip_ms, claimers, &run, limit, &sequential, limits);
+    }
+    Ok(())
+}
+
+fn judge(
+    round_trip_ms: u64,
+    claimers: usize,
+    run: &Run,
+    limit: f64,
+    sequential: &Run,
+    limits: &mut Limits,
+) {
+    let at = format!("{round_trip_ms} ms, {claimers} claiming");
+    if claimers == 1 && round_trip_ms > 0 {
+        let share = run.rows_per_second / limit * 100.0;
+        limits.at_least(
+            format!("share of back-to-back claims, {at}"),
+            95.0,
+            share,
+            "%",
+        );
+    }
+    if round_trip_ms == 20 {
+        let wanted = if claimers == 1 { 4.5 } else { 15.0 };
+        let times = run.rows_per_second / sequential.rows_per_second;
+        limits.at_least(
+            format!("times the sequential baseline, {at}"),
+            wanted,
+            times,
+            "×",
+        );
+    }
+    // A claim that finds nothing ends each drain, and an idle poll may come in before the counters are read.
+    let calls: u64 = run.calls.values().sum();
+    let surplus = calls as f64 - 4.0 * run.rows as f64;
+    limits.at_most(
+        format!("calls beyond 4 a row, in all, {at}"),
+        3.0 * claimers as f64,
+        surplus,
+        "",
+    );
+    limits.at_most(
+        format!("CPU a row, {at}"),
+        300.0,
+        run.cpu_micros_per_row,
+        "µs",
+    );
+}
