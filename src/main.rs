@@ -84,7 +84,9 @@ fn print(answer: &dyn Display) {
 }
 
 fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread: the work is waiting, and a thread that wakes another for each row costs a fifth of the row's CPU time
+    // (docs/performance.md).
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let ended = runtime.block_on(task);
