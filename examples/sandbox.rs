@@ -1,9 +1,11 @@
-//! The service and its whole world in one process: changes are made in a mini-Delius, and what a subscriber to the topic
-//! would receive is printed. With `--backlog N` it drains N rows instead, and says how long that took.
+//! The service and its whole world in one process, with a page to make changes in a mini-Delius and see them become
+//! messages. What a subscriber to the topic would receive is printed too. With `--backlog N` it drains N rows instead, and
+//! says how long that took.
 
 // An example talks to whoever runs it, in round figures.
 #![allow(clippy::print_stdout, clippy::cast_precision_loss)]
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,14 +20,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-/// How long the people of the mini-Delius do nothing between two changes.
-const BETWEEN_CHANGES: Duration = Duration::from_secs(4);
-
 #[derive(Parser)]
 struct Arguments {
     /// Drain so many rows, and exit
     #[arg(long)]
     backlog: Option<usize>,
+    /// Somebody is changed at random, every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    change_every: Option<u64>,
+    /// The port of the page; 0 takes any that is free
+    #[arg(long, default_value_t = sandbox::PAGE_PORT)]
+    page_port: u16,
 }
 
 #[tokio::main]
@@ -35,20 +40,21 @@ async fn main() -> anyhow::Result<()> {
         LogFormat::Text,
         &std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()),
     )?;
-    let sandbox = Sandbox::start(sandbox::Settings::default()).await?;
+    let sandbox = Sandbox::start(sandbox::Settings {
+        page_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.page_port))),
+        ..sandbox::Settings::default()
+    })
+    .await?;
     if let Some(rows) = arguments.backlog {
         sandbox.delius().seed_people(rows.min(10_000))?;
         sandbox.delius().seed_backlog(rows)?;
     }
     let application = Application::build(settings_for(&sandbox)?).await?;
-    println!(
-        "health         http://localhost:{}/health",
-        application.address()?.port()
-    );
-    println!(
-        "metrics        http://localhost:{}/prometheus",
-        application.address()?.port()
-    );
+    let service = format!("http://localhost:{}", application.address()?.port());
+    println!("page           {}", sandbox.page_url().unwrap_or_default());
+    println!("health         {service}/health");
+    println!("metrics        {service}/prometheus");
+    sandbox.watch_service(service);
     println!("community-api  {}", sandbox.community_url());
     println!("hmpps-auth     {}", sandbox.auth_url());
     println!("topic          {}/messages", sandbox.sns_url());
@@ -58,7 +64,7 @@ async fn main() -> anyhow::Result<()> {
         done = async {
             match arguments.backlog {
                 Some(rows) => drain(&sandbox, rows).await,
-                None => show_changes(&sandbox).await,
+                None => show_messages(&sandbox, arguments.change_every).await,
             }
         } => done?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,
@@ -83,17 +89,17 @@ fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
     })?)
 }
 
-/// Makes a change now and then, and prints what comes of it. The people are made up.
-async fn show_changes(sandbox: &Sandbox) -> anyhow::Result<()> {
+/// Prints what comes of the changes that are made on the page, or now and then at random. The people are made up.
+async fn show_messages(sandbox: &Sandbox, change_every: Option<u64>) -> anyhow::Result<()> {
     println!(
-        "\nA change every {BETWEEN_CHANGES:?}; a row is served 2 s after it was written. Ctrl-C ends it."
+        "\nOpen the page and change somebody; a row is served 2 s after it was written. Ctrl-C ends it."
     );
-    let mut changes = interval(BETWEEN_CHANGES);
+    let mut changes = interval(Duration::from_secs(change_every.unwrap_or(1)));
     let mut published = sandbox.topic().subscribe();
     let mut printed = 0;
     loop {
         tokio::select! {
-            _ = changes.tick() => println!("\n{} Delius: {}", time(), sandbox.delius().random_change()?),
+            _ = changes.tick(), if change_every.is_some() => println!("\n{} Delius: {}", time(), sandbox.delius().random_change()?),
             more = published.changed() => more?,
         }
         let messages = sandbox.topic().messages();

@@ -89,7 +89,7 @@ impl Delius {
         })
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
         locked(&self.connection)
     }
 
@@ -105,6 +105,12 @@ impl Delius {
     /// Replaces the timings for every later claim.
     pub fn set_timings(&self, timings: Timings) {
         *locked(&self.timings) = timings;
+    }
+
+    /// The timings in force.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        *locked(&self.timings)
     }
 
     /// Adds a row as it is, created and last updated at `now`, and returns its id.
@@ -131,7 +137,7 @@ impl Delius {
     ///
     /// The oldest new row that has settled; if there is none, the oldest whose lock has expired.
     pub fn claim_candidate(&self, now: i64) -> Result<Option<Candidate>> {
-        let timings = *locked(&self.timings);
+        let timings = self.timings();
         let connection = self.connection();
         let look = |sql: &str, not_after: i64, status: Status| {
             connection
@@ -248,6 +254,18 @@ impl Delius {
         let mut statement =
             connection.prepare_cached("SELECT * FROM OFFENDER_DELTA ORDER BY OFFENDER_DELTA_ID")?;
         let rows = statement.query_map([], UpdateRow::read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The first so many rows of `OFFENDER_DELTA`: those that are locked, then new ones, then those given up.
+    pub(crate) fn first_updates(&self, limit: usize) -> Result<Vec<UpdateRow>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT * FROM OFFENDER_DELTA
+             ORDER BY CASE STATUS WHEN 'INPROGRESS' THEN 0 WHEN 'FAILED' THEN 2 ELSE 1 END, OFFENDER_DELTA_ID
+             LIMIT ?1",
+        )?;
+        let rows = statement.query_map([i64::try_from(limit)?], UpdateRow::read)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 

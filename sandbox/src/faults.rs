@@ -122,6 +122,8 @@ pub struct Rule {
     /// Only for this offender: identifiers by the path, publishing by `offenderId` in the message.
     /// No other call has one.
     pub offender_id: Option<i64>,
+    /// The outage that the rule belongs to, so that the outage can end without the other rules.
+    pub outage: Option<&'static str>,
 }
 
 impl Rule {
@@ -135,6 +137,7 @@ impl Rule {
             times: None,
             probability: 1.0,
             offender_id: None,
+            outage: None,
         }
     }
 }
@@ -186,6 +189,18 @@ impl Faults {
     /// Drops the rules for one endpoint.
     pub fn clear_endpoint(&self, endpoint: Endpoint) {
         locked(&self.0.rules).retain(|rule| rule.endpoint != endpoint);
+    }
+
+    /// Drops the rules of an outage.
+    pub(crate) fn end_outage(&self, outage: &str) {
+        locked(&self.0.rules).retain(|rule| rule.outage != Some(outage));
+    }
+
+    /// Whether there are rules of this outage.
+    pub(crate) fn is_out(&self, outage: &str) -> bool {
+        locked(&self.0.rules)
+            .iter()
+            .any(|rule| rule.outage == Some(outage))
     }
 
     /// How many calls the endpoint has received, those included that a fault hit.

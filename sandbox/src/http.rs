@@ -148,12 +148,21 @@ where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
+    accept(listener, |stream| serve_connection(stream, handler.clone())).await;
+}
+
+/// As [`serve`], whatever is made of a connection.
+pub(crate) async fn accept<C, F>(listener: TcpListener, connection: C)
+where
+    C: Fn(TcpStream) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, handler.clone()));
+                    connections.spawn(connection(stream));
                 }
                 // Out of file descriptors, most likely; some will be given back soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -5,13 +5,14 @@
 //! code with the service: its own JSON is the other half of every test over the wire.
 //!
 //! Reading order: [`delius`] is the data and the lock, [`faults`] is what may go wrong, then the
-//! three stand-ins.
+//! three stand-ins. [`page`] shows it all.
 
 pub mod auth;
 mod community;
 pub mod delius;
 pub mod faults;
 mod http;
+mod page;
 pub mod topic;
 
 use std::collections::BTreeMap;
@@ -30,7 +31,11 @@ pub use self::faults::{Endpoint, Fault, Faults, Rule};
 pub use self::topic::{Message, Topic};
 
 use self::community::Community;
+use self::page::Page;
 use self::topic::TopicSettings;
+
+/// The page's port, unless it is told another one.
+pub const PAGE_PORT: u16 = 8095;
 
 /// How the world is set up; the default suits a test.
 #[derive(Clone, Debug)]
@@ -56,6 +61,10 @@ pub struct Settings {
     pub auth_address: SocketAddr,
     /// Where the topic listens.
     pub topic_address: SocketAddr,
+    /// Where the page is served; `None`: nowhere.
+    pub page_address: Option<SocketAddr>,
+    /// The SQS queue that the page shows the messages of; `None`: those of the topic here.
+    pub queue_url: Option<String>,
     /// The only topic that exists.
     pub topic_arn: String,
     /// What `GetTopicAttributes` says about confirmed subscriptions.
@@ -80,6 +89,8 @@ impl Default for Settings {
             community_address: any_port,
             auth_address: any_port,
             topic_address: any_port,
+            page_address: None,
+            queue_url: None,
             topic_arn: "arn:aws:sns:eu-west-2:000000000000:probation_offender_events".into(),
             subscriptions_confirmed: 1,
             subscriptions_pending: 0,
@@ -98,11 +109,12 @@ pub struct Sandbox {
     community_address: SocketAddr,
     auth_address: SocketAddr,
     topic_address: SocketAddr,
+    page: Option<(Page, SocketAddr)>,
     servers: JoinSet<()>,
 }
 
 impl Sandbox {
-    /// Opens the mini-Delius, binds the three addresses and serves.
+    /// Opens the mini-Delius, binds the addresses and serves.
     pub async fn start(settings: Settings) -> Result<Self> {
         let delius = match &settings.database {
             Some(path) => Delius::open(path, settings.timings)?,
@@ -144,6 +156,20 @@ impl Sandbox {
         servers.spawn(http::serve(topic_listener, move |request| {
             served.0.clone().answer(served.1.clone(), request)
         }));
+        let page = match settings.page_address {
+            Some(address) => {
+                let (listener, address) = bind(address).await?;
+                let page = Page::new(
+                    delius.clone(),
+                    faults.clone(),
+                    auth.clone(),
+                    settings.queue_url,
+                );
+                page.serve(listener, topic.clone(), &mut servers);
+                Some((page, address))
+            }
+            None => None,
+        };
         Ok(Self {
             delius,
             auth,
@@ -153,6 +179,7 @@ impl Sandbox {
             community_address,
             auth_address,
             topic_address,
+            page,
             servers,
         })
     }
@@ -197,6 +224,20 @@ impl Sandbox {
     #[must_use]
     pub fn sns_url(&self) -> String {
         format!("http://{}", self.topic_address)
+    }
+
+    /// Where the page is, if it is served.
+    #[must_use]
+    pub fn page_url(&self) -> Option<String> {
+        let (_, address) = self.page.as_ref()?;
+        Some(format!("http://{address}"))
+    }
+
+    /// Tells the page where to ask the service for its health and metrics.
+    pub fn watch_service(&self, address: String) {
+        if let Some((page, _)) = &self.page {
+            page.watch_service(address);
+        }
     }
 
     /// The environment variables of a service that is to live in this world, on any free port.

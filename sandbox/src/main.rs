@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 #[derive(Parser)]
 #[command(
     version,
-    about = "A mini-Delius with community-api, hmpps-auth and an SNS topic"
+    about = "A mini-Delius with community-api, hmpps-auth, an SNS topic and a page to see it all"
 )]
 enum Command {
     /// Serve until SIGINT or SIGTERM.
@@ -24,7 +24,7 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// The address that all three listen on
+    /// The address that all of them listen on
     #[arg(long, env = "SANDBOX_BIND", default_value = "127.0.0.1")]
     bind: IpAddr,
     /// The port of community-api; 0 takes any that is free
@@ -36,6 +36,20 @@ struct Serve {
     /// The port of the topic
     #[arg(long, env = "SANDBOX_TOPIC_PORT", default_value_t = 4575)]
     topic_port: u16,
+    /// The port of the page
+    #[arg(long, env = "SANDBOX_PAGE_PORT", default_value_t = sandbox::PAGE_PORT)]
+    page_port: u16,
+    /// Where the page asks the service for its health and metrics
+    #[arg(
+        long,
+        env = "SANDBOX_SERVICE_URL",
+        default_value = "http://localhost:8081"
+    )]
+    service_url: String,
+    /// The SQS queue of LocalStack that the page shows the messages of, and empties; without it the
+    /// page shows those of the topic here
+    #[arg(long, env = "SANDBOX_QUEUE_URL")]
+    queue_url: Option<String>,
     /// The file that holds the data, which the sqlite3 command may change at the same time; in
     /// memory without it
     #[arg(long, env = "SANDBOX_DATABASE")]
@@ -95,6 +109,8 @@ impl Serve {
             community_address: SocketAddr::new(self.bind, self.community_port),
             auth_address: SocketAddr::new(self.bind, self.auth_port),
             topic_address: SocketAddr::new(self.bind, self.topic_port),
+            page_address: Some(SocketAddr::new(self.bind, self.page_port)),
+            queue_url: self.queue_url.clone(),
             topic_arn: self.topic_arn.clone(),
             kept_messages: self.kept_messages,
             ..Settings::default()
@@ -116,8 +132,10 @@ impl Serve {
         for rule in self.faults {
             sandbox.faults().inject(rule);
         }
+        sandbox.watch_service(self.service_url);
         say(&format!(
-            "community-api {}\nhmpps-auth {}\ntopic {}",
+            "page {}\ncommunity-api {}\nhmpps-auth {}\ntopic {}",
+            sandbox.page_url().unwrap_or_default(),
             sandbox.community_url(),
             sandbox.auth_url(),
             sandbox.sns_url()

@@ -119,7 +119,7 @@ impl Topic {
         Ok(self.messages())
     }
 
-    fn messages_after(&self, sequence: u64) -> Vec<Message> {
+    pub(crate) fn messages_after(&self, sequence: u64) -> Vec<Message> {
         let kept = locked(&self.0.kept);
         let first = kept.partition_point(|message| message.sequence <= sequence);
         kept.range(first..).cloned().collect()

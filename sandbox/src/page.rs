@@ -1,0 +1,341 @@
+//! The sandbox as a page: people to change, `OFFENDER_DELTA`, messages, outages and the service's vital signs, live.
+//!
+//! HTML is rendered here, whole or in fragments that are sent as they change. Reading order: [`changes`] is what can be
+//! done, [`view`] what is shown, [`guard`] who may.
+
+mod changes;
+mod filter_policy;
+mod guard;
+mod live;
+mod messages;
+mod outages;
+mod view;
+mod vital_signs;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::extract::{DefaultBodyLimit, Form, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use futures_util::stream::{Stream, unfold};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::interval;
+
+use self::changes::{Change, Values};
+use self::filter_policy::FilterPolicy;
+use self::messages::{Inbox, Queue};
+use self::outages::Outage;
+use self::view::{Outcome, Shown};
+use self::vital_signs::VitalSigns;
+use crate::auth::Auth;
+use crate::delius::{Delius, Timings};
+use crate::faults::Faults;
+use crate::http;
+use crate::locked;
+use crate::topic::Topic;
+
+/// A filter policy of 256 KB, each character of it escaped in the form.
+const MOST_BYTES: usize = 1024 * 1024;
+/// How often the page looks for something new.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOCK_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
+
+/// What the page shows; a clone is another handle to the same world.
+#[derive(Clone)]
+pub(crate) struct Page(Arc<Inner>);
+
+struct Inner {
+    delius: Delius,
+    faults: Faults,
+    auth: Auth,
+    inbox: Inbox,
+    vital_signs: VitalSigns,
+    subscription: Mutex<Subscription>,
+    /// The queue that messages come from; `None`: the sandbox's own topic.
+    queue_url: Option<String>,
+}
+
+/// What the viewer subscribes to.
+#[derive(Default)]
+struct Subscription {
+    /// As it was typed.
+    text: String,
+    policy: Option<FilterPolicy>,
+}
+
+impl Page {
+    pub(crate) fn new(
+        delius: Delius,
+        faults: Faults,
+        auth: Auth,
+        queue_url: Option<String>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            delius,
+            faults,
+            auth,
+            inbox: Inbox::default(),
+            vital_signs: VitalSigns::default(),
+            subscription: Mutex::default(),
+            queue_url,
+        }))
+    }
+
+    /// Tells the page where the service is.
+    pub(crate) fn watch_service(&self, address: String) {
+        self.0.vital_signs.watch(address);
+    }
+
+    /// Serves the page, and follows what it shows.
+    pub(crate) fn serve(&self, listener: TcpListener, topic: Topic, servers: &mut JoinSet<()>) {
+        let client = reqwest::Client::new();
+        servers.spawn(self.0.vital_signs.clone().follow(client.clone()));
+        let inbox = self.0.inbox.clone();
+        match &self.0.queue_url {
+            Some(url) => servers.spawn(inbox.follow_queue(Queue::new(url.clone(), client))),
+            None => servers.spawn(inbox.follow_topic(topic)),
+        };
+        let router = self.router();
+        servers.spawn(http::accept(listener, move |stream| {
+            serve_connection(stream, router.clone())
+        }));
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .route("/", get(show))
+            .route("/live", get(follow))
+            .route(
+                "/page.css",
+                get(|| async { asset("text/css", include_str!("page/page.css")) }),
+            )
+            .route(
+                "/page.js",
+                get(|| async { asset("text/javascript", include_str!("page/page.js")) }),
+            )
+            .route("/people/{offender}/{change}", post(change))
+            .route("/outages/{outage}", post(switch))
+            .route("/lock", post(set_lock))
+            .route("/subscription", post(subscribe))
+            .layer(DefaultBodyLimit::max(MOST_BYTES))
+            .layer(middleware::from_fn(guard::guard))
+            .with_state(self.clone())
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router) {
+    // An error is the browser's going away.
+    let _ = http1::Builder::new()
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+}
+
+fn asset(content_type: &'static str, text: &'static str) -> Response {
+    ([(CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// An error that nobody expects, such as a database that is locked.
+struct Unexpected(anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Unexpected {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Unexpected {
+    fn into_response(self) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", self.0)).into_response()
+    }
+}
+
+type Answer = Result<Response, Unexpected>;
+
+#[derive(Default, Deserialize)]
+struct Address {
+    person: Option<i64>,
+    /// Somebody who is not in the list.
+    crn: Option<String>,
+    /// What has just been done.
+    done: Option<String>,
+}
+
+async fn show(State(page): State<Page>, Query(address): Query<Address>) -> Answer {
+    let found = match address.crn.as_deref().map(str::trim) {
+        Some(crn) => view::find_person(&page.0.delius, crn)?,
+        None => address.person,
+    };
+    let outcome = match (address.crn, found, address.done) {
+        (Some(crn), None, _) => Outcome::refused(
+            "crn",
+            vec![(
+                "crn".into(),
+                format!("There is nobody with the CRN {crn:.20}"),
+            )],
+        ),
+        (_, _, Some(done)) => Outcome::Done(done),
+        _ => Outcome::None,
+    };
+    page.answer(&Shown {
+        person: found,
+        outcome,
+    })
+}
+
+impl Page {
+    fn answer(&self, shown: &Shown) -> Answer {
+        let status = match shown.outcome {
+            Outcome::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::OK,
+        };
+        Ok((status, Html(view::document(self, shown)?.into_string())).into_response())
+    }
+}
+
+/// Back to the page, which says what was done, beside where it was done.
+fn done(person: Option<i64>, what: &str) -> Response {
+    let person = person
+        .map(|person| format!("person={person}&"))
+        .unwrap_or_default();
+    Redirect::to(&format!("/?{person}done={what}#outcome")).into_response()
+}
+
+async fn change(
+    State(page): State<Page>,
+    Path((offender, name)): Path<(i64, String)>,
+    Form(values): Form<Values>,
+) -> Answer {
+    let Some(change) = Change::find(&name) else {
+        return Ok(StatusCode::NOT_FOUND.into_response());
+    };
+    let mut faults: Vec<_> = change
+        .faults(&values)
+        .into_iter()
+        .map(|(field, fault)| (view::field_id(change, field), fault))
+        .collect();
+    if faults.is_empty() {
+        if change.make(&page.0.delius, offender, &values)? {
+            return Ok(done(Some(offender), change.name));
+        }
+        faults.push((
+            view::change_id(change),
+            "Nothing was changed: the record is not there any more".into(),
+        ));
+    }
+    page.answer(&Shown {
+        person: Some(offender),
+        outcome: Outcome::Refused {
+            what: change.name.into(),
+            faults,
+            values,
+        },
+    })
+}
+
+async fn switch(
+    State(page): State<Page>,
+    Path(name): Path<String>,
+    Form(form): Form<BTreeMap<String, String>>,
+) -> Answer {
+    let Some(outage) = Outage::find(&name) else {
+        return Ok(StatusCode::NOT_FOUND.into_response());
+    };
+    outage.switch(
+        form.get("on").is_some_and(|on| on == "true"),
+        &page.0.faults,
+        &page.0.auth,
+    );
+    Ok(done(person_of(&form), outage.name))
+}
+
+/// The person who is shown, so that the page does not jump to another one.
+fn person_of(form: &BTreeMap<String, String>) -> Option<i64> {
+    form.get("person")?.parse().ok()
+}
+
+async fn set_lock(State(page): State<Page>, Form(form): Form<Values>) -> Answer {
+    let seconds = form.get("seconds").map_or("", |seconds| seconds.trim());
+    let Some(lock_expiry_seconds) = seconds
+        .parse()
+        .ok()
+        .filter(|seconds| LOCK_SECONDS.contains(seconds))
+    else {
+        let fault = format!(
+            "Lock must be a whole number from {} to {}",
+            LOCK_SECONDS.start(),
+            LOCK_SECONDS.end()
+        );
+        return page.answer(&Shown {
+            person: person_of(&form),
+            outcome: Outcome::Refused {
+                what: "lock".into(),
+                faults: vec![("lock-seconds".into(), fault)],
+                values: form,
+            },
+        });
+    };
+    page.0.delius.set_timings(Timings {
+        lock_expiry_seconds,
+        ..page.0.delius.timings()
+    });
+    Ok(done(person_of(&form), "lock"))
+}
+
+async fn subscribe(State(page): State<Page>, Form(form): Form<Values>) -> Answer {
+    let text = form.get("policy").map_or("", |text| text.trim());
+    let policy = match text {
+        "" => None,
+        text => match FilterPolicy::read(text) {
+            Ok(policy) => Some(policy),
+            Err(error) => {
+                let fault = format!("SNS would refuse this policy. {error:#}");
+                return page.answer(&Shown {
+                    person: person_of(&form),
+                    outcome: Outcome::Refused {
+                        what: "policy".into(),
+                        faults: vec![("policy".into(), fault)],
+                        values: form,
+                    },
+                });
+            }
+        },
+    };
+    *locked(&page.0.subscription) = Subscription {
+        text: text.into(),
+        policy,
+    };
+    Ok(done(person_of(&form), "policy"))
+}
+
+/// Sends those fragments of the page that have changed since they were last sent.
+async fn follow(State(page): State<Page>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let start = (page, interval(LOOK_EVERY), BTreeMap::new());
+    let events = unfold(start, |(page, mut ticks, mut sent)| async move {
+        loop {
+            ticks.tick().await;
+            let mut fragments = live::fragments(&page);
+            fragments.retain(|name, html| sent.get(name) != Some(html));
+            if let Ok(event) = Event::default().json_data(&fragments)
+                && !fragments.is_empty()
+            {
+                sent.extend(fragments);
+                return Some((Ok(event), (page, ticks, sent)));
+            }
+        }
+    });
+    Sse::new(events).keep_alive(KeepAlive::default())
+}

@@ -1,0 +1,577 @@
+//! An SNS filter policy over message attributes: read and refused as SNS does, then asked about messages.
+//!
+//! Source of limits and matching: the SNS developer guide, "Filter policy constraints" and "String value matching" with
+//! their neighbours. The words of a refusal are those of SNS where they are known.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+const MOST_BYTES: usize = 256 * 1024;
+const MOST_NAMES: usize = 5;
+const MOST_COMBINATIONS: usize = 150;
+/// What a number in a policy stays below, on either side of zero.
+const HIGHEST_NUMBER: f64 = 1e9;
+/// Numbers are compared with five digits after the decimal point.
+const NUMBER_SCALE: f64 = 1e5;
+
+/// Name to data type and value.
+type Attributes = BTreeMap<String, (String, String)>;
+
+/// A policy that SNS would accept.
+#[derive(Debug)]
+pub(super) struct FilterPolicy(Vec<Condition>);
+
+/// All conditions of a policy have to be met.
+#[derive(Debug)]
+enum Condition {
+    /// The attribute, of which one pattern has to match.
+    Attribute(String, Vec<Pattern>),
+    /// One of these sets has to be met.
+    Or(Vec<Vec<Condition>>),
+}
+
+#[derive(Debug)]
+enum Pattern {
+    Exact(Value),
+    Prefix(String),
+    Suffix(String),
+    IgnoringCase(String),
+    AnythingBut(Vec<Pattern>),
+    Exists(bool),
+    Numeric(Vec<(Comparison, f64)>),
+    /// Network and prefix length.
+    Cidr(u32, u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Comparison {
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl FilterPolicy {
+    /// Reads JSON, or Terraform with `filter_policy = "…"` in it.
+    pub(super) fn read(text: &str) -> Result<Self> {
+        let text = text.trim();
+        ensure!(
+            text.len() <= MOST_BYTES,
+            "FilterPolicy: the policy is larger than 256 KB"
+        );
+        let json = match terraform_string(text)? {
+            Some(inner) => inner,
+            None => text.to_owned(),
+        };
+        let policy: Value =
+            serde_json::from_str(&json).context("FilterPolicy: failed to parse JSON")?;
+        let Value::Object(policy) = policy else {
+            bail!("FilterPolicy: the policy must be a JSON object");
+        };
+        ensure!(
+            names(&policy) <= MOST_NAMES,
+            "FilterPolicy: Filter policy can not have more than {MOST_NAMES} keys"
+        );
+        let conditions = read_conditions(&policy)?;
+        ensure!(
+            combinations(&conditions) <= MOST_COMBINATIONS,
+            "FilterPolicy: Filter policy is too complex: {} combinations of values, where {MOST_COMBINATIONS} are allowed",
+            combinations(&conditions)
+        );
+        Ok(Self(conditions))
+    }
+
+    /// Whether a subscription with this policy receives a message with these attributes.
+    pub(super) fn accepts(&self, attributes: &Attributes) -> bool {
+        all_met(&self.0, attributes)
+    }
+}
+
+/// The string in Terraform's `filter_policy = "…"`, or a string by itself. Its escapes are those of JSON.
+fn terraform_string(text: &str) -> Result<Option<String>> {
+    let rest = match text.split_once("filter_policy") {
+        Some((_, rest)) if !text.starts_with('{') => {
+            let value = rest.trim_start().strip_prefix('=').map(str::trim_start);
+            value.filter(|value| value.starts_with('"')).context(
+                "FilterPolicy: after filter_policy an equals sign and a string in quotation marks are expected",
+            )?
+        }
+        _ if text.starts_with('"') => text,
+        _ => return Ok(None),
+    };
+    let string = serde_json::Deserializer::from_str(rest)
+        .into_iter::<String>()
+        .next();
+    Ok(Some(
+        string
+            .context("FilterPolicy: there is no string")?
+            .context("FilterPolicy: the string does not end, or has bad escapes")?,
+    ))
+}
+
+fn names(policy: &Map<String, Value>) -> usize {
+    let of = |(key, value): (&String, &Value)| match value.as_array() {
+        Some(sets) if key == "$or" => sets.iter().filter_map(Value::as_object).map(names).sum(),
+        _ => 1,
+    };
+    policy.iter().map(of).sum()
+}
+
+/// The number of values of each name, multiplied; those of alternatives added.
+fn combinations(conditions: &[Condition]) -> usize {
+    let of = |condition: &Condition| match condition {
+        Condition::Attribute(_, patterns) => patterns.len(),
+        Condition::Or(sets) => sets.iter().map(|set| combinations(set)).sum(),
+    };
+    conditions.iter().map(of).fold(1, usize::saturating_mul)
+}
+
+fn read_conditions(policy: &Map<String, Value>) -> Result<Vec<Condition>> {
+    policy
+        .iter()
+        .map(|(name, value)| read_condition(name, value))
+        .collect()
+}
+
+fn read_condition(name: &str, value: &Value) -> Result<Condition> {
+    let values = match value {
+        Value::Array(values) => values,
+        Value::Object(_) => {
+            bail!("Filter policy scope MessageAttributes does not support nested filter policy")
+        }
+        _ => bail!("FilterPolicy: \"{name}\" must be an object or an array"),
+    };
+    ensure!(
+        !values.is_empty(),
+        "FilterPolicy: Empty arrays are not allowed"
+    );
+    // With fewer than two sets, or with anything else in it, `$or` is a name like any other.
+    if name == "$or" && values.len() > 1 && values.iter().all(Value::is_object) {
+        let sets = values
+            .iter()
+            .filter_map(Value::as_object)
+            .map(read_conditions);
+        return Ok(Condition::Or(sets.collect::<Result<_>>()?));
+    }
+    let patterns = values.iter().map(read_pattern);
+    Ok(Condition::Attribute(
+        name.to_owned(),
+        patterns.collect::<Result<_>>()?,
+    ))
+}
+
+fn read_pattern(value: &Value) -> Result<Pattern> {
+    let operator = match value {
+        Value::Array(_) => {
+            bail!("FilterPolicy: Match value must be String, number, true, false, or null")
+        }
+        Value::Object(operator) => operator,
+        Value::Number(number) => {
+            in_range(number.as_f64())?;
+            return Ok(Pattern::Exact(value.clone()));
+        }
+        _ => return Ok(Pattern::Exact(value.clone())),
+    };
+    let mut members = operator.iter();
+    let (Some((name, operand)), None) = (members.next(), members.next()) else {
+        bail!("FilterPolicy: Only one key allowed in match expression");
+    };
+    let text = || {
+        operand
+            .as_str()
+            .map(str::to_owned)
+            .with_context(|| format!("FilterPolicy: {name} match pattern must be a string"))
+    };
+    Ok(match name.as_str() {
+        "prefix" => Pattern::Prefix(text()?),
+        "suffix" => Pattern::Suffix(text()?),
+        "equals-ignore-case" => Pattern::IgnoringCase(text()?),
+        "exists" => Pattern::Exists(
+            operand
+                .as_bool()
+                .context("FilterPolicy: exists match pattern must be either true or false.")?,
+        ),
+        "anything-but" => Pattern::AnythingBut(read_anything_but(operand)?),
+        "numeric" => Pattern::Numeric(read_numeric(operand)?),
+        "cidr" => read_cidr(&text()?)?,
+        _ => bail!("FilterPolicy: Unrecognized match type {name}"),
+    })
+}
+
+fn read_anything_but(operand: &Value) -> Result<Vec<Pattern>> {
+    let values = match operand {
+        Value::Array(values) if values.is_empty() => {
+            bail!("FilterPolicy: Empty arrays are not allowed")
+        }
+        Value::Array(values) => values.as_slice(),
+        single => std::slice::from_ref(single),
+    };
+    let patterns = values
+        .iter()
+        .map(read_pattern)
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(
+        patterns.iter().all(|pattern| matches!(
+            pattern,
+            Pattern::Exact(Value::String(_) | Value::Number(_)) | Pattern::Prefix(_)
+        )),
+        "FilterPolicy: Unsupported anything-but pattern: strings, numbers and prefix are allowed"
+    );
+    Ok(patterns)
+}
+
+fn read_numeric(operand: &Value) -> Result<Vec<(Comparison, f64)>> {
+    let members = operand
+        .as_array()
+        .context("FilterPolicy: Value of numeric must be an array.")?;
+    let comparison = |pair: &[Value]| {
+        let symbol = pair[0].as_str().with_context(|| {
+            format!("FilterPolicy: Invalid member in numeric match: {}", pair[0])
+        })?;
+        let comparison = match symbol {
+            "=" => Comparison::Equal,
+            "<" => Comparison::Less,
+            "<=" => Comparison::LessOrEqual,
+            ">" => Comparison::Greater,
+            ">=" => Comparison::GreaterOrEqual,
+            _ => bail!("FilterPolicy: Unrecognized numeric range operator: {symbol}"),
+        };
+        let number = pair.get(1).and_then(Value::as_f64);
+        ensure!(
+            number.is_some(),
+            "FilterPolicy: Value of {symbol} must be numeric"
+        );
+        Ok((comparison, in_range(number)?))
+    };
+    let comparisons = members
+        .chunks(2)
+        .map(comparison)
+        .collect::<Result<Vec<_>>>()?;
+    match *comparisons {
+        [_] => {}
+        [
+            (Comparison::Greater | Comparison::GreaterOrEqual, bottom),
+            (Comparison::Less | Comparison::LessOrEqual, top),
+        ] => {
+            ensure!(bottom < top, "FilterPolicy: Bottom must be less than top");
+        }
+        [] => bail!("FilterPolicy: Invalid member in numeric match: ]"),
+        _ => bail!("FilterPolicy: Too many elements in numeric expression"),
+    }
+    Ok(comparisons)
+}
+
+fn in_range(number: Option<f64>) -> Result<f64> {
+    number
+        .filter(|number| number.abs() <= HIGHEST_NUMBER)
+        .context("FilterPolicy: numbers must be from -10^9 to 10^9")
+}
+
+fn read_cidr(text: &str) -> Result<Pattern> {
+    let (address, bits) = text
+        .split_once('/')
+        .context("FilterPolicy: Malformed CIDR, one '/' required")?;
+    let address: Ipv4Addr = address
+        .parse()
+        .context("FilterPolicy: this sandbox understands cidr with IPv4 addresses only")?;
+    let bits = bits
+        .parse()
+        .ok()
+        .filter(|bits| *bits <= 32)
+        .context("FilterPolicy: Malformed CIDR, mask bits must be an integer from 0 to 32")?;
+    Ok(Pattern::Cidr(address.to_bits(), bits))
+}
+
+fn all_met(conditions: &[Condition], attributes: &Attributes) -> bool {
+    conditions.iter().all(|condition| match condition {
+        Condition::Or(sets) => sets.iter().any(|set| all_met(set, attributes)),
+        Condition::Attribute(name, patterns) => {
+            let values = attributes
+                .get(name)
+                .map(|(data_type, value)| values(data_type, value))
+                .unwrap_or_default();
+            patterns.iter().any(|pattern| match pattern {
+                // An empty set of attributes meets nothing, not even this.
+                Pattern::Exists(exists) => !attributes.is_empty() && *exists != values.is_empty(),
+                _ => values.iter().any(|value| pattern.matches(value)),
+            })
+        }
+    })
+}
+
+/// What an attribute is compared by: each element of an array, and nothing where it is binary.
+fn values(data_type: &str, value: &str) -> Vec<Value> {
+    // A custom type such as Number.java.lang.Long counts as its first part.
+    match data_type.split('.').next() {
+        _ if data_type == "String.Array" => serde_json::from_str(value).unwrap_or_default(),
+        Some("String") => vec![value.into()],
+        Some("Number") => value.parse::<f64>().map(Value::from).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+impl Pattern {
+    fn matches(&self, value: &Value) -> bool {
+        let text = value.as_str();
+        match self {
+            Self::Exact(wanted) => match (wanted.as_f64(), value.as_f64()) {
+                (Some(wanted), Some(number)) => Comparison::Equal.holds(number, wanted),
+                _ => wanted == value,
+            },
+            Self::Prefix(prefix) => text.is_some_and(|text| text.starts_with(prefix)),
+            Self::Suffix(suffix) => text.is_some_and(|text| text.ends_with(suffix)),
+            Self::IgnoringCase(wanted) => {
+                text.is_some_and(|text| text.to_lowercase() == wanted.to_lowercase())
+            }
+            Self::AnythingBut(patterns) => !patterns.iter().any(|pattern| pattern.matches(value)),
+            Self::Numeric(comparisons) => value.as_f64().is_some_and(|number| {
+                comparisons
+                    .iter()
+                    .all(|(comparison, wanted)| comparison.holds(number, *wanted))
+            }),
+            Self::Cidr(network, bits) => text
+                .and_then(|text| text.parse::<Ipv4Addr>().ok())
+                .is_some_and(|address| {
+                    (address.to_bits() ^ network)
+                        .checked_shr(32 - bits)
+                        .unwrap_or(0)
+                        == 0
+                }),
+            // Decided by whoever knows whether the attribute is there.
+            Self::Exists(exists) => *exists,
+        }
+    }
+}
+
+impl Comparison {
+    fn holds(self, number: f64, wanted: f64) -> bool {
+        let order = (number * NUMBER_SCALE)
+            .round()
+            .total_cmp(&(wanted * NUMBER_SCALE).round());
+        match self {
+            Self::Equal => order.is_eq(),
+            Self::Less => order.is_lt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::Greater => order.is_gt(),
+            Self::GreaterOrEqual => order.is_ge(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(list: &[(&str, &str, &str)]) -> Attributes {
+        let one = |(name, data_type, value): &(&str, &str, &str)| {
+            (
+                (*name).to_owned(),
+                ((*data_type).to_owned(), (*value).to_owned()),
+            )
+        };
+        list.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_policy_accepts_what_sns_would_deliver() {
+        let message = attributes(&[
+            ("eventType", "String", "OFFENDER_DETAILS_CHANGED"),
+            ("source", "String", "delius"),
+            ("timestamp", "Number.java.lang.Long", "1595166000000"),
+            ("price", "Number", "3.015e2"),
+            ("tags", "String.Array", r#"["rugby", "tennis", 7, true]"#),
+            ("address", "String", "10.0.0.255"),
+            ("picture", "Binary", "AAAA"),
+        ]);
+        for (policy, accepted) in [
+            ("{}", true),
+            (
+                r#"{"eventType": ["OFFENDER_DETAILS_CHANGED", "OFFENDER_MERGED"]}"#,
+                true,
+            ),
+            (r#"{"eventType": ["offender_details_changed"]}"#, false),
+            (
+                r#"{"eventType": ["OFFENDER_DETAILS_CHANGED"], "source": ["elite2"]}"#,
+                false,
+            ),
+            (r#"{"eventType": [{"prefix": "OFFENDER_"}]}"#, true),
+            (r#"{"eventType": [{"prefix": "SENTENCE_"}]}"#, false),
+            (r#"{"eventType": [{"suffix": "_CHANGED"}]}"#, true),
+            (r#"{"eventType": [{"suffix": "_MERGED"}]}"#, false),
+            (
+                r#"{"eventType": [{"equals-ignore-case": "offender_Details_changed"}]}"#,
+                true,
+            ),
+            (
+                r#"{"eventType": [{"anything-but": ["OFFENDER_CHANGED"]}]}"#,
+                true,
+            ),
+            (
+                r#"{"eventType": [{"anything-but": "OFFENDER_DETAILS_CHANGED"}]}"#,
+                false,
+            ),
+            (
+                r#"{"eventType": [{"anything-but": {"prefix": "OFFENDER_"}}]}"#,
+                false,
+            ),
+            (r#"{"nothing": [{"anything-but": ["x"]}]}"#, false),
+            (
+                r#"{"nothing": [{"anything-but": ["x"]}, {"exists": false}]}"#,
+                true,
+            ),
+            (r#"{"nothing": [{"exists": true}]}"#, false),
+            (r#"{"source": [{"exists": true}]}"#, true),
+            (r#"{"source": [{"exists": false}]}"#, false),
+            (r#"{"price": [301.5]}"#, true),
+            (r#"{"price": [301.500001]}"#, true),
+            (r#"{"price": ["301.5"]}"#, false),
+            (r#"{"price": [{"numeric": ["=", 301.5]}]}"#, true),
+            (r#"{"price": [{"numeric": [">", 300, "<=", 301.5]}]}"#, true),
+            (r#"{"price": [{"numeric": [">", 301.5]}]}"#, false),
+            (r#"{"price": [{"anything-but": [301.5]}]}"#, false),
+            (r#"{"timestamp": [{"numeric": [">=", 1000000000]}]}"#, true),
+            (r#"{"source": [{"numeric": [">", 0]}]}"#, false),
+            (r#"{"tags": ["tennis"]}"#, true),
+            (r#"{"tags": [true]}"#, true),
+            (r#"{"tags": [{"numeric": ["<", 8]}]}"#, true),
+            (r#"{"tags": [{"anything-but": ["rugby"]}]}"#, true),
+            (r#"{"picture": ["AAAA"]}"#, false),
+            (r#"{"address": [{"cidr": "10.0.0.0/24"}]}"#, true),
+            (r#"{"address": [{"cidr": "10.0.1.0/24"}]}"#, false),
+            (r#"{"address": [{"cidr": "0.0.0.0/0"}]}"#, true),
+            (
+                r#"{"$or": [{"source": ["elite2"]}, {"price": [301.5]}]}"#,
+                true,
+            ),
+            (
+                r#"{"$or": [{"source": ["elite2"]}, {"price": [1]}]}"#,
+                false,
+            ),
+            (
+                r#"{"source": ["delius"], "$or": [{"tags": ["x"]}, {"tags": ["rugby"]}]}"#,
+                true,
+            ),
+        ] {
+            assert_eq!(
+                FilterPolicy::read(policy).unwrap().accepts(&message),
+                accepted,
+                "{policy}"
+            );
+        }
+        let absent = FilterPolicy::read(r#"{"a": [{"exists": false}]}"#).unwrap();
+        assert!(!absent.accepts(&Attributes::new()), "no attributes at all");
+    }
+
+    #[test]
+    fn terraform_is_read_as_it_is_pasted() {
+        let readme = include_str!("../../../README.md");
+        let block = readme
+            .split("```terraform")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .unwrap();
+        let line = block
+            .lines()
+            .find(|line| line.contains("filter_policy"))
+            .unwrap();
+        let string = line.split_once("= ").unwrap().1;
+        for pasted in [
+            block,
+            line,
+            string,
+            r#"{"eventType":["OFFENDER_DETAILS_CHANGED","OFFENDER_ADDRESS_CHANGED"]}"#,
+        ] {
+            let policy = FilterPolicy::read(pasted).unwrap();
+            let accepts = |event| policy.accepts(&attributes(&[("eventType", "String", event)]));
+            assert!(
+                accepts("OFFENDER_DETAILS_CHANGED") && accepts("OFFENDER_ADDRESS_CHANGED"),
+                "{pasted}"
+            );
+            assert!(!accepts("OFFENDER_CHANGED"), "{pasted}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_sns_would_refuse_is_refused_with_the_reason() {
+        let complex = format!(r#"{{"a": [{0}], "b": [{0}]}}"#, vec!["1"; 13].join(","));
+        let huge = format!(r#"{{"a": ["{}"]}}"#, "x".repeat(MOST_BYTES));
+        for (policy, reason) in [
+            ("", "failed to parse JSON"),
+            ("{", "failed to parse JSON"),
+            ("[]", "must be a JSON object"),
+            (
+                "filter_policy = jsonencode({})",
+                "a string in quotation marks",
+            ),
+            (r#"filter_policy = "{}"#, "does not end"),
+            (
+                r#"{"eventType": "A"}"#,
+                r#""eventType" must be an object or an array"#,
+            ),
+            (r#"{"eventType": {"a": ["b"]}}"#, "does not support nested"),
+            (r#"{"eventType": []}"#, "Empty arrays"),
+            (r#"{"eventType": [["A"]]}"#, "Match value must be"),
+            (
+                r#"{"eventType": [{"startswith": "A"}]}"#,
+                "Unrecognized match type startswith",
+            ),
+            (
+                r#"{"eventType": [{"prefix": "A", "suffix": "B"}]}"#,
+                "Only one key",
+            ),
+            (
+                r#"{"eventType": [{"prefix": 1}]}"#,
+                "prefix match pattern must be a string",
+            ),
+            (
+                r#"{"eventType": [{"exists": "yes"}]}"#,
+                "exists match pattern",
+            ),
+            (
+                r#"{"eventType": [{"anything-but": [{"suffix": "A"}]}]}"#,
+                "Unsupported anything-but pattern",
+            ),
+            (r#"{"eventType": [{"anything-but": []}]}"#, "Empty arrays"),
+            (r#"{"n": [1000000001]}"#, "from -10^9 to 10^9"),
+            (
+                r#"{"n": [{"numeric": []}]}"#,
+                "Invalid member in numeric match",
+            ),
+            (r#"{"n": [{"numeric": 5}]}"#, "must be an array"),
+            (
+                r#"{"n": [{"numeric": ["<"]}]}"#,
+                "Value of < must be numeric",
+            ),
+            (
+                r#"{"n": [{"numeric": ["!", 1]}]}"#,
+                "Unrecognized numeric range operator",
+            ),
+            (
+                r#"{"n": [{"numeric": ["<", 1, ">", 0]}]}"#,
+                "Too many elements",
+            ),
+            (
+                r#"{"n": [{"numeric": [">", 1, "<", 1]}]}"#,
+                "Bottom must be less than top",
+            ),
+            (r#"{"ip": [{"cidr": "10.0.0.0"}]}"#, "Malformed CIDR"),
+            (
+                r#"{"a":[1],"b":[1],"c":[1],"d":[1],"e":[1],"f":[1]}"#,
+                "more than 5 keys",
+            ),
+            (
+                r#"{"a":[1],"b":[1],"c":[1],"d":[1],"$or":[{"e":[1]},{"f":[1]}]}"#,
+                "more than 5 keys",
+            ),
+            (&complex, "too complex"),
+            (&huge, "larger than 256 KB"),
+        ] {
+            let error = format!("{:#}", FilterPolicy::read(policy).unwrap_err());
+            assert!(error.contains(reason), "{policy:.80}: {error}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The parts of the page that change by themselves, each rendered whole.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::Page;
+use super::messages::{Arrival, attribute, seconds_since_change};
+use super::vital_signs::{MOST_SAMPLES, Record, Sample, age_between, series};
+use crate::delius::{Status, UpdateRow};
+use crate::locked;
+
+const MOST_ROWS: usize = 50;
+/// The height of a drawing, and the room left above and below the line.
+const HEIGHT: f64 = 28.0;
+const MARGIN: f64 = 2.0;
+
+/// All of them, by the id of the element that they are the content of.
+pub(super) fn fragments(page: &Page) -> BTreeMap<&'static str, String> {
+    let record = page.0.vital_signs.record();
+    BTreeMap::from([
+        ("rows", rows(page).into_string()),
+        ("messages", messages(page).into_string()),
+        ("reaction", reaction(&record).into_string()),
+        ("signs", signs(&record).into_string()),
+    ])
+}
+
+pub(super) fn rows(page: &Page) -> Markup {
+    let delius = &page.0.delius;
+    let (rows, count) = match (delius.first_updates(MOST_ROWS), delius.count_updates()) {
+        (Ok(rows), Ok(count)) => (rows, count),
+        (Err(error), _) | (_, Err(error)) => {
+            return html! { p { "The rows cannot be read: " (error) } };
+        }
+    };
+    let lock = delius.timings().lock_expiry_seconds;
+    let now = Timestamp::now().as_second();
+    html! {
+        @if rows.is_empty() {
+            p.empty { "No rows: every change has been dealt with." }
+        } @else {
+            table {
+                caption.hidden { "Rows of OFFENDER_DELTA" }
+                thead { tr { th scope="col" { "Row" } th scope="col" { "Changed" } th scope="col" { "Status" } } }
+                tbody { @for row in &rows { (table_row(row, now - row.last_updated, lock)) } }
+            }
+            @if count > rows.len() { p { "And " (count - rows.len()) " more." } }
+        }
+    }
+}
+
+fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
+    let left = lock - rested;
+    let (class, status) = match row.status {
+        Status::Created => ("created", "CREATED"),
+        Status::InProgress => ("held", "INPROGRESS"),
+        Status::Failed => ("failed", "FAILED"),
+    };
+    html! {
+        tr {
+            th scope="row" { (row.offender_delta_id) }
+            td {
+                span.code { (row.source_table.as_deref().unwrap_or("no table")) " " (row.source_record_id.map(|id| id.to_string()).unwrap_or_default()) }
+                br;
+                (row.action) ", offender " (row.offender_id)
+            }
+            td {
+                span.tag.(class) { (status) }
+                " "
+                @match row.status {
+                    Status::Created => "waits to be claimed",
+                    Status::InProgress if left > 0 => { "claimed; the lock holds for " (duration(left)) }
+                    Status::InProgress => "the lock has run out: it is served again",
+                    Status::Failed => "given up, and never served again",
+                }
+            }
+        }
+    }
+}
+
+fn duration(seconds: i64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (0, seconds) => format!("{seconds} s"),
+        (minutes, seconds) => format!("{minutes} min {seconds} s"),
+    }
+}
+
+pub(super) fn messages(page: &Page) -> Markup {
+    let arrivals = page.0.inbox.latest();
+    let subscription = locked(&page.0.subscription);
+    let received: Vec<&Arrival> = arrivals
+        .iter()
+        .filter(|arrival| {
+            subscription
+                .policy
+                .as_ref()
+                .is_none_or(|policy| policy.accepts(&arrival.message.attributes))
+        })
+        .collect();
+    html! {
+        @if let Some(trouble) = page.0.inbox.trouble() { p.trouble { "No messages can be had: " (trouble) } }
+        @if subscription.policy.is_some() {
+            p { "This subscription received " (received.len()) " of the latest " (arrivals.len()) " messages." }
+        }
+        @if received.is_empty() { p.empty { "No messages yet." } }
+        ol.messages { @for arrival in received { (message(arrival, &arrivals)) } }
+    }
+}
+
+fn message(arrival: &Arrival, all: &[Arrival]) -> Markup {
+    let message = &arrival.message;
+    html! {
+        li {
+            p.head {
+                strong { (attribute(message, "eventType").unwrap_or("no eventType")) }
+                @if arrival.redelivered { " " span.tag.failed { "Redelivery" } }
+                span.when {
+                    time datetime=(message.received_at) { (message.received_at.strftime("%H:%M:%S")) " UTC" }
+                    @if let Some(seconds) = seconds_since_change(message, all) { ", " (format!("{seconds:.1}")) " s after the change" }
+                }
+            }
+            p.code.body { (message.body) }
+            dl {
+                div { dt { "Message id" } dd.code { (message.message_id) } }
+                @for (name, (data_type, value)) in &message.attributes {
+                    div { dt { (name) " (" (data_type) ")" } dd.code { (value) } }
+                }
+            }
+        }
+    }
+}
+
+/// What the service makes of an outage, in words.
+pub(super) fn reaction(record: &Record) -> Markup {
+    let Some(now) = record.now() else {
+        return html! { p { (silence(record)) } };
+    };
+    let down: Vec<&str> = record
+        .components
+        .iter()
+        .filter(|component| component.status != "UP")
+        .map(|component| component.name.as_str())
+        .collect();
+    html! {
+        p {
+            @if now.claims_suspended > 0.0 { span.tag.held { "Claims suspended" } " The service claims no rows but one now and then, to see whether the trouble is over. " }
+            @else { span.tag.created { "Claims run" } " Nothing keeps the service from claiming rows. " }
+            "Rows in hand: " (now.in_flight) ". "
+            @if down.is_empty() { "All of its health checks are up." } @else { "Its health is down because of " (down.join(", ")) "." }
+        }
+    }
+}
+
+fn silence(record: &Record) -> String {
+    match (&record.address, &record.trouble) {
+        (None, _) => "Nobody has told the sandbox where the service is.".into(),
+        (Some(address), None) => format!("The service at {address} has not been asked yet."),
+        (Some(address), Some(trouble)) => {
+            format!(
+                "The service at {address} does not answer ({trouble}). It is asked again every 2 seconds."
+            )
+        }
+    }
+}
+
+pub(super) fn signs(record: &Record) -> Markup {
+    html! {
+        @if record.now().is_none() { p.trouble { (silence(record)) } }
+        table.signs {
+            caption { "Metrics" }
+            thead { tr { th scope="col" { "Sign" } th scope="col" { "Now" } th scope="col" { "Last 5 minutes" } } }
+            tbody {
+                (sign(record, "Update age, last", age_between, "s"))
+                (sign(record, "Update age, average", |_, now| (now.age_count > 0.0).then(|| now.age_sum / now.age_count), "s"))
+                (sign(record, "Update age, longest", |_, now| Some(now.age_max), "s"))
+                (counter(record, "Events published", |sample| sample.published))
+                (counter(record, "Rows failed", |sample| sample.failed))
+                (counter(record, "Rows permanently failed", |sample| sample.permanently_failed))
+                (sign(record, "Rows in flight", |_, now| Some(now.in_flight), ""))
+                (sign(record, "Claims suspended", |_, now| Some(now.claims_suspended), ""))
+            }
+        }
+        @if !record.components.is_empty() {
+            table {
+                caption { "Health" }
+                thead { tr { th scope="col" { "Component" } th scope="col" { "Status" } } }
+                tbody {
+                    @for component in &record.components {
+                        @let class = if component.status == "UP" { "created" } else { "failed" };
+                        tr {
+                            th scope="row" { (component.name) }
+                            td { span.tag.(class) { (component.status) } " " (component.error) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A number that is drawn as it is.
+fn sign(
+    record: &Record,
+    title: &str,
+    value: impl Fn(&Sample, &Sample) -> Option<f64>,
+    unit: &str,
+) -> Markup {
+    let values = series(record, value);
+    let last = values.iter().rev().copied().flatten().next();
+    row(
+        title,
+        last.filter(|_| record.now().is_some()),
+        unit,
+        &values,
+    )
+}
+
+/// A number that only grows: its growth is drawn.
+fn counter(record: &Record, title: &str, value: impl Fn(&Sample) -> f64) -> Markup {
+    let growth = series(record, |before, now| {
+        Some((value(now) - value(before)).max(0.0))
+    });
+    row(title, record.now().map(value), "", &growth)
+}
+
+fn row(title: &str, now: Option<f64>, unit: &str, values: &[Option<f64>]) -> Markup {
+    let now = match now {
+        None => "–".to_owned(),
+        Some(now) if unit.is_empty() => format!("{now}"),
+        Some(now) => format!("{now:.1} {unit}"),
+    };
+    html! {
+        tr { th scope="row" { (title) } td.number { (now) } td { (sparkline(values)) } }
+    }
+}
+
+/// A line from the oldest sample to the latest at the right edge; where the service did not answer there is none.
+fn sparkline(values: &[Option<f64>]) -> Markup {
+    let highest = values.iter().flatten().copied().fold(0.0, f64::max);
+    let scale = (HEIGHT - 2.0 * MARGIN) / if highest > 0.0 { highest } else { 1.0 };
+    let first = MOST_SAMPLES.saturating_sub(values.len());
+    let points: Vec<(usize, f64)> = (first..)
+        .zip(values)
+        .filter_map(|(x, value)| Some((x, HEIGHT - MARGIN - (*value)? * scale)))
+        .collect();
+    let lines = points
+        .chunk_by(|before, next| next.0 == before.0 + 1)
+        .map(|line| {
+            let points: Vec<String> = line.iter().map(|(x, y)| format!("{x},{y:.1}")).collect();
+            // A point by itself is drawn as a dot: its round ends are all there is of it.
+            if let [only] = &points[..] {
+                format!("{only} {only}")
+            } else {
+                points.join(" ")
+            }
+        });
+    html! {
+        svg role="img" aria-label={ "highest " (format!("{highest:.1}")) } viewBox={ "0 0 " (MOST_SAMPLES) " " (HEIGHT) } preserveAspectRatio="none" {
+            @for line in lines { polyline points=(line) {} }
+        }
+    }
+}

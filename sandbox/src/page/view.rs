@@ -1,0 +1,421 @@
+//! The page as HTML, rendered on the server; [`super::live`] renders what changes by itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use maud::{DOCTYPE, Markup, html};
+use rusqlite::{OptionalExtension, Row};
+
+use super::changes::{CHANGES, Change, Field, Kind, MOST_CHARACTERS, Values};
+use super::outages::{OUTAGES, Outage, System};
+use super::{Page, live};
+use crate::delius::Delius;
+use crate::locked;
+
+const MOST_PEOPLE: usize = 12;
+
+/// Which person is shown, and what came of the last form.
+pub(super) struct Shown {
+    /// `None`: the first.
+    pub(super) person: Option<i64>,
+    pub(super) outcome: Outcome,
+}
+
+pub(super) enum Outcome {
+    None,
+    /// The change, outage or field that was dealt with.
+    Done(String),
+    Refused {
+        what: String,
+        /// The field's id, and what is wrong with it.
+        faults: Vec<(String, String)>,
+        /// What was typed.
+        values: Values,
+    },
+}
+
+impl Outcome {
+    pub(super) fn refused(what: &str, faults: Vec<(String, String)>) -> Self {
+        Self::Refused {
+            what: what.into(),
+            faults,
+            values: BTreeMap::new(),
+        }
+    }
+
+    fn is_done(&self, what: &str) -> bool {
+        matches!(self, Self::Done(done) if done == what)
+    }
+
+    /// What was typed into this form, if it was refused.
+    fn typed(&self, form: &str) -> Option<&Values> {
+        match self {
+            Self::Refused { what, values, .. } if what == form => Some(values),
+            _ => None,
+        }
+    }
+
+    fn fault(&self, id: &str) -> Option<&str> {
+        match self {
+            Self::Refused { faults, .. } => faults
+                .iter()
+                .find(|fault| fault.0 == id)
+                .map(|fault| fault.1.as_str()),
+            _ => None,
+        }
+    }
+}
+
+struct Person {
+    id: i64,
+    name: String,
+    born: String,
+    crn: String,
+    noms_number: Option<String>,
+    manager: Option<String>,
+}
+
+impl Person {
+    const SELECT: &str = "SELECT OFFENDER_ID, OFFENDER.FIRST_NAME || ' ' || OFFENDER.SURNAME, DATE_OF_BIRTH, CRN, NOMS_NUMBER,
+        (SELECT FORENAME || ' ' || SURNAME FROM OFFICER JOIN OFFENDER_MANAGER USING (OFFICER_ID)
+         WHERE OFFENDER_MANAGER.OFFENDER_ID = OFFENDER.OFFENDER_ID AND ACTIVE_FLAG = 1) FROM OFFENDER";
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            born: row.get(2)?,
+            crn: row.get(3)?,
+            noms_number: row.get(4)?,
+            manager: row.get(5)?,
+        })
+    }
+}
+
+pub(super) fn find_person(delius: &Delius, crn: &str) -> Result<Option<i64>> {
+    let connection = delius.connection();
+    let mut statement =
+        connection.prepare_cached("SELECT OFFENDER_ID FROM OFFENDER WHERE CRN = upper(?1)")?;
+    Ok(statement.query_row([crn], |row| row.get(0)).optional()?)
+}
+
+fn people(delius: &Delius, shown: Option<i64>) -> Result<(Vec<Person>, Option<Person>)> {
+    let connection = delius.connection();
+    let mut first = connection.prepare_cached(&format!(
+        "{} ORDER BY OFFENDER_ID LIMIT {MOST_PEOPLE}",
+        Person::SELECT
+    ))?;
+    let people: Vec<Person> = first
+        .query_map([], Person::read)?
+        .collect::<rusqlite::Result<_>>()?;
+    let id = shown.or(people.first().map(|person| person.id));
+    let mut one =
+        connection.prepare_cached(&format!("{} WHERE OFFENDER_ID = ?1", Person::SELECT))?;
+    let person = one.query_row([id], Person::read).optional()?;
+    Ok((people, person))
+}
+
+pub(super) fn change_id(change: &Change) -> String {
+    format!("change-{}", change.name)
+}
+
+pub(super) fn field_id(change: &Change, field: &Field) -> String {
+    format!("{}-{}", change.name, field.name)
+}
+
+pub(super) fn document(page: &Page, shown: &Shown) -> Result<Markup> {
+    let outcome = &shown.outcome;
+    let (people, person) = people(&page.0.delius, shown.person)?;
+    let person_id = person.as_ref().map(|person| person.id);
+    let record = page.0.vital_signs.record();
+    let refused = matches!(outcome, Outcome::Refused { .. });
+    Ok(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { @if refused { "Error: " } "See it happen – offender events sandbox" }
+                link rel="stylesheet" href="/page.css";
+                script src="/page.js" defer {}
+            }
+            body {
+                a.skip href="#main" { "Skip to main content" }
+                header { div.width { "Offender events sandbox" span { "Everybody here is made up" } } }
+                div.width {
+                    p #gone.trouble role="alert" hidden { "The sandbox does not answer. What you see may be old." }
+                    main #main tabindex="-1" {
+                        (error_summary(outcome))
+                        h1 { "See it happen" }
+                        (introduction())
+                        div.columns {
+                            section aria-labelledby="people" { (people_section(page, &people, person.as_ref(), outcome)?) }
+                            div {
+                                section aria-labelledby="delta" {
+                                    h2 #delta { "OFFENDER_DELTA" }
+                                    p.hint { "Locked rows first. A row goes when its events are on the topic." }
+                                    div #rows { (live::rows(page)) }
+                                }
+                                section aria-labelledby="arrivals" { (messages_section(page, person_id, outcome)) }
+                            }
+                        }
+                        div.columns {
+                            section aria-labelledby="outages" { (outages_section(page, person_id, outcome)) }
+                            section aria-labelledby="vital" {
+                                h2 #vital { "Vital signs of the service" }
+                                div #signs { (live::signs(&record)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn introduction() -> Markup {
+    html! {
+        p.lead { "Change somebody in the mini-Delius, and watch the change become messages." }
+        ol.way {
+            li { strong { "Change" } " A form below changes a table, as Delius does. A trigger of the database writes a row into OFFENDER_DELTA." }
+            li { strong { "Claim" } " The service polls. It gets the row once it is 2 seconds old, and with it a lock." }
+            li { strong { "Publish" } " It asks for the offender’s identifiers, and publishes a specific event; for some tables OFFENDER_CHANGED too, which is deprecated." }
+            li { strong { "Delete" } " When SNS has taken all events, the row is deleted." }
+        }
+    }
+}
+
+fn error_summary(outcome: &Outcome) -> Markup {
+    html! {
+        @if let Outcome::Refused { faults, .. } = outcome {
+            div #outcome.errors role="alert" tabindex="-1" aria-labelledby="errors-title" {
+                h2 #errors-title { "There is a problem" }
+                ul { @for (id, fault) in faults { li { a href={ "#" (id) } { (fault) } } } }
+            }
+        }
+    }
+}
+
+/// Says beside the form that it was done.
+fn notice(outcome: &Outcome, what: &str, text: &Markup) -> Markup {
+    html! { @if outcome.is_done(what) { p #outcome.done role="status" tabindex="-1" { (text) } } }
+}
+
+/// A label, what is wrong, and the field itself.
+fn labelled(id: &str, label: &str, outcome: &Outcome, field: &Markup) -> Markup {
+    let fault = outcome.fault(id);
+    html! {
+        div.field.wrong[fault.is_some()] {
+            label for=(id) { (label) }
+            @if let Some(fault) = fault { p.fault id={ (id) "-fault" } { span.hidden { "Error: " } (fault) } }
+            (field)
+        }
+    }
+}
+
+fn described(outcome: &Outcome, id: &str) -> Option<String> {
+    outcome.fault(id).map(|_| format!("{id}-fault"))
+}
+
+fn people_section(
+    page: &Page,
+    people: &[Person],
+    person: Option<&Person>,
+    outcome: &Outcome,
+) -> Result<Markup> {
+    let shown = person.map(|person| person.id);
+    Ok(html! {
+        h2 #people { "People" }
+        nav aria-label="People" {
+            ul.people {
+                @for one in people {
+                    li { a href={ "/?person=" (one.id) } aria-current=[(Some(one.id) == shown).then_some("true")] { (one.name) } }
+                }
+            }
+        }
+        @if people.len() == MOST_PEOPLE {
+            form.inline action="/" method="get" {
+                (labelled("crn", "CRN of somebody else", outcome, &html! {
+                    input #crn name="crn" maxlength="10" aria-describedby=[described(outcome, "crn")];
+                }))
+                button { "Show" }
+            }
+        }
+        @if let Some(person) = person {
+            h3 { (person.name) }
+            dl.facts {
+                div { dt { "Born" } dd { (person.born) } }
+                div { dt { "CRN" } dd { (person.crn) } }
+                div { dt { "Prison number" } dd { (person.noms_number.as_deref().unwrap_or("none")) } }
+                div { dt { "Manager" } dd { (person.manager.as_deref().unwrap_or("none")) } }
+            }
+            @for change in CHANGES { (change_form(page, person.id, change, outcome)?) }
+        } @else {
+            p { "There is nobody with this number." }
+        }
+    })
+}
+
+fn change_form(
+    page: &Page,
+    offender: i64,
+    change: &'static Change,
+    outcome: &Outcome,
+) -> Result<Markup> {
+    let delius = &page.0.delius;
+    let typed = outcome.typed(change.name);
+    let values = match typed {
+        Some(values) => values.clone(),
+        None => change.initial(delius, offender)?,
+    };
+    let mut missing = false;
+    let mut fields = Vec::new();
+    for field in change.fields {
+        let choices = field.choices(delius, offender)?;
+        missing |= choices.as_ref().is_some_and(Vec::is_empty);
+        let id = field_id(change, field);
+        let value = values.get(field.name).map_or("", String::as_str);
+        fields.push(labelled(
+            &id,
+            field.label,
+            outcome,
+            &control(&id, field, value, choices.as_deref(), outcome),
+        ));
+    }
+    // The first is open, so that one sees what to do.
+    let open = typed.is_some()
+        || outcome.is_done(change.name)
+        || (matches!(outcome, Outcome::None) && change.name == CHANGES[0].name);
+    Ok(html! {
+        details name="change" id=(change_id(change)) open[open] {
+            summary {
+                span.title { (change.title) }
+                span.raises { span.hidden { "raises " } @for event in change.events { span.event { (event) } " " } }
+            }
+            @if !change.hint.is_empty() { p.hint { (change.hint) } }
+            (notice(outcome, change.name, &html! {
+                strong { "Changed." } " The trigger has written a row. Soon it becomes " (change.events.join(" and ")) "."
+            }))
+            @if missing {
+                p.hint { "There is no record that this could be done to." }
+            } @else {
+                form action={ "/people/" (offender) "/" (change.name) } method="post" {
+                    @for field in &fields { (field) }
+                    button { "Change" span.hidden { ": " (change.title) } }
+                }
+            }
+        }
+    })
+}
+
+fn control(
+    id: &str,
+    field: &Field,
+    value: &str,
+    choices: Option<&[(String, String)]>,
+    outcome: &Outcome,
+) -> Markup {
+    let described = described(outcome, id);
+    if let Some(choices) = choices {
+        return html! {
+            select id=(id) name=(field.name) aria-describedby=[described] {
+                @for (key, label) in choices { option value=(key) selected[key == value] { (label) } }
+            }
+        };
+    }
+    let (kind, mode) = match field.kind {
+        Kind::Date => ("date", None),
+        Kind::Score => ("text", Some("numeric")),
+        _ => ("text", None),
+    };
+    html! {
+        input id=(id) name=(field.name) type=(kind) value=(value) inputmode=[mode] maxlength=[(kind == "text").then_some(MOST_CHARACTERS)]
+            autocomplete="off" aria-describedby=[described];
+    }
+}
+
+fn messages_section(page: &Page, person: Option<i64>, outcome: &Outcome) -> Markup {
+    let text = match outcome.typed("policy") {
+        Some(values) => values.get("policy").cloned().unwrap_or_default(),
+        None => locked(&page.0.subscription).text.clone(),
+    };
+    let open = !text.is_empty() || outcome.is_done("policy");
+    html! {
+        h2 #arrivals { "Messages" }
+        p.hint {
+            "As a subscriber of the topic gets them, the latest first. "
+            @if page.0.queue_url.is_some() { "They come through SQS, from a queue of this page’s own." }
+        }
+        details.plain open[open] {
+            summary { "Filter policy of the subscription" }
+            (notice(outcome, "policy", &html! { @if text.is_empty() { "The subscription receives everything." } @else { "The subscription has this filter policy." } }))
+            form action="/subscription" method="post" {
+                (hidden_person(person))
+                (labelled("policy", "Filter policy, as JSON or as in Terraform; nothing for every message", outcome, &html! {
+                    textarea #policy name="policy" rows="4" spellcheck="false" aria-describedby=[described(outcome, "policy")] { "\n" (text) }
+                }))
+                button { "Subscribe" }
+            }
+        }
+        // To be scrolled with the keys, it has to be able to have the focus.
+        div #messages.scroll tabindex="0" role="region" aria-label="Messages received" { (live::messages(page)) }
+    }
+}
+
+fn hidden_person(person: Option<i64>) -> Markup {
+    html! { @if let Some(person) = person { input type="hidden" name="person" value=(person); } }
+}
+
+fn outages_section(page: &Page, person: Option<i64>, outcome: &Outcome) -> Markup {
+    html! {
+        h2 #outages { "Outages" }
+        p.hint { "Switch one on, make a change, and see what the service makes of it." }
+        div #reaction.reaction { (live::reaction(&page.0.vital_signs.record())) }
+        @for system in System::ALL {
+            h3 { (system.title()) }
+            @if system == System::Sns && page.0.queue_url.is_some() {
+                p { "Here SNS is LocalStack, which has no switches: " span.code { "docker-compose pause localstack" } " takes it away, "
+                    span.code { "unpause" } " brings it back." }
+            } @else {
+                ul.switches { @for outage in OUTAGES.iter().filter(|outage| outage.system == system) { (switch(page, person, outage, outcome)) } }
+            }
+        }
+        h3 { "Lock" }
+        p.hint { "How long community-api keeps a claimed row from others; in production 600 seconds. The service relies on its own setting, "
+            span.code { "OFFENDERUPDATEPOLL_LOCKEXPIRY" } ": a shorter lock here makes redeliveries." }
+        form.inline action="/lock" method="post" {
+            (hidden_person(person))
+            (labelled("lock-seconds", "Seconds", outcome, &html! {
+                @let typed = outcome.typed("lock").and_then(|values| values.get("seconds")).cloned();
+                input #lock-seconds name="seconds" inputmode="numeric" maxlength="6" autocomplete="off"
+                    value=(typed.unwrap_or_else(|| page.0.delius.timings().lock_expiry_seconds.to_string()))
+                    aria-describedby=[described(outcome, "lock-seconds")];
+            }))
+            button { "Set lock" }
+        }
+        (notice(outcome, "lock", &html! { "The lock holds for " (page.0.delius.timings().lock_expiry_seconds) " seconds from now on." }))
+    }
+}
+
+fn switch(page: &Page, person: Option<i64>, outage: &Outage, outcome: &Outcome) -> Markup {
+    let on = outage.is_on(&page.0.faults);
+    let (title, effect) = (
+        format!("outage-{}", outage.name),
+        format!("effect-{}", outage.name),
+    );
+    html! {
+        li.on[on] {
+            div {
+                strong id=(title) { (outage.title) }
+                p.hint id=(effect) { (outage.effect) }
+                (notice(outcome, outage.name, &html! { @if on { "On." } @else { "Off again." } }))
+            }
+            form action={ "/outages/" (outage.name) } method="post" {
+                (hidden_person(person))
+                button.switch name="on" value=(!on) role="switch" aria-checked=(on) aria-labelledby=(title) aria-describedby=(effect) {
+                    @if on { "On" } @else { "Off" }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The service's vital signs: its `/prometheus` and `/health` asked every two seconds, and remembered for some minutes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::locked;
+
+const EVERY: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Five minutes.
+pub(super) const MOST_SAMPLES: usize = 150;
+
+/// A clone shares the samples.
+#[derive(Clone, Default)]
+pub(super) struct VitalSigns(Arc<Mutex<Record>>);
+
+#[derive(Clone, Default)]
+pub(super) struct Record {
+    /// Where the service is; `None`: nobody has said.
+    pub(super) address: Option<String>,
+    /// `None` where the service did not answer.
+    pub(super) samples: VecDeque<Option<Sample>>,
+    pub(super) components: Vec<Component>,
+    /// Why the service cannot be asked at present.
+    pub(super) trouble: Option<String>,
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sample {
+    pub(super) age_sum: f64,
+    pub(super) age_count: f64,
+    pub(super) age_max: f64,
+    pub(super) published: f64,
+    pub(super) failed: f64,
+    pub(super) permanently_failed: f64,
+    pub(super) in_flight: f64,
+    pub(super) claims_suspended: f64,
+}
+
+/// A part of the service's health.
+#[derive(Clone)]
+pub(super) struct Component {
+    pub(super) name: String,
+    pub(super) status: String,
+    /// What it says when it is not up.
+    pub(super) error: String,
+}
+
+impl VitalSigns {
+    pub(super) fn watch(&self, address: String) {
+        *locked(&self.0) = Record {
+            address: Some(address),
+            ..Record::default()
+        };
+    }
+
+    pub(super) fn record(&self) -> Record {
+        locked(&self.0).clone()
+    }
+
+    /// Asks the service again and again, until it is dropped.
+    pub(super) async fn follow(self, http: reqwest::Client) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(address) = locked(&self.0).address.clone() else {
+                continue;
+            };
+            let asked = tokio::try_join!(ask_metrics(&http, &address), ask_health(&http, &address));
+            let mut record = locked(&self.0);
+            if record.samples.len() == MOST_SAMPLES {
+                record.samples.pop_front();
+            }
+            match asked {
+                Ok((sample, components)) => {
+                    record.samples.push_back(Some(sample));
+                    record.components = components;
+                    record.trouble = None;
+                }
+                Err(error) => {
+                    record.samples.push_back(None);
+                    record.components.clear();
+                    record.trouble = Some(format!("{error:#}"));
+                }
+            }
+        }
+    }
+}
+
+impl Record {
+    /// The latest answer, unless the service has ceased to answer.
+    pub(super) fn now(&self) -> Option<&Sample> {
+        self.samples.back()?.as_ref()
+    }
+}
+
+async fn get(http: &reqwest::Client, address: &str, path: &str) -> Result<String> {
+    let answer = http
+        .get(format!("{address}{path}"))
+        .timeout(PATIENCE)
+        .send()
+        .await;
+    Ok(answer.map_err(reqwest::Error::without_url)?.text().await?)
+}
+
+async fn ask_metrics(http: &reqwest::Client, address: &str) -> Result<Sample> {
+    Ok(Sample::read(&get(http, address, "/prometheus").await?))
+}
+
+/// Whatever its status: 503 comes with the components as well.
+async fn ask_health(http: &reqwest::Client, address: &str) -> Result<Vec<Component>> {
+    let health: Value = serde_json::from_str(&get(http, address, "/health").await?)
+        .context("the answer of /health is not JSON")?;
+    let components = health["components"].as_object().into_iter().flatten();
+    Ok(components
+        .map(|(name, component)| Component {
+            name: name.clone(),
+            status: component["status"].as_str().unwrap_or("unknown").to_owned(),
+            error: component["details"]["error"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        })
+        .collect())
+}
+
+impl Sample {
+    fn read(text: &str) -> Self {
+        let mut sample = Self::default();
+        for line in text.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let field = match series {
+                "offender_update_age_seconds_sum" => &mut sample.age_sum,
+                "offender_update_age_seconds_count" => &mut sample.age_count,
+                "offender_update_age_seconds_max" => &mut sample.age_max,
+                "offender_updates_total{type=\"published\"}" => &mut sample.published,
+                "offender_updates_total{type=\"failed\"}" => &mut sample.failed,
+                "offender_updates_total{type=\"permanentlyFailed\"}" => {
+                    &mut sample.permanently_failed
+                }
+                "offender_updates_in_flight" => &mut sample.in_flight,
+                "offender_claims_suspended" => &mut sample.claims_suspended,
+                _ => continue,
+            };
+            *field = value.parse().unwrap_or(f64::NAN);
+        }
+        sample
+    }
+}
+
+/// A number for each sample, made of it and the one before.
+pub(super) fn series(
+    record: &Record,
+    value: impl Fn(&Sample, &Sample) -> Option<f64>,
+) -> Vec<Option<f64>> {
+    let mut before: Option<Sample> = None;
+    let one = |sample: &Option<Sample>| {
+        let now = (*sample)?;
+        let value = value(&before.unwrap_or(now), &now);
+        before = Some(now);
+        value
+    };
+    record.samples.iter().map(one).collect()
+}
+
+/// The mean age of the rows that were published between two samples.
+pub(super) fn age_between(before: &Sample, now: &Sample) -> Option<f64> {
+    let count = now.age_count - before.age_count;
+    (count > 0.0).then(|| (now.age_sum - before.age_sum) / count)
+}
