@@ -1,0 +1,265 @@
+//! The sandbox's page in a real browser, with the service behind it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says when it is skipped"
+)]
+
+mod visit;
+
+use std::collections::BTreeSet;
+
+use sandbox::Message;
+use thirtyfour::{Key, TypingData};
+
+use self::visit::{DESK, SMALL_PHONE, Visit, eventually, visit};
+
+fn event_type(message: &Message) -> &str {
+    &message.attributes["eventType"].1
+}
+
+async fn change_date_of_birth(visit: &Visit) {
+    visit.open_change("details").await;
+    visit.fill("details-date_of_birth", "1980-02-29").await;
+    visit.press("#change-details button").await;
+}
+
+#[tokio::test]
+async fn a_changed_date_of_birth_becomes_two_events_and_the_page_says_why() {
+    visit(2, DESK, async |visit| {
+        let announced = visit.texts("#change-details .event").await;
+        assert_eq!(announced, ["OFFENDER_CHANGED", "OFFENDER_DETAILS_CHANGED"]);
+        change_date_of_birth(visit).await;
+        visit
+            .shows(
+                "#outcome",
+                &["trigger has written a row", "OFFENDER_DETAILS_CHANGED"],
+            )
+            .await;
+        visit
+            .shows("#rows", &["OFFENDER 1", "UPSERT, offender 1", "CREATED"])
+            .await;
+        visit.shows("#rows", &["No rows"]).await;
+        let parts = [
+            "OFFENDER_CHANGED",
+            "OFFENDER_DETAILS_CHANGED",
+            "s after the change",
+            "Message id",
+            "timestamp (Number.java.lang.Long)",
+        ];
+        visit.shows("#messages", &parts).await;
+        visit.shows(".facts", &["1980-02-29"]).await;
+        visit.shows("#signs", &["communityApiHealth", "UP"]).await;
+        let () = visit
+            .script("scrollTo(0, 0); document.activeElement.blur()", vec![])
+            .await;
+        visit.picture("page-change.png").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_each_form_announces_is_what_arrives() {
+    visit(0, DESK, async |visit| {
+        let changes: Vec<String> = visit
+            .script("return [...document.querySelectorAll('details[name=change]')].map(one => one.id.slice(7))", vec![])
+            .await;
+        assert!(changes.len() >= 14, "{changes:?}");
+        for change in &changes {
+            let announced = visit.texts(&format!("#change-{change} .event")).await;
+            let before = visit.sandbox.topic().len();
+            visit.open_change(change).await;
+            visit.press(&format!("#change-{change} button")).await;
+            visit.shows(&format!("#change-{change} #outcome"), &["Changed."]).await;
+            eventually(&format!("{change} has arrived"), async || {
+                visit.sandbox.delius().count_updates().unwrap() == 0
+            })
+            .await;
+            let messages = visit.sandbox.topic().messages();
+            let arrived: BTreeSet<&str> = messages[before..].iter().map(event_type).collect();
+            assert_eq!(arrived, announced.iter().map(String::as_str).collect(), "{change}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
+    visit(0, DESK, async |visit| {
+        let switch = "button[aria-labelledby=outage-sns-down]";
+        visit.shows("#reaction", &["Claims run"]).await;
+        visit.press(switch).await;
+        visit.shows("#outcome", &["On."]).await;
+        change_date_of_birth(visit).await;
+        visit.shows("#rows", &["INPROGRESS", "the lock holds for"]).await;
+        visit.shows("#reaction", &["Claims suspended", "Rows in hand: 1", "probationevents-health"]).await;
+        visit.shows("#messages", &["No messages yet"]).await;
+        let () = visit.script("document.activeElement.blur(); document.querySelector('#outages').parentElement.scrollIntoView()", vec![]).await;
+        visit.picture("page-outage.png").await;
+
+        visit.press(switch).await;
+        visit.shows("#outcome", &["Off again."]).await;
+        visit.shows("#messages", &["OFFENDER_DETAILS_CHANGED", "OFFENDER_CHANGED"]).await;
+        visit.shows("#rows", &["No rows"]).await;
+        visit.shows("#reaction", &["Claims run", "All of its health checks are up"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_filter_policy_shows_what_its_subscription_receives_or_why_sns_would_refuse_it() {
+    visit(0, DESK, async |visit| {
+        let readme = include_str!("../../README.md");
+        let policy = readme
+            .lines()
+            .find(|line| line.contains("filter_policy = "))
+            .unwrap()
+            .trim();
+        visit.press("details.plain summary").await;
+        visit.fill("policy", policy).await;
+        visit.press("form[action='/subscription'] button").await;
+        visit.shows("#outcome", &["has this filter policy"]).await;
+        change_date_of_birth(visit).await;
+        visit
+            .shows("#messages", &["received 1 of the latest 2 messages"])
+            .await;
+        assert_eq!(
+            visit.texts("#messages .head strong").await,
+            ["OFFENDER_DETAILS_CHANGED"]
+        );
+
+        visit
+            .fill("policy", r#"{"eventType": [{"startswith": "OFFENDER"}]}"#)
+            .await;
+        visit.press("form[action='/subscription'] button").await;
+        visit
+            .shows(
+                ".errors",
+                &[
+                    "SNS would refuse this policy",
+                    "Unrecognized match type startswith",
+                ],
+            )
+            .await;
+        visit.shows("#policy-fault", &["startswith"]).await;
+        let focused: String = visit
+            .script("return document.activeElement.id", vec![])
+            .await;
+        assert_eq!(focused, "outcome", "the summary of errors has the focus");
+        assert!(visit.browser.title().await.unwrap().starts_with("Error: "));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_with_a_script_in_it_is_a_name() {
+    visit(0, DESK, async |visit| {
+        let name = "<script>document.title = 'broken'</script>";
+        visit.open_change("details").await;
+        visit.fill("details-first_name", name).await;
+        visit.press("#change-details button").await;
+        visit.shows("#people + nav", &[name]).await;
+        visit.browser.refresh().await.unwrap();
+        visit.shows("main h3", &[name]).await;
+        assert_eq!(
+            visit
+                .find("#details-first_name")
+                .await
+                .value()
+                .await
+                .unwrap()
+                .as_deref(),
+            Some(name)
+        );
+        assert!(visit.texts("main script").await.is_empty());
+        assert!(
+            visit
+                .browser
+                .title()
+                .await
+                .unwrap()
+                .starts_with("See it happen")
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
+    visit(0, SMALL_PHONE, async |visit| {
+        visit.shows("#signs", &["communityApiHealth"]).await;
+        visit
+            .press("button[aria-labelledby=outage-sns-entry]")
+            .await;
+        visit.open_change("requirement").await;
+        visit.press("#change-requirement button").await;
+        visit.shows("#rows", &["RQMNT", "INPROGRESS"]).await;
+        visit
+            .press("button[aria-labelledby=outage-sns-entry]")
+            .await;
+        visit
+            .shows("#messages", &["SENTENCE_ORDER_REQUIREMENT_CHANGED"])
+            .await;
+        visit.open_change("ogrs").await;
+        visit.fill("ogrs-one_year", "101").await;
+        visit.press("#change-ogrs button").await;
+        visit.shows(".errors", &["Score after one year"]).await;
+        let (needed, given): (u32, u32) = visit
+            .script(
+                "return [document.scrollingElement.scrollWidth, innerWidth]",
+                vec![],
+            )
+            .await;
+        assert_eq!(given, SMALL_PHONE.0);
+        assert!(needed <= given, "{needed} of {given} pixels");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_page_can_be_used_with_the_keys_alone() {
+    visit(0, DESK, async |visit| {
+        let focused = async || -> String {
+            visit
+                .script(
+                    "const one = document.activeElement; return one.textContent.trim() || one.id",
+                    vec![],
+                )
+                .await
+        };
+        let press = async |keys: TypingData| {
+            visit
+                .browser
+                .action_chain()
+                .send_keys(keys)
+                .perform()
+                .await
+                .unwrap()
+        };
+        press(Key::Tab.into()).await;
+        assert_eq!(focused().await, "Skip to main content");
+        press(Key::Enter + Key::Tab).await;
+        assert_eq!(
+            focused().await,
+            "Alder Sample",
+            "the first thing in the main content"
+        );
+        let outline: String = visit
+            .script(
+                "return getComputedStyle(document.activeElement).outlineStyle",
+                vec![],
+            )
+            .await;
+        assert_eq!(outline, "solid");
+        // Five people, then the form that is open: its summary, four fields, three parts of the date, and the button.
+        while !focused().await.starts_with("Change") {
+            press(Key::Tab.into()).await;
+        }
+        press(Key::Enter.into()).await;
+        visit.shows("#outcome", &["Changed."]).await;
+    })
+    .await;
+}

@@ -1,0 +1,231 @@
+//! A service in its sandbox, and a real browser that looks at the sandbox's page.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use probation_offender_events::application::Application;
+use probation_offender_events::config::Settings;
+use sandbox::{Sandbox, Timings};
+use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// No test waits longer than this for what has to happen.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What a test has to do with.
+pub struct Visit {
+    pub sandbox: Sandbox,
+    pub browser: WebDriver,
+}
+
+/// A screen of this width and height, in CSS pixels.
+pub const DESK: (u32, u32) = (1280, 1180);
+pub const SMALL_PHONE: (u32, u32) = (320, 640);
+
+/// Starts service, sandbox and browser, and opens the page. Without a browser the test is skipped, unless in CI.
+pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOnce(&Visit)) {
+    let Some(mut driver) = Chromedriver::start().await else {
+        assert!(
+            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "chromium and chromedriver are missing, and CI may not skip"
+        );
+        eprintln!(
+            "SKIPPED: chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
+        );
+        return;
+    };
+    let sandbox = Sandbox::start(sandbox::Settings {
+        page_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        timings: Timings {
+            settle_seconds,
+            ..Timings::default()
+        },
+        ..sandbox::Settings::default()
+    })
+    .await
+    .unwrap();
+    let stop = CancellationToken::new();
+    let service = start_service(&sandbox, stop.clone()).await;
+    let browser = driver.open(screen).await;
+    browser.goto(sandbox.page_url().unwrap()).await.unwrap();
+    let visit = Visit { sandbox, browser };
+    // The browser has to be closed whatever becomes of the test: nobody else would.
+    let outcome = AssertUnwindSafe(test(&visit)).catch_unwind().await;
+    let closed = visit.browser.quit().await;
+    driver.process.kill().await.unwrap();
+    if let Err(panic) = outcome {
+        resume_unwind(panic);
+    }
+    closed.unwrap();
+    stop.cancel();
+    service.await.unwrap().unwrap();
+}
+
+async fn start_service(
+    sandbox: &Sandbox,
+    stop: CancellationToken,
+) -> tokio::task::JoinHandle<anyhow::Result<()>> {
+    let mut variables = sandbox.environment();
+    variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
+    let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
+    let application = Application::build(settings.unwrap()).await.unwrap();
+    let port = application.address().unwrap().port();
+    sandbox.watch_service(format!("http://127.0.0.1:{port}"));
+    tokio::spawn(application.run_until_stopped(stop))
+}
+
+struct Chromedriver {
+    process: Child,
+    address: String,
+    /// Kept, since it would not survive a closed pipe.
+    _output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Chromedriver {
+    /// `None` if it, or the browser, is not installed.
+    async fn start() -> Option<Self> {
+        Command::new("chromium")
+            .arg("--version")
+            .output()
+            .await
+            .ok()?;
+        let mut process = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .ok()?;
+        let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
+        loop {
+            let line = output
+                .next_line()
+                .await
+                .unwrap()
+                .expect("chromedriver has ended");
+            if let Some((_, port)) = line.split_once("started successfully on port ") {
+                let address = format!("http://127.0.0.1:{}", port.trim_end_matches('.'));
+                return Some(Self {
+                    process,
+                    address,
+                    _output: output,
+                });
+            }
+        }
+    }
+
+    async fn open(&self, (width, height): (u32, u32)) -> WebDriver {
+        let mut wanted = DesiredCapabilities::chrome();
+        for argument in [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+        ] {
+            wanted.add_arg(argument).unwrap();
+        }
+        let device = serde_json::json!({"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1, "mobile": false, "touch": false}});
+        wanted
+            .add_experimental_option("mobileEmulation", device)
+            .unwrap();
+        WebDriver::new(&self.address, wanted).await.unwrap()
+    }
+}
+
+impl Visit {
+    pub async fn find(&self, selector: &str) -> WebElement {
+        let found = self.browser.find(By::Css(selector)).await;
+        found.unwrap_or_else(|error| panic!("{selector}: {error}"))
+    }
+
+    /// The text of the first element, as it is seen; nothing if there is none at this moment.
+    pub async fn text(&self, selector: &str) -> String {
+        let Ok(element) = self.browser.find(By::Css(selector)).await else {
+            return String::new();
+        };
+        element.text().await.unwrap_or_default()
+    }
+
+    pub async fn texts(&self, selector: &str) -> Vec<String> {
+        let script = "return [...document.querySelectorAll(arguments[0])].map(one => one.textContent.trim())";
+        self.script(script, vec![selector.into()]).await
+    }
+
+    pub async fn script<T: serde::de::DeserializeOwned>(
+        &self,
+        script: &str,
+        arguments: Vec<serde_json::Value>,
+    ) -> T {
+        self.browser
+            .execute(script, arguments)
+            .await
+            .unwrap()
+            .convert()
+            .unwrap()
+    }
+
+    /// Opens the form of a change, unless it is open.
+    pub async fn open_change(&self, change: &str) {
+        let open = format!("#change-{change}[open]");
+        if self.browser.find(By::Css(&*open)).await.is_err() {
+            self.find(&format!("#change-{change} summary"))
+                .await
+                .click()
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Types a value. A date is set: its keys depend on the browser's language.
+    pub async fn fill(&self, id: &str, value: &str) {
+        let field = self.find(&format!("#{id}")).await;
+        if field.attr("type").await.unwrap().as_deref() == Some("date") {
+            let set = "document.getElementById(arguments[0]).value = arguments[1]";
+            let () = self.script(set, vec![id.into(), value.into()]).await;
+        } else {
+            field.clear().await.unwrap();
+            field.send_keys(value).await.unwrap();
+        }
+    }
+
+    pub async fn press(&self, selector: &str) {
+        let button = self.find(selector).await;
+        button.scroll_into_view().await.unwrap();
+        button.click().await.unwrap();
+    }
+
+    /// Waits until the text of an element has all of these in it.
+    pub async fn shows(&self, selector: &str, wanted: &[&str]) {
+        eventually(&format!("{selector} shows {wanted:?}"), async || {
+            let text = self.text(selector).await;
+            wanted.iter().all(|wanted| text.contains(wanted))
+        })
+        .await;
+    }
+
+    /// Writes what the browser shows to a file of the README, if told to.
+    pub async fn picture(&self, file: &str) {
+        if std::env::var_os("UPDATE_SCREENSHOTS").is_some() {
+            let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
+            self.browser.screenshot(path.as_ref()).await.unwrap();
+        }
+    }
+}
+
+/// Looks again and again until something is so.
+pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+}
