@@ -40,7 +40,7 @@ LABEL maintainer="dps-hmpps@digital.justice.gov.uk" \
 # From outside the container it is reached by any address. Mount a volume on /data to keep the database.
 ENV SANDBOX_BIND=0.0.0.0 SANDBOX_DATABASE=/data/delius.sqlite
 USER 2000:2000
-EXPOSE 8090 8096 4575
+EXPOSE 8090 8095 8096 4575
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 \
   CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8096/health/ping", "-o", "/dev/null", "http://127.0.0.1:8090/auth/health/ping"]
 ENTRYPOINT ["sandbox"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates the probation_offender_events topic and a queue subscribed to it, so that published events can be looked at.
+# Creates the probation_offender_events topic and two queues subscribed to it, so that published events can be looked at.
 # Runs in two places: as LocalStack's own ready hook in its Docker image (mounted in /etc/localstack/init/ready.d/),
 # and by run-without-docker.sh. Both have awslocal on the PATH. Safe to run again: every call finds what is there.
 set -euo pipefail
@@ -29,6 +29,10 @@ queue_url=$(awslocal sqs create-queue --queue-name probation_offender_events_que
 
 # Neither a filter nor raw delivery: the queue gets every event, in SNS's envelope, as real subscribers do by default.
 awslocal sns subscribe --topic-arn "$topic_arn" --protocol sqs --notification-endpoint "$queue_arn" >/dev/null
+
+# The sandbox's page empties a queue of its own, so that it takes nothing away from the one above.
+awslocal sqs create-queue --queue-name sandbox_page_queue --query QueueUrl >/dev/null
+awslocal sns subscribe --topic-arn "$topic_arn" --protocol sqs --notification-endpoint "$queue_arn_prefix:sandbox_page_queue" >/dev/null
 
 echo "topic: $topic_arn"
 echo "queue: $queue_url"

@@ -5,7 +5,7 @@
 //! code with the service: its own JSON is the other half of every test over the wire.
 //!
 //! Reading order: [`delius`] is the data and the lock, [`faults`] is what may go wrong, then the
-//! three stand-ins. [`page`] shows it all.
+//! three stand-ins. `page` shows it all, and makes changes.
 
 pub mod auth;
 mod community;

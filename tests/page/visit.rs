@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// No test waits longer than this for what has to happen.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// What a test has to do with.
 pub struct Visit {
@@ -25,7 +25,7 @@ pub struct Visit {
 }
 
 /// A screen of this width and height, in CSS pixels.
-pub const DESK: (u32, u32) = (1280, 1180);
+pub const DESK: (u32, u32) = (1200, 1040);
 pub const SMALL_PHONE: (u32, u32) = (320, 640);
 
 /// Starts service, sandbox and browser, and opens the page. Without a browser the test is skipped, unless in CI.
@@ -127,6 +127,8 @@ impl Chromedriver {
             "--no-sandbox",
             "--disable-gpu",
             "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--lang=en-GB",
         ] {
             wanted.add_arg(argument).unwrap();
         }
@@ -209,13 +211,35 @@ impl Visit {
         .await;
     }
 
+    /// Scrolls to an element, and shows nothing as focused.
+    pub async fn bare(&self, selector: &str) {
+        let script = "document.activeElement.blur(); document.querySelector(arguments[0]).parentElement.scrollIntoView()";
+        let () = self.script(script, vec![selector.into()]).await;
+    }
+
     /// Writes what the browser shows to a file of the README, if told to.
     pub async fn picture(&self, file: &str) {
-        if std::env::var_os("UPDATE_SCREENSHOTS").is_some() {
+        if updates_pictures() {
             let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
             self.browser.screenshot(path.as_ref()).await.unwrap();
         }
     }
+
+    /// Lets some changes happen, for the sake of a picture that shows more than a moment.
+    pub async fn past(&self) {
+        if !updates_pictures() {
+            return;
+        }
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(100) {
+            self.sandbox.delius().random_change().unwrap();
+            sleep(Duration::from_millis(1700)).await;
+        }
+    }
+}
+
+fn updates_pictures() -> bool {
+    std::env::var_os("UPDATE_SCREENSHOTS").is_some()
 }
 
 /// Looks again and again until something is so.

@@ -183,7 +183,7 @@ pub(super) fn signs(record: &Record) -> Markup {
             }
         }
         @if !record.components.is_empty() {
-            table {
+            table.health {
                 caption { "Health" }
                 thead { tr { th scope="col" { "Component" } th scope="col" { "Status" } } }
                 tbody {

@@ -290,7 +290,7 @@ fn change_form(
         details name="change" id=(change_id(change)) open[open] {
             summary {
                 span.title { (change.title) }
-                span.raises { span.hidden { "raises " } @for event in change.events { span.event { (event) } " " } }
+                span.raises { "Raises " @for event in change.events { span.event { (event) } " " } }
             }
             @if !change.hint.is_empty() { p.hint { (change.hint) } }
             (notice(outcome, change.name, &html! {
