@@ -86,6 +86,10 @@ impl Metrics {
     ///
     /// # Errors
     /// If two metrics had the same name, which a test rules out.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a list, one metric after the other with its help text"
+    )]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let updates = register(
@@ -342,6 +346,8 @@ mod tests {
         reason = "whole numbers, and values that were put in"
     )]
 
+    use std::fmt::Write as _;
+
     use super::*;
     use tokio::time::advance;
 
@@ -413,7 +419,7 @@ mod tests {
                 .map(|(label, _)| label)
                 .filter(|&label| label != "le")
                 .collect();
-            table += &format!("| `{name}` | {} | {help} |\n", labels.join(", "));
+            writeln!(table, "| `{name}` | {} | {help} |", labels.join(", ")).unwrap();
         }
         let readme = include_str!("../README.md");
         assert!(

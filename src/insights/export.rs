@@ -148,7 +148,7 @@ impl Batches {
                 let room = BATCH - batch.len();
                 tokio::select! {
                     biased;
-                    received = receiver.recv_many(&mut batch, room) => if received == 0 { break },
+                    taken = receiver.recv_many(&mut batch, room) => if taken == 0 { break },
                     () = &mut linger, if !batch.is_empty() => break,
                 }
             }

@@ -243,7 +243,7 @@ async fn the_page_can_be_used_with_the_keys_alone() {
                 .send_keys(keys)
                 .perform()
                 .await
-                .unwrap()
+                .unwrap();
         };
         press(Key::Tab.into()).await;
         assert_eq!(focused().await, "Skip to main content");
