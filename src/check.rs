@@ -3,12 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use reqwest::Client;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::community_api::CommunityApi;
+use crate::config::InsightsSettings;
 use crate::health::{Component, Health, Status};
 use crate::identity::Identity;
+use crate::insights::export;
 use crate::offender_update::OffenderId;
 use crate::poller::ports::Updates;
 use crate::token::{Purpose, Token, TokenSource};
@@ -58,6 +61,10 @@ pub struct Environment {
     pub updates: CommunityApi,
     /// Longest time of a call to community-api.
     pub call_timeout: Duration,
+    /// For Application Insights.
+    pub http: Client,
+    /// Where telemetry goes; `None`: nowhere.
+    pub insights: Option<InsightsSettings>,
     /// Who this is to AWS; LocalStack knows nobody.
     pub identity: Option<Identity>,
 }
@@ -91,10 +98,11 @@ impl fmt::Display for Finding {
 impl Environment {
     /// Looks at everything, and leaves it as it was.
     pub async fn findings(&self) -> Vec<Finding> {
-        let (report, token, holder) = tokio::join!(
+        let (report, token, holder, insights) = tokio::join!(
             self.health.report(),
             self.tokens.get(Purpose::Claim),
-            self.holder()
+            self.holder(),
+            self.insights()
         );
         let mut components = report.map(|report| report.components).unwrap_or_default();
         let mut component = |name| components.remove(name).ok_or("the check broke off");
@@ -118,6 +126,7 @@ impl Environment {
             ("community-api", Some(api)),
             ("acceptance", acceptance),
             ("topic", Some(topic)),
+            ("insights", Some(insights)),
         ]
         .into_iter()
         .filter_map(|(what, outcome)| outcome.map(|outcome| Finding { what, outcome }))
@@ -154,6 +163,22 @@ impl Environment {
                 Ok(arn) => Ok(format!("the credentials are those of {arn}")),
                 Err(error) => Err(format!("whose the credentials are is not known: {error}")),
             },
+        }
+    }
+
+    async fn insights(&self) -> Result<String, String> {
+        let Some(InsightsSettings { endpoint, .. }) = &self.insights else {
+            let off =
+                "Application Insights is off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set";
+            return Ok(off.to_owned());
+        };
+        match export::try_endpoint(&self.http, endpoint).await {
+            Ok(()) => Ok(format!(
+                "{endpoint} answers; whether it knows the key shows only when something is sent"
+            )),
+            Err(error) => Err(format!(
+                "{endpoint}: {error}; is APPLICATIONINSIGHTS_CONNECTION_STRING right, and may it be reached from here?"
+            )),
         }
     }
 

@@ -42,6 +42,23 @@ pub struct Exporting {
     count: Arc<Count>,
 }
 
+/// Sends nothing to the ingestion endpoint, to see whether it is there; that it refuses nothing is an answer as well.
+///
+/// # Errors
+/// In words.
+pub async fn try_endpoint(http: &reqwest::Client, endpoint: &str) -> Result<(), String> {
+    let nothing = http
+        .post(format!("{endpoint}/v2/track"))
+        .timeout(REQUEST_LIMIT)
+        .header("content-type", "application/json")
+        .body("[]");
+    let answer = nothing.send().await.map_err(http::not_answered);
+    match answer.map_err(|error| error.cause)?.status().as_u16() {
+        status @ (404 | 500..) => Err(format!("answered {status}")),
+        _ => Ok(()),
+    }
+}
+
 /// Starts to send to Application Insights.
 ///
 /// # Errors

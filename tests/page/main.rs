@@ -97,20 +97,43 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
         visit.press(switch).await;
         visit.shows("#outcome", &["On."]).await;
         change_date_of_birth(visit).await;
-        visit.shows("#rows", &["INPROGRESS", "the lock holds for"]).await;
-        visit.shows("#reaction", &["Claims suspended", "Rows in hand: 1", "probationevents-health"]).await;
+        visit
+            .shows("#rows", &["INPROGRESS", "the lock holds for"])
+            .await;
+        visit
+            .shows(
+                "#reaction",
+                &[
+                    "Claims suspended",
+                    "Rows in hand: 1",
+                    "probationevents-health",
+                ],
+            )
+            .await;
         assert_eq!(visit.sandbox.topic().len(), before);
         visit.bare("#outages").await;
         visit.picture("page-outage.png").await;
 
         visit.press(switch).await;
         visit.shows("#outcome", &["Off again."]).await;
-        let messages = visit.sandbox.topic().wait_for(before + 2, PATIENCE).await.unwrap();
+        let messages = visit
+            .sandbox
+            .topic()
+            .wait_for(before + 2, PATIENCE)
+            .await
+            .unwrap();
         for message in &messages[before..] {
-            visit.shows("#messages", &[event_type(message), &message.message_id]).await;
+            visit
+                .shows("#messages", &[event_type(message), &message.message_id])
+                .await;
         }
         visit.shows("#rows", &["No rows"]).await;
-        visit.shows("#reaction", &["Claims run", "All of its health checks are up"]).await;
+        visit
+            .shows(
+                "#reaction",
+                &["Claims run", "All of its health checks are up"],
+            )
+            .await;
     })
     .await;
 }

@@ -97,6 +97,8 @@ impl Chromedriver {
             .ok()?;
         let mut process = Command::new("chromedriver")
             .arg("--port=0")
+            // The order of a date in the pictures.
+            .env("LANGUAGE", "en_GB")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)

@@ -1,5 +1,6 @@
 //! `check` and `config`: what they print and how they end. Nothing is claimed, nothing published, nothing secret printed.
 
+use crate::ingestion::{Answer, Ingestion, KEY};
 use crate::process::{command, text};
 use crate::world::{add, row, sandbox, variables};
 use sandbox::{Endpoint, Fault, Sandbox};
@@ -30,7 +31,7 @@ async fn check(sandbox: &Sandbox, more: &[(&str, &str)]) -> Checked {
     ] {
         assert_eq!(sandbox.faults().calls(call), 0, "{call:?}");
     }
-    for secret in ["clientsecret", "hush", "eyJ", "Bearer", "panicked"] {
+    for secret in ["clientsecret", "hush", "eyJ", "Bearer", KEY, "panicked"] {
         assert!(!printed.contains(secret), "{printed}");
     }
     Checked {
@@ -70,6 +71,7 @@ async fn all_well_is_a_line_each_and_exit_code_0() {
         format!(
             "ok      topic          {TOPIC} has 1 confirmed subscriptions and 0 pending; {LOCALSTACK}; {PUBLISHING}"
         ),
+        "ok      insights       Application Insights is off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set".to_owned(),
     ];
     assert_eq!(checked.lines, expected);
     assert_eq!(checked.code, Some(0));
@@ -103,7 +105,7 @@ async fn a_token_without_a_role_names_the_role_and_what_it_is_for() {
             .of("acceptance")
             .contains("identifiers: answered 403")
     );
-    assert!(checked.lines.contains(&"2 of 6 checks failed".to_owned()));
+    assert!(checked.lines.contains(&"2 of 7 checks failed".to_owned()));
 }
 
 #[tokio::test]
@@ -200,7 +202,37 @@ async fn missing_credentials_are_one_line_as_well() {
     assert!(line.contains("no credentials found in chain"), "{line}");
     let advice = "; set both keys of the topic, or give the pod a role by its service account";
     assert!(line.ends_with(advice), "{line}");
-    assert_eq!(checked.lines.len(), 7, "{:#?}", checked.lines);
+    assert_eq!(checked.lines.len(), 8, "{:#?}", checked.lines);
+    assert_eq!(checked.code, Some(1));
+}
+
+#[tokio::test]
+async fn application_insights_is_asked_with_nothing() {
+    let sandbox = sandbox().await;
+    let ingestion = Ingestion::start().await;
+    let connection = ingestion.connection_string();
+    let variables = [("APPLICATIONINSIGHTS_CONNECTION_STRING", connection.as_str())];
+    let checked = check(&sandbox, &variables).await;
+    assert!(
+        checked.of("insights").starts_with("ok "),
+        "{:#?}",
+        checked.lines
+    );
+    assert!(
+        checked
+            .of("insights")
+            .contains(" answers; whether it knows the key shows only when")
+    );
+    assert_eq!((ingestion.batches(), ingestion.accepted().len()), (1, 0));
+    let ingestion = Ingestion::answering(Answer::Refuse(503), 1).await;
+    let connection = ingestion.connection_string();
+    let variables = [("APPLICATIONINSIGHTS_CONNECTION_STRING", connection.as_str())];
+    let checked = check(&sandbox, &variables).await;
+    let line = checked.of("insights");
+    assert!(
+        line.contains(": answered 503; is APPLICATIONINSIGHTS_CONNECTION_STRING right,"),
+        "{line}"
+    );
     assert_eq!(checked.code, Some(1));
 }
 

@@ -88,8 +88,11 @@ impl Ingestion {
 }
 
 async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> (StatusCode, String) {
+    // As the real one, it takes both.
     let mut text = String::new();
-    GzDecoder::new(&*body).read_to_string(&mut text).unwrap();
+    if GzDecoder::new(&*body).read_to_string(&mut text).is_err() {
+        text = String::from_utf8(body.to_vec()).unwrap();
+    }
     let items: Vec<Value> = serde_json::from_str(&text).unwrap();
     let answer = {
         let mut shared = ingestion.shared.lock().unwrap();

@@ -284,11 +284,7 @@ async fn whatever_comes_from_outside_is_cut_between_characters() {
 
 #[tokio::test]
 async fn what_the_endpoint_refuses_for_now_is_sent_again_and_nothing_is_dropped() {
-    for answer in [
-        Answer::Refuse(429),
-        Answer::Refuse(503),
-        Answer::RefuseTheFirst(429),
-    ] {
+    let is_sent_again = async |answer| {
         let ingestion = Ingestion::answering(answer, 1).await;
         let world = told(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
@@ -300,7 +296,12 @@ async fn what_the_endpoint_refuses_for_now_is_sent_again_and_nothing_is_dropped(
         assert_eq!(ingestion.of_kind("Event").len(), 1, "{answer:?}");
         assert_eq!(dropped(&world, "not_accepted").await, 0.0, "{answer:?}");
         world.stop().await;
-    }
+    };
+    tokio::join!(
+        is_sent_again(Answer::Refuse(429)),
+        is_sent_again(Answer::Refuse(503)),
+        is_sent_again(Answer::RefuseTheFirst(429)),
+    );
 }
 
 async fn dropped(world: &World, reason: &str) -> f64 {
@@ -310,10 +311,7 @@ async fn dropped(world: &World, reason: &str) -> f64 {
 
 #[tokio::test]
 async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
-    for (answer, is_all) in [
-        (Answer::Refuse(400), true),
-        (Answer::RefuseTheFirst(400), false),
-    ] {
+    let is_counted = async |answer, is_all| {
         let ingestion = Ingestion::answering(answer, 1).await;
         let world = told(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
@@ -328,7 +326,11 @@ async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
         world.drained().await;
         world.stop().await;
         assert!(!ingestion.of_kind("Event").is_empty());
-    }
+    };
+    tokio::join!(
+        is_counted(Answer::Refuse(400), true),
+        is_counted(Answer::RefuseTheFirst(400), false),
+    );
 }
 
 /// A connection string that leads nowhere.

@@ -262,3 +262,23 @@ fn sparkline(values: &[Option<f64>]) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_service_did_not_answer_the_line_is_broken() {
+        let html = sparkline(&[Some(0.0), Some(4.0), None, Some(2.0)]).into_string();
+        assert_eq!(html.matches("<polyline").count(), 2, "{html}");
+        assert!(
+            html.contains(r#"points="146,26.0 147,2.0""#),
+            "to the right edge, up to the margin: {html}"
+        );
+        assert!(
+            html.contains(r#"points="149,14.0 149,14.0""#),
+            "a point by itself is a dot: {html}"
+        );
+        assert!(html.contains("highest 4.0"), "{html}");
+    }
+}

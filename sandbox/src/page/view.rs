@@ -290,7 +290,10 @@ fn change_form(
         details name="change" id=(change_id(change)) open[open] {
             summary {
                 span.title { (change.title) }
-                span.raises { "Raises " @for event in change.events { span.event { (event) } " " } }
+                span.raises {
+                    "Raises "
+                    @for (place, event) in change.events.iter().enumerate() { @if place > 0 { " and " } span.event { (event) } }
+                }
             }
             @if !change.hint.is_empty() { p.hint { (change.hint) } }
             (notice(outcome, change.name, &html! {

@@ -176,3 +176,26 @@ pub(super) fn age_between(before: &Sample, now: &Sample) -> Option<f64> {
     let count = now.age_count - before.age_count;
     (count > 0.0).then(|| (now.age_sum - before.age_sum) / count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_age_is_that_of_the_rows_published_between_two_samples() {
+        let sample = |count: u8, sum: u8| {
+            Some(Sample::read(&format!(
+                "# HELP offender_update_age_seconds_sum no sample\n\
+                 offender_update_age_seconds_sum {sum}\noffender_update_age_seconds_count {count}\n\
+                 offender_updates_total{{type=\"published\"}} 7\n"
+            )))
+        };
+        let record = Record {
+            samples: [sample(1, 2), sample(1, 2), None, sample(3, 10)].into(),
+            ..Record::default()
+        };
+        let ages = series(&record, age_between);
+        assert_eq!(ages, [None, None, None, Some(4.0)]);
+        assert_eq!(series(&record, |_, now| Some(now.published))[3], Some(7.0));
+    }
+}
