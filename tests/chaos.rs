@@ -65,6 +65,8 @@ impl World {
             "0",
             "--topic-port",
             "0",
+            "--page-port",
+            "0",
         ]);
         command.args([
             "--settle-seconds",
@@ -95,7 +97,7 @@ impl World {
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut addresses = BTreeMap::new();
-        while addresses.len() < 3 {
+        while addresses.len() < 4 {
             let line = lines.next_line().await.unwrap().unwrap();
             let (name, address) = line.split_once(' ').unwrap();
             addresses.insert(name.to_owned(), address.to_owned());

@@ -348,7 +348,7 @@ async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_
         for record in 0..800 {
             let update = NewUpdate {
                 source_record_id: Some(record),
-                ..row(1 + record % 10, "DISPOSAL")
+                ..row(1 + record % 5, "DISPOSAL")
             };
             add(&sandbox, update);
         }
