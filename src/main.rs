@@ -84,8 +84,7 @@ fn print(answer: &dyn Display) {
 }
 
 fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    // One thread: the work is waiting, and a thread that wakes another for each row costs a fifth of the row's CPU time
-    // (docs/performance.md).
+    // One thread: the work is waiting, and a thread that wakes another for each row costs a fifth of the row's CPU time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -1,5 +1,5 @@
 //! What a row costs and how fast a backlog is drained: the service in the release profile, the sandbox and the sequential
-//! baseline, each as a process of its own. `cargo bench --bench drain` prints the tables of docs/performance.md;
+//! baseline, each as a process of its own. `cargo bench --bench drain` prints its tables;
 //! `-- --help` lists the parts.
 
 #![allow(
