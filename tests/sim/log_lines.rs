@@ -1,7 +1,8 @@
 //! How much the service's own log grows while nothing happens, and in a long outage.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use tracing::field::{Field, Visit};
@@ -19,30 +20,45 @@ use crate::seed::{Kind, Plan};
 const PODS: usize = 4;
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Keeps the messages of all lines at INFO and above.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+thread_local! {
+    /// The messages of all lines at INFO and above, while somebody on this thread wants them.
+    static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
 
-impl<S: Subscriber> Layer<S> for Lines {
+/// One for the whole process, and not one for each test: whether a line is wanted is remembered where it is written, so that
+/// tests with subscribers of their own on threads beside each other take lines away from one another.
+struct LinesOfThisThread;
+
+impl<S: Subscriber> Layer<S> for LinesOfThisThread {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        event.record(&mut self.clone());
+        LINES.with_borrow_mut(|lines| {
+            if let Some(lines) = lines {
+                event.record(&mut Messages(lines));
+            }
+        });
     }
 }
 
-impl Visit for Lines {
+struct Messages<'a>(&'a mut Vec<String>);
+
+impl Visit for Messages<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == "message" {
-            self.0.lock().unwrap().push(format!("{value:?}"));
+            self.0.push(format!("{value:?}"));
         }
     }
 }
 
 fn lines_of(plan: Plan) -> Vec<String> {
-    let lines = Lines::default();
-    let subscriber =
-        tracing_subscriber::registry().with(lines.clone().with_filter(LevelFilter::INFO));
-    tracing::subscriber::with_default(subscriber, || run(plan, None));
-    lines.0.lock().unwrap().clone()
+    static SUBSCRIBED: Once = Once::new();
+    SUBSCRIBED.call_once(|| {
+        let layer = LinesOfThisThread.with_filter(LevelFilter::INFO);
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
+            .unwrap();
+    });
+    LINES.set(Some(Vec::new()));
+    run(plan, None);
+    LINES.take().unwrap()
 }
 
 /// An hour from its fifth minute on.
