@@ -178,7 +178,7 @@ fn introduction() -> Markup {
         p.lead { "Change somebody in the mini-Delius, and watch the change become messages." }
         ol.way {
             li { strong { "Change" } " A form below changes a table, as Delius does. A trigger of the database writes a row into OFFENDER_DELTA." }
-            li { strong { "Claim" } " The service polls. It gets the row once it is 2 seconds old, and with it a lock." }
+            li { strong { "Claim" } " The service polls. It gets the row once it is 2 seconds old, in whole seconds, and with it a lock." }
             li { strong { "Publish" } " It asks for the offender’s identifiers, and publishes a specific event; for some tables OFFENDER_CHANGED too, which is deprecated." }
             li { strong { "Delete" } " When SNS has taken all events, the row is deleted." }
         }
