@@ -13,7 +13,7 @@ use probation_offender_events::{health, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Takes a fifth off the CPU time of a row against the C library's, for half a megabyte more: docs/performance.md.
+/// Takes a fifth off the CPU time of a row against the C library's, for under a megabyte more: docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

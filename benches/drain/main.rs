@@ -1,6 +1,6 @@
 //! What a row costs and how fast a backlog is drained: the service in the release profile, the sandbox and the sequential
 //! baseline, each as a process of its own. `cargo bench --bench drain` prints its tables;
-//! `-- --help` lists the parts.
+//! `-- --help` lists the parts. docs/performance.md holds them, and what they mean.
 
 #![allow(
     clippy::print_stdout,
