@@ -223,12 +223,18 @@ async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
         visit
             .press("button[aria-labelledby=outage-sns-entry]")
             .await;
+        visit.shows("#outcome", &["On."]).await;
         visit.open_change("requirement").await;
         visit.press("#change-requirement button").await;
+        visit
+            .shows("#change-requirement #outcome", &["Changed."])
+            .await;
         visit.shows("#rows", &["RQMNT", "INPROGRESS"]).await;
         visit
             .press("button[aria-labelledby=outage-sns-entry]")
             .await;
+        // The message may be there before the answer to the form is, which takes this page away.
+        visit.shows("#outcome", &["Off again."]).await;
         visit
             .shows("#messages", &["SENTENCE_ORDER_REQUIREMENT_CHANGED"])
             .await;
