@@ -42,13 +42,17 @@ pub struct Exporting {
     count: Arc<Count>,
 }
 
+fn track_url(endpoint: &str) -> String {
+    format!("{endpoint}/v2/track")
+}
+
 /// Sends nothing to the ingestion endpoint, to see whether it is there; that it refuses nothing is an answer as well.
 ///
 /// # Errors
 /// In words.
 pub async fn try_endpoint(http: &reqwest::Client, endpoint: &str) -> Result<(), String> {
     let nothing = http
-        .post(format!("{endpoint}/v2/track"))
+        .post(track_url(endpoint))
         .timeout(REQUEST_LIMIT)
         .header("content-type", "application/json")
         .body("[]");
@@ -78,7 +82,7 @@ pub fn start(
     let accepted = Arc::new(AtomicU64::new(0));
     let ingestion = Ingestion {
         client,
-        url: format!("{}/v2/track", settings.endpoint),
+        url: track_url(&settings.endpoint),
         accepted: accepted.clone(),
     };
     let key = settings.instrumentation_key.expose_secret();
