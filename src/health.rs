@@ -9,6 +9,7 @@ use futures_util::future::{BoxFuture, Shared};
 use reqwest::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -54,6 +55,7 @@ pub struct Health {
 #[derive(Debug)]
 struct Check {
     started: Instant,
+    task: AbortHandle,
     report: Shared<BoxFuture<'static, Option<Report>>>,
 }
 
@@ -122,10 +124,8 @@ impl Health {
                 Some(check) if check.is_good() => check.report.clone(),
                 _ => {
                     let checks = self.checks.clone();
-                    let task = tokio::spawn(async move { checks.check().await });
-                    let report = task.map(Result::ok).boxed().shared();
-                    let started = Instant::now();
-                    last.insert(Check { started, report }).report.clone()
+                    let check = Check::start(async move { checks.check().await });
+                    last.insert(check).report.clone()
                 }
             }
         };
@@ -144,8 +144,19 @@ impl Health {
 }
 
 impl Check {
+    fn start(check: impl Future<Output = Report> + Send + 'static) -> Self {
+        let started = Instant::now();
+        let task = tokio::spawn(check);
+        Self {
+            started,
+            task: task.abort_handle(),
+            report: task.map(Result::ok).boxed().shared(),
+        }
+    }
+
+    /// The task is asked whether it has ended, since the shared report knows only if somebody has waited for it.
     fn is_good(&self) -> bool {
-        self.report.peek().is_none() || self.started.elapsed() < CACHED_FOR
+        !self.task.is_finished() || self.started.elapsed() < CACHED_FOR
     }
 }
 
@@ -294,7 +305,31 @@ fn status_name(status: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::sleep;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_is_good_for_two_seconds_also_if_nobody_waited_for_it() {
+        let check = Check::start(ready(Report {
+            components: BTreeMap::new(),
+            groups: ["liveness", "readiness"],
+            status: Status::Up,
+        }));
+        sleep(Duration::from_millis(1999)).await;
+        assert!(check.task.is_finished() && check.is_good());
+        sleep(Duration::from_millis(1)).await;
+        assert!(!check.is_good());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_under_way_is_for_everybody_who_asks_meanwhile() {
+        let check = Check::start(pending());
+        sleep(Duration::from_mins(1)).await;
+        assert!(check.is_good());
+    }
 
     #[test]
     fn statuses_have_the_names_that_spring_gives_them() {
