@@ -8,7 +8,7 @@ use crate::faults::Outage;
 use crate::log::{Answer, Call, Endpoint, EventOf, What};
 use crate::rows::{RowInWorld, Standing};
 use crate::run::{Run, patience};
-use crate::seed::{Kind, Offender, Plan};
+use crate::seed::{Kind, Offender, Plan, SETTLE_SECONDS};
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// The longest that the other side asks to wait.
@@ -98,6 +98,16 @@ impl Plan {
             + calls
             + poison
             + Duration::from_secs(15)
+    }
+
+    /// By when all rows of the plan are drained in a world that is well, from when they are there, at the slowest: one after the
+    /// other, by one pod that has just polled.
+    fn drained_within(&self) -> Duration {
+        let calls = 4 * u32::try_from(self.rows.len()).unwrap();
+        let usual = Duration::from_millis(self.rates.usual_milliseconds);
+        let settle = Duration::from_secs(SETTLE_SECONDS.unsigned_abs());
+        let drain = settle + self.settings.fixed_delay + usual * calls;
+        drain.max(Duration::from_secs(30))
     }
 
     /// Stalls shift the end of the troubles.
@@ -264,7 +274,7 @@ impl Rows {
             + settings.call_timeout * 2
             + settings.publish_timeout
             + Duration::from_secs(15);
-        let from = if inserted + Duration::from_secs(30) < outage.from {
+        let from = if inserted + plan.drained_within() < outage.from {
             inserted
         } else {
             inserted.max(outage.to)
