@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::ports::CallError;
+use super::ports::{CallError, CallErrorKind};
 use crate::offender_update::OffenderId;
 
 /// While claims are suspended, one row is claimed after this time, to see whether it gets through.
@@ -69,6 +69,8 @@ struct State {
     /// The claimers that wait for a place in flight and have not been promised one.
     places_wanted: Vec<u64>,
     last_wish: u64,
+    /// When the latest claim that was answered was started: there was a token.
+    claim_answered: Option<Instant>,
     /// Two offenders that were found lately: if one is found again, identifiers are well.
     known_offenders: [Option<OffenderId>; 2],
 }
@@ -80,6 +82,8 @@ struct StepHealth {
     through_started: Option<Instant>,
     /// While nobody gets through: when the latest call that failed was started.
     failing: Option<Instant>,
+    /// Whether that one failed for want of a token that is accepted.
+    unauthorised: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +109,7 @@ impl ClaimGate {
             steps: [StepHealth::default(); STEPS],
             places_wanted: Vec::new(),
             last_wish: 0,
+            claim_answered: None,
             known_offenders: [None; 2],
         };
         let gate = Self {
@@ -168,6 +173,12 @@ impl ClaimGate {
         self.claim_failed();
     }
 
+    /// A claim that was started at `started` was answered, with a row or without.
+    pub fn claim_answered(&self, started: Instant) {
+        let answered = &mut self.state().claim_answered;
+        *answered = (*answered).max(Some(started));
+    }
+
     /// A permitted claim brought no row.
     pub fn claim_failed(&self) {
         if let Phase::Resuming { claimed_at } = &mut self.state().phase {
@@ -216,8 +227,11 @@ impl ClaimGate {
         if state.through_since(step, started) {
             return true;
         }
-        let failing = &mut state.steps[step as usize].failing;
-        *failing = (*failing).max(Some(started));
+        let health = &mut state.steps[step as usize];
+        if health.failing.is_none_or(|failing| failing <= started) {
+            health.failing = Some(started);
+            health.unauthorised = error.kind == CallErrorKind::Unauthorised;
+        }
         let now = Instant::now();
         match &mut state.phase {
             Phase::Suspended {
@@ -261,13 +275,19 @@ impl ClaimGate {
         self.state().through_since(step, since)
     }
 
-    /// Whether claims have been suspended for so long, and this step is failing.
+    /// Whether claims have been suspended for so long, and this step is failing, perhaps for the rows in hand only. For want of a
+    /// token everybody fails: then a claim has to have shown meanwhile that there is one.
     #[must_use]
     pub fn is_stuck(&self, step: Step, so_long: Duration) -> bool {
         let state = self.state();
-        let failing = state.steps[step as usize].failing.is_some();
-        failing
-            && matches!(state.phase, Phase::Suspended { since, .. } if since.elapsed() >= so_long)
+        let health = state.steps[step as usize];
+        let (Some(failing), Phase::Suspended { since, .. }) = (health.failing, state.phase) else {
+            return false;
+        };
+        let had_a_token = state
+            .claim_answered
+            .is_some_and(|claim| claim >= since && claim <= failing);
+        since.elapsed() >= so_long && (had_a_token || !health.unauthorised)
     }
 
     /// Remembers an offender that was found.

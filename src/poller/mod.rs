@@ -242,6 +242,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             if answered {
                 let now = Some(Instant::now());
                 self.shared.metrics.since_claim_answered.set(now);
+                self.shared.gate.claim_answered(claimed_at);
             }
             let error = match claimed {
                 Ok(Some(row)) => {

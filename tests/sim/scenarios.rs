@@ -99,6 +99,33 @@ fn an_outage_of_sns_of_eight_minutes_delays_no_row_by_more_than_itself_and_the_l
     }
 }
 
+/// Rows of one offender fill all places of a pod that knows no other when there is no token any more. That cannot be this
+/// offender's trouble, so that nothing is gained by making room for others.
+#[test]
+fn an_outage_of_auth_strands_no_row_of_a_pod_that_knows_one_offender_only() {
+    let mut plan = healthy(Kind::AuthOutage, 1);
+    plan.settings.max_in_flight = 5;
+    plan.settings.fixed_delay = Duration::from_secs(1);
+    plan.rates.usual_milliseconds = 400;
+    let outage = Outage {
+        from: Duration::from_secs(10),
+        to: Duration::from_mins(8),
+        endpoint: None,
+        symptom: Symptom::Unauthorised,
+    };
+    plan.outages.push(outage);
+    plan.trouble_ends = Duration::from_mins(9);
+    plan.rows = (0..40)
+        .map(|index: usize| row(index, 0, Duration::from_millis(300 * index as u64)))
+        .collect();
+    let run = run(plan, None);
+    assert_eq!(check(&run), Ok(()));
+    let published = published(&run);
+    assert_eq!(published.len(), 40);
+    let last = published.values().max().unwrap();
+    assert!(*last < outage.to + LONGEST_BACKOFF + Duration::from_secs(40));
+}
+
 #[test]
 fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_time() {
     let good_rows = 1_000;
