@@ -73,6 +73,7 @@ pub const LEFT_LOCKED_REASONS: &[&str] = &[
     "brake",
     "not_visible",
     "unreadable",
+    "panicked",
 ];
 
 /// Why a row's events may have been delivered more than once, as far as the pod itself can know.

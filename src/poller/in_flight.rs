@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::lease::Lease;
@@ -18,6 +18,7 @@ pub(super) struct InFlight {
     rows: Arc<Mutex<Rows>>,
     gauge: IntGauge,
     oldest: SecondsSince,
+    panicked: IntCounter,
 }
 
 #[derive(Debug, Default)]
@@ -35,12 +36,13 @@ pub(super) struct Place {
 }
 
 impl InFlight {
-    pub fn new(places: usize, gauge: IntGauge, oldest: SecondsSince) -> Self {
+    pub fn new(places: usize, gauge: IntGauge, oldest: SecondsSince, panicked: IntCounter) -> Self {
         Self {
             places: Arc::new(Semaphore::new(places)),
             rows: Arc::default(),
             gauge,
             oldest,
+            panicked,
         }
     }
 
@@ -103,8 +105,20 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             let mut rows = self.in_flight.rows();
-            rows.held.remove(&number);
+            let held = rows.held.remove(&number);
             self.in_flight.show(&rows);
+            drop(rows);
+            if let Some((row, lease)) = held
+                && std::thread::panicking()
+            {
+                self.in_flight.panicked.inc();
+                // Where it panicked is in the line before, which does not know the row.
+                tracing::error!(
+                    offenderDeltaId = row.map(|row| row.0),
+                    comes_back_in_seconds = lease.comes_back_in().as_secs(),
+                    "the task of this row panicked; unless it is deleted already, it comes back when the lock runs out"
+                );
+            }
         }
     }
 }

@@ -141,6 +141,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 shared.settings.max_in_flight,
                 shared.metrics.in_flight.clone(),
                 shared.metrics.oldest_in_flight.clone(),
+                shared.metrics.left_locked.with_label_values(&["panicked"]),
             ),
             rows: TaskTracker::new(),
             claims_under_way: AtomicUsize::new(0),
@@ -297,6 +298,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
 
     fn start(&self, row: ClaimedRow, claimed_at: Instant, mut place: Place, operation: Operation) {
         self.shared.metrics.read.inc();
+        // The brake comes off by itself, and a drain may be long.
+        self.shared.show_brake();
         let lease = Lease::from_claim(claimed_at, self.shared.settings.lock_expiry);
         let offender = match &row {
             ClaimedRow::Update(update) => Some(update.offender_id),

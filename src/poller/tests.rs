@@ -46,9 +46,30 @@ impl Topic for Nothing {
     }
 }
 
-/// The times of the polls within a minute and a half, from the start on.
-async fn polls(source: Nothing) -> Vec<Duration> {
-    let settings = PollerSettings {
+/// One row, for which nothing can be done without a panic.
+#[derive(Clone)]
+struct PanicOnce(Arc<Mutex<Option<ClaimedRow>>>);
+
+impl Updates for PanicOnce {
+    async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
+        Ok(self.0.lock().unwrap().take())
+    }
+
+    async fn identifiers(&self, _: OffenderId) -> Result<Option<Identifiers>, CallError> {
+        panic!("planted")
+    }
+
+    async fn delete(&self, _: OffenderDeltaId) -> Result<(), CallError> {
+        panic!("planted")
+    }
+
+    async fn mark_as_failed(&self, _: OffenderDeltaId) -> Result<(), CallError> {
+        panic!("planted")
+    }
+}
+
+fn settings() -> PollerSettings {
+    PollerSettings {
         fixed_delay: DELAY,
         claimers: 1,
         max_in_flight: 32,
@@ -59,9 +80,13 @@ async fn polls(source: Nothing) -> Vec<Duration> {
         brake_limit: 10,
         brake_window: Duration::from_mins(10),
         grace_period: DELAY,
-    };
+    }
+}
+
+/// The times of the polls within a minute and a half, from the start on.
+async fn polls(source: Nothing) -> Vec<Duration> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let poller = Poller::new(source.clone(), source.clone(), settings, metrics.clone());
+    let poller = Poller::new(source.clone(), source.clone(), settings(), metrics.clone());
     let start = Instant::now();
     let stop = CancellationToken::new();
     let ended = async {
@@ -118,4 +143,23 @@ async fn a_lost_race_is_followed_by_another_try_within_the_same_poll() {
     let polling = tokio::time::timeout(Duration::from_secs(5), async { polls(source).await.len() });
     assert!(polling.await.is_err());
     assert!(asked.lock().unwrap().len() > 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_whose_task_panics_is_counted_gives_its_place_back_and_stops_nothing() {
+    let row = br#"{"offenderDeltaId":7,"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT",
+        "sourceTable":"ALIAS","sourceRecordId":3,"failedUpdate":false}"#;
+    let source = PanicOnce(Arc::new(Mutex::new(Some(ClaimedRow::from_json(row)))));
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let poller = Poller::new(source, Nothing::default(), settings(), metrics.clone());
+    let stop = CancellationToken::new();
+    let ended = async {
+        sleep(Duration::from_secs(90)).await;
+        stop.cancel();
+    };
+    tokio::join!(poller.run(&stop), ended);
+    let panicked = metrics.left_locked.with_label_values(&["panicked"]);
+    assert_eq!((metrics.read.get(), panicked.get()), (1, 1));
+    assert_eq!(metrics.in_flight.get(), 0);
+    assert!(metrics.polls.get() > 8);
 }
