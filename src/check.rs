@@ -23,10 +23,14 @@ const ROLES: [(&str, &str); 2] = [
 ];
 
 /// What to do about errors of the topic, by what is in their text.
-const TOPIC_ADVICE: [(&str, &str); 5] = [
+const TOPIC_ADVICE: [(&str, &str); 6] = [
     (
         "NotFound",
         "there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?",
+    ),
+    (
+        "InvalidParameter",
+        "this address knows no topic with this ARN: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?",
     ),
     (
         "AuthorizationError",

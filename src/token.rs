@@ -150,7 +150,10 @@ impl TokenSource {
 
     /// Joins the fetch under way, or starts one.
     fn fetch(&self, state: &mut State) -> Shared<BoxFuture<'static, Result<Token, CallError>>> {
-        if let Some(fetching) = &state.fetching {
+        // One that has ended is only there if its task panicked.
+        if let Some(fetching) = &state.fetching
+            && fetching.peek().is_none()
+        {
             return fetching.clone();
         }
         let inner = self.0.clone();
