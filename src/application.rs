@@ -125,7 +125,10 @@ impl Application {
         let mut servers = tokio::task::JoinSet::new();
         let routers = match self.management {
             Some(management) => vec![
-                (self.server, web::probes_only(self.pages.clone())),
+                (
+                    self.server,
+                    web::main_besides_management(self.pages.clone()),
+                ),
                 (management, web::management(self.pages)),
             ],
             None => vec![(self.server, web::management(self.pages))],
@@ -351,11 +354,15 @@ fn info(settings: &Settings) -> Value {
     let built = built
         .ok()
         .and_then(|time| jiff::Timestamp::try_from(time).ok());
+    let mut git = serde_json::Map::new();
+    if let Some(branch) = build_variable("GIT_BRANCH") {
+        git.insert("branch".to_owned(), json!(branch));
+    }
+    if let Some(commit) = build_variable("GIT_REF") {
+        git.insert("commit".to_owned(), json!({ "id": commit }));
+    }
     json!({
-        "git": {
-            "branch": build_variable("GIT_BRANCH"),
-            "commit": { "id": build_variable("GIT_REF") },
-        },
+        "git": git,
         "build": {
             "name": name,
             "artifact": name,

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -39,23 +40,29 @@ pub struct Pages {
 
 /// Everything: for the only port, or for the management port.
 pub fn management(pages: Pages) -> Router {
-    let version = pages.info["build"]["version"].as_str().unwrap_or_default();
-    let (router, description) = OpenApiRouter::with_openapi(docs::description(version))
-        .routes(routes!(health))
-        .routes(routes!(component))
-        .routes(routes!(info))
-        .routes(routes!(prometheus))
-        .split_for_parts();
+    let (router, description) = endpoints(&pages);
     finished(router.merge(docs::pages(&description)), pages)
 }
 
-/// What stays on the main port when there is a management port: the probes, which the chart sends to port `http`.
-pub fn probes_only(pages: Pages) -> Router {
-    let router = Router::new()
+/// What stays on the main port when there is a management port: the probes, which the chart sends to port `http`, and the
+/// documentation, for those who come through the ingress.
+pub fn main_besides_management(pages: Pages) -> Router {
+    let (_, description) = endpoints(&pages);
+    let router = docs::pages(&description)
         .route("/health/ping", get(|pages| probe("ping", pages)))
         .route("/health/liveness", get(|pages| probe("liveness", pages)))
         .route("/health/readiness", get(|pages| probe("readiness", pages)));
     finished(router, pages)
+}
+
+fn endpoints(pages: &Pages) -> (Router<Pages>, OpenApi) {
+    let version = pages.info["build"]["version"].as_str().unwrap_or_default();
+    OpenApiRouter::with_openapi(docs::description(version))
+        .routes(routes!(health))
+        .routes(routes!(component))
+        .routes(routes!(info))
+        .routes(routes!(prometheus))
+        .split_for_parts()
 }
 
 fn finished(router: Router<Pages>, pages: Pages) -> Router {
@@ -87,29 +94,21 @@ async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     (status = 404, description = "There is none of this name"),
 ))]
 async fn component(
-    State(pages): State<Pages>,
     // An error where the path is not text: no component's name.
     name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    pages: (State<Pages>, HeaderMap),
 ) -> Response {
-    let Ok(Path(name)) = name else {
-        return StatusCode::NOT_FOUND.into_response();
-    };
-    match pages.health.component(&name).await {
-        Some(component) => component_answer(&component, &headers),
-        None => StatusCode::NOT_FOUND.into_response(),
+    match name {
+        Ok(Path(name)) => probe(&name, pages).await,
+        Err(_) => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-async fn probe(name: &'static str, (State(pages), headers): (State<Pages>, HeaderMap)) -> Response {
+async fn probe(name: &str, (State(pages), headers): (State<Pages>, HeaderMap)) -> Response {
     match pages.health.component(name).await {
-        Some(component) => component_answer(&component, &headers),
+        Some(component) => actuator(component.status, &component, &headers),
         None => StatusCode::NOT_FOUND.into_response(),
     }
-}
-
-fn component_answer(component: &Component, headers: &HeaderMap) -> Response {
-    actuator(component.status, component, headers)
 }
 
 fn actuator(status: Status, body: &impl Serialize, headers: &HeaderMap) -> Response {

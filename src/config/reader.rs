@@ -110,7 +110,7 @@ impl Reader {
         let management_port = self
             .optional("MANAGEMENT_SERVER_PORT")
             .map(|_| self.parsed("MANAGEMENT_SERVER_PORT"));
-        let poll_enabled = self.parsed("OFFENDERUPDATEPOLL_ENABLED");
+        let poll_enabled = self.boolean("OFFENDERUPDATEPOLL_ENABLED");
         let connect_timeout = self.duration("API_CONNECTTIMEOUT");
         let health_timeout = self.duration("API_HEALTHTIMEOUT");
         let log_format = self.parsed("LOG_FORMAT");
@@ -177,7 +177,13 @@ impl Reader {
                 None
             }
         };
-        let region = self.required("HMPPS_SQS_REGION");
+        let region = match (&arn, self.required("HMPPS_SQS_REGION")) {
+            // SNS would refuse each message as a bad parameter (`TopicArn`), which looks like the fault of the row.
+            (Some(arn), Some(region)) if arn.split(':').nth(3) != Some(region.as_str()) => {
+                self.fault("HMPPS_SQS_REGION")
+            }
+            (_, region) => region,
+        };
         Some(TopicSettings {
             arn: arn?,
             region: region?,
@@ -263,6 +269,13 @@ impl Reader {
             .parse()
             .ok()
             .or_else(|| self.fault(name))
+    }
+
+    /// As Spring reads them: `true`, `yes`, `on` or `1`, in any case, and their opposites.
+    fn boolean(&mut self, name: &str) -> Option<bool> {
+        let text = self.required(name)?;
+        let read = config::Value::from(text).into_bool();
+        read.ok().or_else(|| self.fault(name))
     }
 
     fn number(&mut self, name: &str, least: usize, most: usize) -> Option<usize> {

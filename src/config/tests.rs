@@ -82,7 +82,7 @@ fn every_bad_value_is_one_fault_that_names_it() {
     for (name, values) in [
         ("SERVER_PORT", &["65536", "-1", "http", "8080.0"][..]),
         ("MANAGEMENT_SERVER_PORT", &["x", "70000"]),
-        ("OFFENDERUPDATEPOLL_ENABLED", &["yes", "TRUE", "0"]),
+        ("OFFENDERUPDATEPOLL_ENABLED", &["maybe", "2", "t"]),
         (
             "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
             &["0", "10s", "-1", "99999999999999999999"],
@@ -99,6 +99,7 @@ fn every_bad_value_is_one_fault_that_names_it() {
             "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
             &["topic", "arn:aws:sqs:eu-west-2:1:queue"],
         ),
+        ("HMPPS_SQS_REGION", &["eu-west-1", "eu-west", "EU-WEST-2"]),
         ("HMPPS_SQS_PROVIDER", &["azure"]),
         ("LOG_FORMAT", &["xml"]),
         ("RUST_LOG", &["a=b=c"]),
@@ -198,6 +199,25 @@ fn a_management_port_that_is_the_main_port_is_none() {
     assert_eq!(ports("8080", "8080"), None);
     assert_eq!(ports("8080", "8081"), Some(8081));
     assert_eq!(ports("0", "0"), Some(0));
+}
+
+#[test]
+fn a_boolean_is_read_as_spring_reads_it() {
+    for (text, enabled) in [
+        ("true", true),
+        ("TRUE", true),
+        (" Yes ", true),
+        ("on", true),
+        ("1", true),
+        ("false", false),
+        ("False", false),
+        ("no", false),
+        ("OFF", false),
+        ("0", false),
+    ] {
+        let settings = read_with(&[("OFFENDERUPDATEPOLL_ENABLED", text)]).unwrap();
+        assert_eq!(settings.poll_enabled, enabled, "{text}");
+    }
 }
 
 #[test]

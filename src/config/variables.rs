@@ -78,7 +78,11 @@ pub const VARIABLES: &[Variable] = &[
         "a secret access key, together with …_ACCESS_KEY_ID",
         "As above",
     ),
-    variable("HMPPS_SQS_REGION", "an AWS region", "Region of the topic"),
+    variable(
+        "HMPPS_SQS_REGION",
+        "the AWS region that the topic's ARN names",
+        "Region of the topic",
+    ),
     variable(
         "HMPPS_SQS_PROVIDER",
         "aws or localstack",
@@ -97,7 +101,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MANAGEMENT_SERVER_PORT",
         "a port, 0 to 65535",
-        "Port that `/prometheus`, `/health`, `/info` and the API docs move to; only the probes stay on SERVER_PORT",
+        "Port that `/prometheus`, `/health` and `/info` move to; only the probes and the API docs stay on SERVER_PORT",
     ),
     variable(
         "OFFENDERUPDATEPOLL_ENABLED",
@@ -127,7 +131,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES",
         "a whole number, 0 to 1000000",
-        "Rows that may be marked as permanently failed within the window",
+        "Rows that a pod may mark as permanently failed within the window",
     ),
     variable(
         "OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW",

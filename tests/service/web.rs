@@ -254,7 +254,7 @@ async fn anything_else_is_401_with_an_empty_body_and_every_answer_has_the_securi
 }
 
 #[tokio::test]
-async fn a_management_port_takes_everything_but_the_probes() {
+async fn a_management_port_takes_everything_but_the_probes_and_the_docs() {
     let world = World::start_with(&[("MANAGEMENT_SERVER_PORT", "0")]).await;
     assert_ne!(world.address, world.management_address);
     for path in ["/prometheus", "/health", "/info", "/health/liveness"] {
