@@ -1,4 +1,4 @@
-"""Asks a real Prometheus every query of the alerts, the dashboard and the ScaledObject.
+"""Asks a real Prometheus every query of the alerts, the dashboard, the ScaledObject and the README.
 
     queries.py ADDRESS    starts a Prometheus that scrapes the service whose metrics are at ADDRESS (host:port)
 
@@ -20,7 +20,8 @@ from pathlib import Path
 
 import yaml
 
-CHART = Path(__file__).resolve().parents[2] / "helm_deploy" / "probation-offender-events"
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm_deploy" / "probation-offender-events"
 NAMESPACE = "offender-events-dev"
 LABELS = {"namespace": NAMESPACE, "pod": "probation-offender-events-5d4c7b9f6-abcde", "container": "probation-offender-events"}
 # For Grafana's variables; four scrapes fit into each.
@@ -60,6 +61,10 @@ def queries():
     template = (CHART / "templates" / "scaled-object.yaml").read_text()
     (query,) = re.findall(r"^ *query: (.*)$", template, re.MULTILINE)
     yield "ScaledObject", query.replace("{{ .Release.Namespace }}", NAMESPACE), None
+    (block,) = re.findall(r"```promql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for query in block.splitlines():
+        if not query.startswith("#"):
+            yield "README", query.replace("offender-events-prod", NAMESPACE), None
 
 
 def selectors(query):
