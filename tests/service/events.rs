@@ -255,7 +255,7 @@ async fn an_offender_not_visible_is_left_at_first_and_given_up_on_its_return() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_gone_when_it_is_deleted_or_marked_is_settled() {
+async fn a_row_that_is_gone_when_it_is_deleted_is_settled() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -268,6 +268,32 @@ async fn a_row_that_is_gone_when_it_is_deleted_or_marked_is_settled() {
     })
     .await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 1);
+    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_gone_when_it_is_marked_is_settled() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::MarkAsFailed, Fault::status(404));
+    crate::world::add(&sandbox, row(3, "ALIAS"));
+    sandbox
+        .delius()
+        .execute(
+            "UPDATE offender SET visible = 0 WHERE offender_id = 3;
+             DELETE FROM offender_delta WHERE offender_id = 3 AND source_table <> 'ALIAS';
+             UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0",
+        )
+        .unwrap();
+    let world = World::around(sandbox, &[]).await;
+    crate::world::eventually("the row is settled", async || {
+        world.sandbox.faults().calls(Endpoint::MarkAsFailed) > 0
+            && world.metric("offender_updates_in_flight").await == 0.0
+    })
+    .await;
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 1);
     assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
     world.stop().await;
 }

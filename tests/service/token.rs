@@ -1,8 +1,12 @@
 //! The token: one fetch for all, renewed, replaced when refused.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::world::{World, add, row, sandbox};
+use crate::world::{World, add, eventually, row, sandbox};
+use axum::Router;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::IntoResponse;
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
 
@@ -126,5 +130,64 @@ async fn wrong_credentials_claim_nothing_and_leave_the_pod_alive() {
     .await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::NextUpdate), 0);
     assert!(world.is_live().await);
+    world.stop().await;
+}
+
+/// What was asked of a server that is hmpps-auth and an idle community-api at once.
+type Requests = Arc<Mutex<Vec<(String, HeaderMap, String)>>>;
+
+async fn auth_and_community() -> (String, Requests) {
+    let requests = Requests::default();
+    let noted = requests.clone();
+    let answer = async move |method: Method, uri: Uri, headers: HeaderMap, body: String| {
+        let asked = format!("{method} {}", uri.path());
+        noted.lock().unwrap().push((asked, headers, body));
+        match uri.path() {
+            "/oauth/token" => r#"{"access_token":"abc","expires_in":3600}"#.into_response(),
+            "/health/ping" => StatusCode::OK.into_response(),
+            _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    (address, requests)
+}
+
+#[tokio::test]
+async fn the_token_is_asked_for_as_hmpps_auth_wants_it_and_goes_with_claims_but_not_with_pings() {
+    let (address, requests) = auth_and_community().await;
+    let variables = [
+        ("OAUTH_ENDPOINT_URL", address.as_str()),
+        ("COMMUNITY_ENDPOINT_URL", &address),
+        ("OAUTH_CLIENT_ID", "a:client"),
+        ("OAUTH_CLIENT_SECRET", "se cret+/%"),
+    ];
+    let world = World::start_with(&variables).await;
+    let of = |asked: &str| {
+        let requests = requests.lock().unwrap();
+        let of_this = requests.iter().filter(|(other, ..)| other == asked);
+        of_this.cloned().collect::<Vec<_>>()
+    };
+    let claim = "GET /secure/offenders/nextUpdate";
+    eventually("rows are asked for", async || !of(claim).is_empty()).await;
+    let health = format!("{}/health", world.address);
+    assert_eq!(world.http.get(health).send().await.unwrap().status(), 200);
+
+    let (_, headers, body) = &of("POST /oauth/token")[0];
+    assert_eq!(body, "grant_type=client_credentials&scope=read");
+    assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(headers["accept"], "application/json");
+    // RFC 6749, section 2.3.1: both parts are form-encoded first. This is a%3Aclient:se+cret%2B%2F%25.
+    let credentials = "Basic YSUzQWNsaWVudDpzZStjcmV0JTJCJTJGJTI1";
+    assert_eq!(headers["authorization"], credentials);
+    assert_eq!(of(claim)[0].1["authorization"], "Bearer abc");
+    let pings = of("GET /health/ping");
+    assert_eq!(pings.len(), 2);
+    assert!(
+        pings
+            .iter()
+            .all(|(_, headers, _)| !headers.contains_key("authorization"))
+    );
     world.stop().await;
 }
