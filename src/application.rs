@@ -124,14 +124,11 @@ impl Application {
         let settled = CancellationToken::new();
         let mut servers = tokio::task::JoinSet::new();
         let routers = match self.management {
-            Some(management) => vec![
-                (
-                    self.server,
-                    web::main_besides_management(self.pages.clone()),
-                ),
-                (management, web::management(self.pages)),
-            ],
-            None => vec![(self.server, web::management(self.pages))],
+            Some(management) => {
+                let (on_main, on_management) = web::on_two_ports(self.pages);
+                vec![(self.server, on_main), (management, on_management)]
+            }
+            None => vec![(self.server, web::on_one_port(self.pages))],
         };
         for (listener, router) in routers {
             let settled = settled.clone();

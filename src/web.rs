@@ -17,7 +17,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -38,31 +37,36 @@ pub struct Pages {
     pub info: Arc<Value>,
 }
 
-/// Everything: for the only port, or for the management port.
-pub fn management(pages: Pages) -> Router {
-    let (router, description) = endpoints(&pages);
-    finished(router.merge(docs::pages(&description)), pages)
+/// Everything on the only port.
+pub fn on_one_port(pages: Pages) -> Router {
+    let (endpoints, docs) = endpoints_and_docs(&pages);
+    finished(endpoints.merge(docs), pages)
 }
 
-/// What stays on the main port when there is a management port: the probes, which the chart sends to port `http`, and the
-/// documentation, for those who come through the ingress.
-pub fn main_besides_management(pages: Pages) -> Router {
-    let (_, description) = endpoints(&pages);
-    let router = docs::pages(&description)
+/// What is on the main port when there is a management port, and what on that one: everything there, and here the probes, which
+/// the chart sends to port `http`, and the documentation, for those who come through the ingress.
+pub fn on_two_ports(pages: Pages) -> (Router, Router) {
+    let (endpoints, docs) = endpoints_and_docs(&pages);
+    let main = docs
+        .clone()
         .route("/health/ping", get(|pages| probe("ping", pages)))
         .route("/health/liveness", get(|pages| probe("liveness", pages)))
         .route("/health/readiness", get(|pages| probe("readiness", pages)));
-    finished(router, pages)
+    (
+        finished(main, pages.clone()),
+        finished(endpoints.merge(docs), pages),
+    )
 }
 
-fn endpoints(pages: &Pages) -> (Router<Pages>, OpenApi) {
+fn endpoints_and_docs(pages: &Pages) -> (Router<Pages>, Router<Pages>) {
     let version = pages.info["build"]["version"].as_str().unwrap_or_default();
-    OpenApiRouter::with_openapi(docs::description(version))
+    let (endpoints, description) = OpenApiRouter::with_openapi(docs::description(version))
         .routes(routes!(health))
         .routes(routes!(component))
         .routes(routes!(info))
         .routes(routes!(prometheus))
-        .split_for_parts()
+        .split_for_parts();
+    (endpoints, docs::pages(&description))
 }
 
 fn finished(router: Router<Pages>, pages: Pages) -> Router {

@@ -18,7 +18,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::event::mappings::{GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, markdown_table};
 use crate::event::{GenericMessage, SpecificMessage};
 
-/// The description of everything but the endpoints, which [`super::endpoints`] adds where it routes them.
+/// The description of everything but the endpoints, which [`super::endpoints_and_docs`] adds where it routes them.
 pub fn description(version: &str) -> OpenApi {
     let text = include_str!("openapi.md").replace("{events}", &markdown_table());
     let components = ComponentsBuilder::new()
