@@ -1,6 +1,5 @@
-//! The service and its whole world in one process, with a page to make changes in a mini-Delius and see them become
-//! messages. What a subscriber to the topic would receive is printed too. With `--backlog N` it drains N rows instead, and
-//! says how long that took.
+//! The service and its whole world in one process: a page to make changes in a mini-Delius, and the events that follow, as
+//! a subscriber gets them. With `--backlog N` it drains N rows and reports how long that took.
 
 // An example talks to whoever runs it, in round figures.
 #![allow(clippy::print_stdout, clippy::cast_precision_loss)]
@@ -10,27 +9,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use probation_offender_events::application::Application;
 use probation_offender_events::config::{LogFormat, Settings};
+use probation_offender_events::offender_update::LocalDateTime;
 use probation_offender_events::telemetry;
-use sandbox::{Message, Sandbox};
-use tokio::task::JoinHandle;
+use sandbox::{Message, PAGE_PORT, Sandbox};
+use serde_json::Value;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
+/// The service and its whole world in one process
 #[derive(Parser)]
 struct Arguments {
-    /// Drain so many rows, and exit
-    #[arg(long)]
+    /// Drain this many rows, report the speed, and exit
+    #[arg(long, value_name = "ROWS")]
     backlog: Option<usize>,
-    /// Somebody is changed at random, every so many seconds
+    /// Change a person at random, at this interval
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     change_every: Option<u64>,
-    /// The port of the page; 0 takes any that is free
-    #[arg(long, default_value_t = sandbox::PAGE_PORT)]
-    page_port: u16,
+    /// Port of the page; 0 takes a free one [default: 8095, or a free one if that is taken]
+    #[arg(long)]
+    page_port: Option<u16>,
 }
 
 #[tokio::main]
@@ -41,23 +41,17 @@ async fn main() -> anyhow::Result<()> {
         &std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()),
     )?;
     let sandbox = Sandbox::start(sandbox::Settings {
-        page_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.page_port))),
+        page_address: Some(page_address(arguments.page_port)),
         ..sandbox::Settings::default()
     })
     .await?;
     if let Some(rows) = arguments.backlog {
+        println!("Writing {rows} rows to the mini-Delius …");
         sandbox.delius().seed_people(rows.min(10_000))?;
         sandbox.delius().seed_backlog(rows)?;
     }
     let application = Application::build(settings_for(&sandbox)?).await?;
-    let service = format!("http://localhost:{}", application.address()?.port());
-    println!("page           {}", sandbox.page_url().unwrap_or_default());
-    println!("health         {service}/health");
-    println!("metrics        {service}/prometheus");
-    sandbox.watch_service(service);
-    println!("community-api  {}", sandbox.community_url());
-    println!("hmpps-auth     {}", sandbox.auth_url());
-    println!("topic          {}/messages", sandbox.sns_url());
+    print_addresses(&sandbox, &format!("http://{}", application.address()?));
     let stop = CancellationToken::new();
     let service = tokio::spawn(application.run_until_stopped(stop.clone()));
     tokio::select! {
@@ -69,15 +63,21 @@ async fn main() -> anyhow::Result<()> {
         } => done?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
-    finish(service, &stop).await
-}
-
-async fn finish(
-    service: JoinHandle<anyhow::Result<()>>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
     stop.cancel();
     service.await.context("the service panicked")?
+}
+
+/// The usual port of the page, unless another program has it.
+fn page_address(port: Option<u16>) -> SocketAddr {
+    let on = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match port {
+        Some(port) => on(port),
+        None if std::net::TcpListener::bind(on(PAGE_PORT)).is_ok() => on(PAGE_PORT),
+        None => {
+            println!("Port {PAGE_PORT} is taken, so the page gets a free one.");
+            on(0)
+        }
+    }
 }
 
 fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
@@ -89,61 +89,90 @@ fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
     })?)
 }
 
-/// Prints what comes of the changes that are made on the page, or now and then at random. The people are made up.
+fn print_addresses(sandbox: &Sandbox, service: &str) {
+    println!("page           {}", sandbox.page_url().unwrap_or_default());
+    println!("health         {service}/health");
+    println!("metrics        {service}/prometheus");
+    println!("community-api  {}", sandbox.community_url());
+    println!("hmpps-auth     {}", sandbox.auth_url());
+    println!("topic          {}/messages", sandbox.sns_url());
+    sandbox.watch_service(service.to_owned());
+}
+
+/// Prints the events that follow from changes on the page, or from changes at random. The people are made up.
 async fn show_messages(sandbox: &Sandbox, change_every: Option<u64>) -> anyhow::Result<()> {
+    let page = sandbox.page_url().unwrap_or_default();
     println!(
-        "\nOpen the page and change somebody; a row is served 2 s after it was written. Ctrl-C ends it."
+        "\nOpen {page} and change a person: about 3 seconds later the events appear there and here. Ctrl-C stops."
     );
     let mut changes = interval(Duration::from_secs(change_every.unwrap_or(1)));
     let mut published = sandbox.topic().subscribe();
     let mut printed = 0;
     loop {
         tokio::select! {
-            _ = changes.tick(), if change_every.is_some() => println!("\n{} Delius: {}", time(), sandbox.delius().random_change()?),
+            _ = changes.tick(), if change_every.is_some() => {
+                println!("\nchange in Delius: {}", sandbox.delius().random_change()?);
+            }
             more = published.changed() => more?,
         }
         let messages = sandbox.topic().messages();
-        messages.iter().skip(printed).for_each(print_message);
+        for (index, message) in messages.iter().enumerate().skip(printed) {
+            // The generic event has no time of the change; the specific one that follows it has the same.
+            let change = date_changed(message).or_else(|| date_changed(messages.get(index + 1)?));
+            print_message(message, change);
+        }
         printed = messages.len();
     }
 }
 
-fn print_message(message: &Message) {
-    let value_of = |name| {
-        message
-            .attributes
-            .get(name)
-            .map_or("?", |(_, value)| value.as_str())
-    };
-    println!("{} {} {}", time(), value_of("eventType"), message.body);
+fn date_changed(message: &Message) -> Option<LocalDateTime> {
+    let body: Value = serde_json::from_str(&message.body).ok()?;
+    body["eventDatetime"].as_str()?.parse().ok()
+}
+
+fn print_message(message: &Message, date_changed: Option<LocalDateTime>) {
+    let now = Timestamp::now();
+    let event_type = message.attributes.get("eventType");
+    let event_type = event_type.map_or("?", |(_, value)| value.as_str());
+    let time = now.strftime("%H:%M:%SZ");
+    match date_changed.map(|changed| changed.age(now).as_secs_f64()) {
+        Some(age) => println!("\n{time}  {event_type}  {age:.1} s after the change"),
+        None => println!("\n{time}  {event_type}"),
+    }
+    println!("  body         {}", message.body);
     for (name, (data_type, value)) in &message.attributes {
-        println!("               {name} ({data_type}) = {value}");
+        println!("  {name:<11}  {value}  ({data_type})");
     }
 }
 
-fn time() -> impl std::fmt::Display {
-    Timestamp::now().strftime("%H:%M:%S%.3fZ").to_string()
-}
-
+/// Waits until the backlog is gone, with a line about it every second.
 async fn drain(sandbox: &Sandbox, rows: usize) -> anyhow::Result<()> {
     let started = Instant::now();
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} rows  {per_sec}  {eta} left")?;
-    let bar = ProgressBar::new(rows as u64).with_style(style);
+    let mut every_second = interval(Duration::from_secs(1));
+    every_second.tick().await;
+    let mut done_before = 0;
     loop {
-        let left = sandbox.delius().count_updates()?;
-        bar.set_position(rows.saturating_sub(left) as u64);
-        if left == 0 {
-            break;
+        tokio::select! {
+            () = nothing_left(sandbox) => break,
+            _ = every_second.tick() => {
+                let done = rows.saturating_sub(sandbox.delius().count_updates()?);
+                println!("{done} of {rows} rows, {} rows a second", done - done_before);
+                done_before = done;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    bar.finish();
-    let took = started.elapsed();
+    let took = started.elapsed().as_secs_f64();
     println!(
-        "\n{rows} rows became {} events in {:.1} s: {:.0} rows a second",
+        "\n{rows} rows became {} events in {took:.1} s: {:.0} rows a second",
         sandbox.topic().len(),
-        took.as_secs_f64(),
-        rows as f64 / took.as_secs_f64()
+        rows as f64 / took
     );
     Ok(())
+}
+
+async fn nothing_left(sandbox: &Sandbox) {
+    let mut looks = interval(Duration::from_millis(50));
+    while sandbox.delius().count_updates().is_ok_and(|left| left > 0) {
+        looks.tick().await;
+    }
 }

@@ -21,6 +21,7 @@ use crate::community_api::CommunityApi;
 use crate::config::{Settings, TopicSettings};
 use crate::health::{Checks, Health};
 use crate::http;
+use crate::http::sdk::SdkHttp;
 use crate::identity::Identity;
 use crate::insights::Insights;
 use crate::insights::export::{self, Exporting};
@@ -253,7 +254,7 @@ impl Clients {
             .max(settings.poller.call_timeout);
         let http = http::client(settings.connect_timeout, longest_call)
             .context("cannot make HTTP calls")?;
-        let aws = aws(settings).await;
+        let aws = aws(settings, http.clone()).await;
         let sns = aws_sdk_sns::Client::new(&aws);
         let is_aws = settings.topic.endpoint.is_none();
         Ok(Self {
@@ -312,7 +313,7 @@ async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
 
 /// Clients of AWS make each call once and with a limit: the SDK has no limit of its own, does not repeat the entries of a
 /// batch that failed, and knows nothing of leases, so that repeating is the poller's.
-async fn aws(settings: &Settings) -> SdkConfig {
+async fn aws(settings: &Settings, http: Client) -> SdkConfig {
     let TopicSettings {
         region,
         endpoint,
@@ -324,6 +325,7 @@ async fn aws(settings: &Settings) -> SdkConfig {
         .operation_timeout(settings.poller.publish_timeout)
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(SdkHttp::new(http))
         .region(Region::new(region))
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts);

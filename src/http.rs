@@ -1,10 +1,16 @@
-//! What the HTTP clients of community-api and hmpps-auth have in common: limits on everything, and errors fit for a log.
+//! What all outgoing calls have in common: how connections are made, limits on everything, and errors fit for a log.
+
+pub mod sdk;
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
+use rustls::ClientConfig;
+use rustls::crypto::ring;
+use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::insights;
 use crate::poller::ports::{CallError, CallErrorKind};
@@ -14,13 +20,22 @@ const LARGEST_BODY: usize = 1024 * 1024;
 /// How long to wait at most because the other side asked for it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 
-/// A client that cannot hang and does not follow redirects, which no service here answers with and which could carry a
-/// token elsewhere.
+/// A client that cannot hang, speaks HTTP/1.1 only and does not follow redirects, which no service here answers with and
+/// which could carry a token elsewhere.
+///
+/// HTTP/2 would put all calls on one connection, and a connection that takes bytes and never answers would fail them all.
 ///
 /// # Errors
 /// If there are no root certificates on this machine.
-pub fn client(connect_timeout: Duration, call_timeout: Duration) -> reqwest::Result<Client> {
-    Client::builder()
+pub fn client(connect_timeout: Duration, call_timeout: Duration) -> anyhow::Result<Client> {
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let client = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
         .connect_timeout(connect_timeout)
         .timeout(call_timeout)
         .redirect(redirect::Policy::none())
@@ -32,7 +47,8 @@ pub fn client(connect_timeout: Duration, call_timeout: Duration) -> reqwest::Res
             "/",
             env!("CARGO_PKG_VERSION")
         ))
-        .build()
+        .build()?;
+    Ok(client)
 }
 
 /// Sends a request to `base_url`. Application Insights is told of it by `name`, which is the same for every offender.

@@ -255,8 +255,8 @@ fn no_credentials(error: &(dyn Error + 'static)) -> bool {
 fn never_sent(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|error| {
         error
-            .downcast_ref::<hyper_util::client::legacy::Error>()
-            .is_some_and(hyper_util::client::legacy::Error::is_connect)
+            .downcast_ref::<reqwest::Error>()
+            .is_some_and(reqwest::Error::is_connect)
     })
 }
 

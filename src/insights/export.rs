@@ -12,7 +12,6 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use prometheus::IntCounterVec;
-use reqwest::redirect;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
@@ -72,13 +71,7 @@ pub fn start(
     version: &str,
     dropped: IntCounterVec,
 ) -> anyhow::Result<(Insights, Exporting)> {
-    let client = reqwest::Client::builder()
-        .connect_timeout(REQUEST_LIMIT)
-        .timeout(REQUEST_LIMIT)
-        // The endpoint for everybody may send on to one of a region.
-        .redirect(redirect::Policy::limited(3))
-        .pool_idle_timeout(Duration::from_secs(30))
-        .build()?;
+    let client = http::client(REQUEST_LIMIT, REQUEST_LIMIT)?;
     let accepted = Arc::new(AtomicU64::new(0));
     let ingestion = Ingestion {
         client,

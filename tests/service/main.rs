@@ -10,9 +10,7 @@
 )]
 
 mod bad_input;
-mod catalogue;
 mod check;
-mod docs;
 mod events;
 mod ingestion;
 mod insights;

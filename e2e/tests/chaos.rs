@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -27,27 +27,6 @@ const WITH_GENERIC: [&str; 5] = [
     "OFFICER",
 ];
 
-/// The sandbox's binary, built if it is not there yet, with the profile of this test.
-async fn sandbox_binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().unwrap().parent().unwrap();
-    let mut build = Command::new(env!("CARGO"));
-    build.args([
-        "build",
-        "--quiet",
-        "--package",
-        "sandbox",
-        "--bin",
-        "sandbox",
-    ]);
-    build.arg("--target-dir").arg(profile.parent().unwrap());
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    assert!(build.status().await.unwrap().success());
-    profile.join("sandbox")
-}
-
 /// The world as a process, and its three addresses.
 struct World {
     _process: Child,
@@ -56,7 +35,7 @@ struct World {
 
 impl World {
     async fn start(database: &Path) -> Self {
-        let mut command = Command::new(sandbox_binary().await);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2e-sandbox"));
         command.args([
             "serve",
             "--community-port",
@@ -110,7 +89,7 @@ impl World {
     }
 
     fn pod(&self) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_probation-offender-events"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2e-service"));
         command.env_clear().envs([
             (
                 "COMMUNITY_ENDPOINT_URL",

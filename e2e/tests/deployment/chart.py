@@ -15,7 +15,7 @@ from pathlib import Path
 import helm_python
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm_deploy" / "probation-offender-events"
 ENVIRONMENTS = ("dev", "staging", "preprod", "prod")
 NOT_POSSIBLE = 77

@@ -222,7 +222,7 @@ impl Visit {
     /// Writes what the browser shows to a file of the README, if told to.
     pub async fn picture(&self, file: &str) {
         if updates_pictures() {
-            let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
+            let path = format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"));
             self.browser.screenshot(path.as_ref()).await.unwrap();
         }
     }

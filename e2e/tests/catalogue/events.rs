@@ -10,10 +10,10 @@ use sandbox::Message;
 use sandbox::delius::NewUpdate;
 use serde_json::{Map, Value, json};
 
-const README: &str = include_str!("../../README.md");
+const README: &str = include_str!("../../../README.md");
 
 fn catalogue() -> Value {
-    yaml_serde::from_str(include_str!("../../docs/asyncapi.yaml")).unwrap()
+    yaml_serde::from_str(include_str!("../../../docs/asyncapi.yaml")).unwrap()
 }
 
 async fn openapi(world: &World) -> Value {

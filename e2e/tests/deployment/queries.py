@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm_deploy" / "probation-offender-events"
 NAMESPACE = "offender-events-dev"
 LABELS = {"namespace": NAMESPACE, "pod": "probation-offender-events-5d4c7b9f6-abcde", "container": "probation-offender-events"}

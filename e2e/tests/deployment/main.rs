@@ -1,7 +1,7 @@
 //! What is deployed beside the binary: the Helm chart, the alerts, the dashboard. Python scripts beside this file do the work, with
 //! Helm's own engine, Kubernetes' schemas, promtool and a real Prometheus.
 //!
-//! `tests/deployment/install-tools.sh` installs these; `HELM_CHARTS_DIR` may name a folder with the charts that ours depends on.
+//! `e2e/tests/deployment/install-tools.sh` installs these; `HELM_CHARTS_DIR` may name a folder with the charts that ours depends on.
 //! Where something cannot be had the test is skipped, and says so; with `CI` set that is a failure.
 
 #![allow(
@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 const PATIENCE: Duration = Duration::from_secs(20);
 const CHART: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/helm_deploy/probation-offender-events"
+    "/../helm_deploy/probation-offender-events"
 );
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deployment");
 /// What a script exits with if it cannot do its work here.
@@ -57,7 +57,7 @@ async fn output(command: &mut Command) -> Option<Output> {
         Err(error) => {
             let program = command.as_std().get_program().to_string_lossy();
             skip(&format!(
-                "{program}: {error}; tests/deployment/install-tools.sh installs it"
+                "{program}: {error}; e2e/tests/deployment/install-tools.sh installs it"
             ));
             None
         }
@@ -91,7 +91,7 @@ async fn every_values_file_renders_to_manifests_that_kubernetes_takes() {
 
 /// The service as a process of its own.
 fn service(variables: &BTreeMap<String, String>) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_probation-offender-events"))
+    Command::new(env!("CARGO_BIN_EXE_e2e-service"))
         .env_clear()
         .envs(variables)
         .stdout(Stdio::piped())
@@ -174,7 +174,7 @@ fn every_alert_is_tested_and_leads_to_a_section_of_the_readme() {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let alerts = read(&Path::new(CHART).join("alerts.yml"));
     let tests = read(&Path::new(HERE).join("alerts_test.yml"));
-    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"));
     let anchors: Vec<_> = readme
         .lines()
         .filter(|line| line.starts_with('#'))

@@ -1,0 +1,77 @@
+//! The AWS SDK's calls over the client that all other calls go through: one TLS stack, one set of rules for connections.
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use reqwest::{Body, Client, Request};
+
+/// What the SDK makes its calls with.
+#[derive(Clone, Debug)]
+pub struct SdkHttp(Client);
+
+impl SdkHttp {
+    /// Calls over this client, whose limits hold for the SDK's calls, too.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self(client)
+    }
+}
+
+impl HttpClient for SdkHttp {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for SdkHttp {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = self.0.clone();
+        HttpConnectorFuture::new(async move {
+            let answer = client
+                .execute(as_reqwest(request)?)
+                .await
+                .map_err(no_answer)?;
+            let mut head = http::Response::builder().status(answer.status());
+            if let Some(headers) = head.headers_mut() {
+                headers.clone_from(answer.headers());
+            }
+            let body = super::body(answer)
+                .await
+                .map_err(|error| ConnectorError::io(error.into()))?;
+            let answer = head.body(SdkBody::from(body));
+            let answer = answer.map_err(|error| ConnectorError::user(error.into()))?;
+            HttpResponse::try_from(answer).map_err(|error| ConnectorError::user(error.into()))
+        })
+    }
+}
+
+fn as_reqwest(request: HttpRequest) -> Result<Request, ConnectorError> {
+    let request = request
+        .try_into_http1x()
+        .map_err(|error| ConnectorError::user(error.into()))?;
+    let (head, body) = request.into_parts();
+    let body = body
+        .bytes()
+        .ok_or_else(|| ConnectorError::user("the SDK wants to stream a body".into()))?;
+    let request = http::Request::from_parts(head, Body::from(body.to_vec()));
+    Request::try_from(request).map_err(|error| ConnectorError::user(error.without_url().into()))
+}
+
+fn no_answer(error: reqwest::Error) -> ConnectorError {
+    let error = error.without_url();
+    if error.is_builder() {
+        ConnectorError::user(error.into())
+    } else if error.is_timeout() && !error.is_connect() {
+        ConnectorError::timeout(error.into())
+    } else {
+        ConnectorError::io(error.into())
+    }
+}
