@@ -3,14 +3,10 @@
 pub mod sdk;
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
-use rustls::ClientConfig;
-use rustls::crypto::ring;
-use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::insights;
 use crate::poller::ports::{CallError, CallErrorKind};
@@ -28,13 +24,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 /// # Errors
 /// If there are no root certificates on this machine.
 pub fn client(connect_timeout: Duration, call_timeout: Duration) -> anyhow::Result<Client> {
-    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_platform_verifier()?
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let client = Client::builder()
-        .tls_backend_preconfigured(tls)
         .http1_only()
         .connect_timeout(connect_timeout)
         .timeout(call_timeout)
