@@ -20,6 +20,7 @@ use crate::check::Environment;
 use crate::community_api::CommunityApi;
 use crate::config::{Settings, TopicSettings};
 use crate::health::{Checks, Health};
+use crate::heartbeat::Heartbeat;
 use crate::http;
 use crate::http::sdk::SdkHttp;
 use crate::identity::Identity;
@@ -27,7 +28,6 @@ use crate::insights::Insights;
 use crate::insights::export::{self, Exporting};
 use crate::metrics::Metrics;
 use crate::poller::Poller;
-use crate::poller::heartbeat::Heartbeat;
 use crate::token::TokenSource;
 use crate::topic::SnsTopic;
 use crate::web::{self, Pages};
@@ -73,7 +73,7 @@ impl Application {
                 settings.poller.clone(),
                 clients.metrics.clone(),
             )
-            .telling(insights)
+            .reporting_to(insights)
         });
         let heartbeat = poller.as_ref().map(Poller::heartbeat);
         let health = clients.health(&settings, heartbeat, stop.clone());
@@ -190,7 +190,6 @@ fn say_settings(settings: &Settings) {
             .map_or("off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set", |insights| &insights.endpoint),
         polls = settings.poll_enabled,
         fixedDelay = ?poller.fixed_delay,
-        claimers = poller.claimers,
         maxInFlight = poller.max_in_flight,
         lockExpiry = ?poller.lock_expiry,
         maxPermanentFailures = poller.brake_limit,

@@ -13,7 +13,7 @@ use crate::health::{Component, Health, Status};
 use crate::identity::Identity;
 use crate::insights::export;
 use crate::offender_update::OffenderId;
-use crate::poller::ports::Updates;
+use crate::ports::Updates;
 use crate::token::{Purpose, Token, TokenSource};
 
 /// The roles that community-api wants of the token, and what for.

@@ -11,7 +11,7 @@ use crate::event::Identifiers;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId, UnreadableUpdate};
-use crate::poller::ports::{CallError, CallErrorKind, Updates};
+use crate::ports::{CallError, CallErrorKind, Updates};
 use crate::token::{Purpose, Token, TokenSource};
 
 /// A client of community-api.

@@ -4,7 +4,7 @@
 mod listing;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod variables;
 
 use std::fmt;
@@ -17,7 +17,6 @@ pub use self::listing::listing;
 pub use self::variables::{VARIABLES, Variable};
 
 use self::reader::Reader;
-use crate::poller::PollerSettings;
 
 /// The settings of the service, complete and checked.
 #[derive(Clone, Debug)]
@@ -56,6 +55,31 @@ pub struct Settings {
     pub product_id: String,
     /// What is odd but works, to be logged.
     pub warnings: Vec<String>,
+}
+
+/// What the poller is told.
+#[derive(Clone, Debug)]
+pub struct PollerSettings {
+    /// From the end of a drain to the next poll.
+    pub fixed_delay: Duration,
+    /// How many rows may be worked on at once while they go well.
+    pub max_in_flight: usize,
+    /// From this number of claimed, unsettled rows on, the poller claims only a few more.
+    pub held_limit: usize,
+    /// After which community-api serves a locked row again.
+    pub lock_expiry: Duration,
+    /// The longest that any call but a claim or a publish may take.
+    pub call_timeout: Duration,
+    /// The longest that a publish may take, and half of that after one without an answer.
+    pub publish_timeout: Duration,
+    /// The longest that a claim may take. One that is given up strands the row that it may have locked.
+    pub claim_timeout: Duration,
+    /// How many rows may be marked as permanently failed within [`Self::brake_window`].
+    pub brake_limit: usize,
+    /// See [`Self::brake_limit`].
+    pub brake_window: Duration,
+    /// How long the held rows may take to be settled at shutdown.
+    pub grace_period: Duration,
 }
 
 /// Where events go and with which rights.

@@ -1,77 +1,109 @@
-//! What is to be done with a claimed row: the rules of the service, without clock and I/O.
+//! What happens next to a claimed row: the rules of the service, without clock and I/O.
 
 use crate::event::{Event, Identifiers, events_of};
-use crate::offender_update::OffenderUpdate;
+use crate::offender_update::ClaimedRow;
+use crate::outcome::Reason;
+
+/// What is known of a row.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It is claimed.
+    Claimed,
+    /// It is claimed, and this pod has published its events before.
+    PublishedBefore,
+    /// Its offender was found.
+    Found(Identifiers),
+    /// Its offender is not visible to community-api.
+    NotFound,
+    /// The topic will never accept one of its messages.
+    Refused,
+    /// The topic has accepted all of its events.
+    Published,
+}
 
 /// What to do with a row.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Publish these events, then delete the row.
+pub enum Next {
+    /// Look up the offender's identifiers.
+    Identify,
+    /// Publish these events.
     Publish(Vec<Event>),
-    /// No events; give up now or later.
-    NoEvents(Verdict),
+    /// Delete it.
+    Delete,
+    /// Mark it as permanently failed, so that it is never served again.
+    Mark,
+    /// Leave it locked: it comes back, as a failed update, when the lock expires.
+    Leave(Reason),
 }
 
-/// What becomes of a row from which no events can be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Leave it locked: it comes back, as a failed update, when the lock has run out.
-    LeaveLocked,
-    /// It has come back already: mark it as permanently failed, so that it is never served again.
-    GiveUp,
-}
-
-/// Decides on a row whose identifiers were found, or not (`None`: the offender is not visible to community-api).
+/// Decides what happens next to a row.
 #[must_use]
-pub fn decide(update: &OffenderUpdate, identifiers: Option<&Identifiers>) -> Decision {
-    match identifiers {
-        Some(identifiers) => Decision::Publish(events_of(update, identifiers)),
-        None => Decision::NoEvents(second_chance(update.failed_update)),
+pub fn next(row: &ClaimedRow, known: &Known) -> Next {
+    let update = match row {
+        ClaimedRow::Update(update) => update,
+        ClaimedRow::Unreadable(row) => return second_chance(row.failed_update, Reason::Unreadable),
+    };
+    match known {
+        Known::Claimed => Next::Identify,
+        Known::Found(identifiers) => Next::Publish(events_of(update, identifiers)),
+        Known::Published | Known::PublishedBefore => Next::Delete,
+        Known::NotFound => second_chance(update.failed_update, Reason::NotVisible),
+        Known::Refused => second_chance(update.failed_update, Reason::Refused),
     }
 }
 
-/// The rule for every row that yields no events (offender not visible, row unreadable, message refused by the topic): it
-/// is given a second chance after the lock has run out, since each of these can be a passing fault.
-#[must_use]
-pub fn second_chance(failed_update: bool) -> Verdict {
+/// The rule for every row that yields no events: each of the reasons can be a passing fault, so the row is marked only when
+/// it comes back and the reason is still there.
+fn second_chance(failed_update: bool, reason: Reason) -> Next {
     if failed_update {
-        Verdict::GiveUp
+        Next::Mark
     } else {
-        Verdict::LeaveLocked
+        Next::Leave(reason)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offender_update::{OffenderDeltaId, OffenderId};
+    use crate::offender_update::OffenderId;
+
+    fn row(failed_update: bool, source_table: Option<&str>) -> ClaimedRow {
+        let row = serde_json::json!({
+            "offenderId": 1, "dateChanged": "2020-07-19T13:56:43", "action": "UPSERT", "offenderDeltaId": 5,
+            "sourceTable": source_table, "failedUpdate": failed_update,
+        });
+        ClaimedRow::from_json(row.to_string().as_bytes())
+    }
+
+    fn name(next: Next) -> String {
+        match next {
+            Next::Identify => "identify".to_owned(),
+            Next::Publish(events) => format!("publish {}", events.len()),
+            Next::Delete => "delete".to_owned(),
+            Next::Mark => "mark".to_owned(),
+            Next::Leave(reason) => format!("leave {reason:?}"),
+        }
+    }
 
     #[test]
-    fn a_row_is_published_if_its_offender_is_found_and_given_up_only_on_its_return() {
-        let identifiers = Identifiers {
+    fn what_happens_next_follows_from_what_is_known() {
+        let found = Known::Found(Identifiers {
             offender_id: OffenderId(1),
             crn: "X1".to_owned(),
             noms_number: None,
-        };
-        for failed_update in [false, true] {
-            let update = OffenderUpdate {
-                offender_delta_id: OffenderDeltaId(5),
-                offender_id: OffenderId(1),
-                date_changed: "2020-07-19T13:56:43".parse().unwrap(),
-                action: "UPSERT".to_owned(),
-                source_table: "ALIAS".to_owned(),
-                source_record_id: None,
-                failed_update,
-            };
-            assert!(
-                matches!(decide(&update, Some(&identifiers)), Decision::Publish(events) if events.len() == 2)
-            );
-            let verdict = if failed_update {
-                Verdict::GiveUp
-            } else {
-                Verdict::LeaveLocked
-            };
-            assert!(decide(&update, None) == Decision::NoEvents(verdict));
+        });
+        let alias = Some("ALIAS");
+        for (table, known, first_time, on_return) in [
+            (alias, Known::Claimed, "identify", "identify"),
+            (alias, found, "publish 2", "publish 2"),
+            (alias, Known::Published, "delete", "delete"),
+            (alias, Known::PublishedBefore, "delete", "delete"),
+            (alias, Known::NotFound, "leave NotVisible", "mark"),
+            (alias, Known::Refused, "leave Refused", "mark"),
+            (None, Known::Claimed, "leave Unreadable", "mark"),
+        ] {
+            assert_eq!(name(next(&row(false, table), &known)), first_time);
+            assert_eq!(name(next(&row(true, table), &known)), on_return);
         }
     }
 }

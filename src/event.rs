@@ -11,10 +11,6 @@ use self::mappings::{GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
 use crate::fields::{Fields, integer, object, present, text};
 use crate::offender_update::{OffenderId, OffenderUpdate};
 
-/// The namespace of event ids: the UUID v5 of the service's repository address in the URL namespace. Changing it would make every
-/// redelivery across the change look new to subscribers.
-const EVENT_IDS: Uuid = Uuid::from_u128(0xc67d_58cc_67c7_5a07_8a48_ad73_6df6_b3b4);
-
 /// By what the rest of the justice system knows an offender.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identifiers {
@@ -61,7 +57,7 @@ impl Identifiers {
 pub struct Event {
     /// The value of the `eventType` attribute, by which subscribers filter.
     pub event_type: String,
-    /// The value of the `id` attribute: always the same for the same row and event type, so that a subscriber can drop
+    /// The value of the `id` attribute: always the same for the same change and event type, so that a subscriber can drop
     /// a redelivery.
     pub id: Uuid,
     /// The message: JSON.
@@ -156,9 +152,8 @@ pub fn event_type_of(update: &OffenderUpdate) -> (String, bool) {
 }
 
 fn event(update: &OffenderUpdate, event_type: String, body: &impl Serialize) -> Event {
-    let name = format!("{}/{event_type}", update.offender_delta_id);
     Event {
-        id: Uuid::new_v5(&EVENT_IDS, name.as_bytes()),
+        id: Uuid::new_v5(&update.change_id().0, event_type.as_bytes()),
         event_type,
         // A struct of numbers and strings has no way to fail to become JSON.
         body: serde_json::to_string(body).unwrap_or_default(),

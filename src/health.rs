@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use crate::heartbeat::Heartbeat;
 use crate::http;
-use crate::poller::heartbeat::Heartbeat;
 use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.

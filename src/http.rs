@@ -9,7 +9,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
 
 use crate::insights;
-use crate::poller::ports::{CallError, CallErrorKind};
+use crate::ports::{CallError, CallErrorKind};
 
 /// The largest answer that is read; the real ones have a few hundred bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -95,10 +95,15 @@ pub async fn body(mut response: Response) -> Result<Vec<u8>, CallError> {
     Ok(body)
 }
 
-/// A call that brought no answer.
+/// A call that brought no answer, and may have taken effect unless it failed while connecting.
 #[must_use]
 pub fn not_answered(error: reqwest::Error) -> CallError {
-    CallError::unavailable(with_causes(&error.without_url()))
+    let kind = if error.is_connect() || error.is_builder() {
+        CallErrorKind::Unavailable
+    } else {
+        CallErrorKind::AnswerLost
+    };
+    CallError::new(kind, with_causes(&error.without_url()))
 }
 
 /// A call whose answer has a status that says no.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use self::queue::Queue;
 use crate::event::event_type_of;
 use crate::offender_update::{ClaimedRow, OffenderUpdate};
+use crate::outcome::Outcome;
 
 /// Whatever is longer is cut: a value may come from outside, and waits in memory until it is sent.
 const LONGEST_VALUE: usize = 1024;
@@ -126,27 +127,22 @@ impl Operation {
     }
 
     /// Tells how a row's time in flight ended, with everything that was told of it.
-    pub fn row_ended(
-        &self,
-        row: &ClaimedRow,
-        outcome: &'static str,
-        is_settled: bool,
-        cause: Option<&str>,
-    ) {
+    pub fn row_ended(&self, row: &ClaimedRow, outcome: Outcome, cause: Option<&str>) {
         let Some(open) = &self.0 else { return };
         let mut attributes = ids_of(row);
-        attributes.push(text("outcome", outcome));
+        let name = outcome.name();
+        attributes.push(text("outcome", name));
         if let ClaimedRow::Update(update) = row {
             attributes.push(text("eventType", &event_type_of(update).0));
         }
         let mut events = std::mem::take(&mut *open.events());
-        let status = if is_settled {
+        let status = if matches!(outcome, Outcome::Published | Outcome::DeletedAgain) {
             Status::Ok
         } else {
-            let message = format!("row {outcome}: {}", cause.unwrap_or("no call failed"));
+            let message = format!("row {name}: {}", cause.unwrap_or("no call failed"));
             let level = vec![KeyValue::new("level", "WARN")];
             events.push(event(clamped(&message), level));
-            Status::error(outcome)
+            Status::error(name)
         };
         open.send(SpanData {
             span_kind: SpanKind::Consumer,

@@ -5,13 +5,14 @@
 //!
 //! # Reading order
 //!
-//! 1. [`offender_update`], [`event`], [`decision`]: the pure core. A row, what it tells subscribers, what is done with it.
-//!    [`fields`] reads both kinds of JSON that come from outside.
-//! 2. [`poller`]: the drain that claims rows, then [`poller::row`], the path of one row from top to bottom, and
-//!    [`poller::claim_gate`], which stops the claims while no row gets through. Its two traits are in [`poller::ports`].
-//! 3. [`community_api`] with its [`token`], and [`topic`]: the two traits over HTTP and the AWS SDK. [`http`] holds what
-//!    the HTTP clients share.
-//! 4. [`health`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
+//! 1. [`offender_update`], [`event`], [`decision`], [`outcome`]: the pure core. A row, what it tells subscribers, what
+//!    happens next to it, what can become of it. [`fields`] reads both kinds of JSON that come from outside.
+//! 2. [`ports`]: what the poller needs of the world, and how calls fail. [`poller`]: the drain that claims rows. Then
+//!    `poller/row.rs`, the path of one row from top to bottom, and [`poller::places`] and [`poller::retry`], which say what
+//!    happens when calls fail.
+//! 3. [`community_api`] with its [`token`], and [`topic`]: the two ports over HTTP and the AWS SDK. [`http`] holds what all
+//!    outgoing calls share.
+//! 4. [`health`] with its [`heartbeat`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
 //! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined. [`check`] tells whether
 //!    it would work, with [`identity`].
 
@@ -23,12 +24,15 @@ pub mod decision;
 pub mod event;
 pub mod fields;
 pub mod health;
+pub mod heartbeat;
 pub mod http;
 pub mod identity;
 pub mod insights;
 pub mod metrics;
 pub mod offender_update;
+pub mod outcome;
 pub mod poller;
+pub mod ports;
 pub mod telemetry;
 pub mod token;
 pub mod topic;

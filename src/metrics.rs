@@ -2,9 +2,12 @@
 
 mod gauges;
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use prometheus::core::Collector;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -13,6 +16,21 @@ use tokio::time::Instant;
 
 use self::gauges::AgeMax;
 pub use self::gauges::SecondsSince;
+use crate::outcome::{Label, PollResult, Reason, RedeliveryCause, Step};
+
+/// A metric with one label, whose series all exist from the start.
+#[derive(Debug)]
+pub struct By<L, M> {
+    series: Vec<M>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label, M> By<L, M> {
+    /// The series of this value of the label.
+    pub fn of(&self, label: L) -> &M {
+        &self.series[label.index()]
+    }
+}
 
 /// The service's metrics. Every series whose labels are known beforehand exists with 0 from the start, so that a rate over
 /// it is right from the first event on.
@@ -22,7 +40,7 @@ pub struct Metrics {
     /// One a poll, not one a row.
     pub polls: IntCounter,
     /// How polls ended.
-    pub poll_results: IntCounterVec,
+    pub poll_results: By<PollResult, IntCounter>,
     /// Since community-api last answered a claim.
     pub since_claim_answered: SecondsSince,
     /// Rows claimed.
@@ -36,20 +54,24 @@ pub struct Metrics {
     /// From the change in Delius to its events on the topic.
     pub age: Histogram,
     age_max: AgeMax,
+    /// Rows deleted or marked as permanently failed.
+    pub settled: IntCounter,
+    /// Claims without an answer, each of which may have locked a row.
+    pub claims_without_answer: IntCounter,
     /// Rows claimed and not yet settled.
-    pub in_flight: IntGauge,
+    pub held: IntGauge,
     /// Since the oldest of them was claimed.
-    pub oldest_in_flight: SecondsSince,
-    /// 1 while trouble has stopped the claims.
-    pub claims_suspended: IntGauge,
-    /// 1 for each step that nobody gets through, meanwhile.
-    pub claims_suspended_by: IntGaugeVec,
+    pub oldest_held: SecondsSince,
+    /// Rows in trouble, by the step that fails.
+    pub rows_in_trouble: By<Step, IntGauge>,
+    /// Places of rows in trouble.
+    pub places_lost: IntGauge,
     /// 1 while the brake stops rows from being marked as permanently failed.
     pub brake_on: IntGauge,
-    /// Rows that were given up for this time, by reason.
-    pub left_locked: IntCounterVec,
-    /// Rows whose events may have been delivered twice, by cause.
-    pub redelivered: IntCounterVec,
+    /// Rows left locked, by reason.
+    pub left_locked: By<Reason, IntCounter>,
+    /// Publishes of events that may be on the topic already, by cause.
+    pub redelivered: By<RedeliveryCause, IntCounter>,
     /// Publishes that were answered only after the row's lease had ended.
     pub lease_overruns: IntCounter,
     /// Durations of calls, by dependency, call and outcome.
@@ -61,23 +83,6 @@ pub struct Metrics {
     /// What Application Insights was not told, by reason.
     pub telemetry_dropped: IntCounterVec,
 }
-
-/// How a poll can end.
-pub const POLL_RESULTS: &[&str] = &["empty", "found", "contended", "failed", "unauthorised"];
-
-/// Why a row was left locked to come back later.
-pub const LEFT_LOCKED_REASONS: &[&str] = &[
-    "gave_way",
-    "lease_ran_out",
-    "refused",
-    "brake",
-    "not_visible",
-    "unreadable",
-    "panicked",
-];
-
-/// Why a row's events may have been delivered more than once, as far as the pod itself can know.
-pub const REDELIVERY_CAUSES: &[&str] = &["claimed_again", "answer_lost", "lease_overrun"];
 
 /// Why Application Insights was not told something.
 pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "not_accepted", "stopped"];
@@ -93,174 +98,121 @@ impl Metrics {
     )]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let updates = register(
-            &registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "offender_updates_total",
-                    "Rows read, failed (kept for a second chance) and permanentlyFailed, and events published. \
-                     read without published for minutes: look at claims suspended and the log.",
-                ),
-                &["type"],
-            )?,
+        let table = Table(&registry);
+        let updates = table.counters(
+            "offender_updates_total",
+            "Rows read, failed (left for a second chance) and permanentlyFailed, and events published. read without \
+             published for minutes: look at the rows in trouble and the log.",
+            "type",
         )?;
         let metrics = Self {
-            polls: register(
-                &registry,
-                IntCounter::new("offender_poll_total", "Polls of community-api. No increase: the pod does not poll.")?,
+            polls: table.counter(
+                "offender_poll_total",
+                "Polls of community-api. No increase: the pod does not poll.",
             )?,
-            poll_results: register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "offender_poll_results_total",
-                        "Polls by how they ended: empty, found, contended (others had the same rows), failed, unauthorised. \
-                         failed and unauthorised only: the log has the cause.",
-                    ),
-                    &["result"],
-                )?,
+            poll_results: table.counters_by(
+                "offender_poll_results_total",
+                "Polls by how they ended: empty, found, contended (other pods had the same rows), failed, no_token (from \
+                 hmpps-auth), unauthorised (by community-api). The log has the cause of the last three.",
+                "result",
             )?,
-            since_claim_answered: register(
-                &registry,
-                SecondsSince::new(
-                    "offender_seconds_since_successful_poll",
-                    "Since community-api last answered a claim, or since the start. More than a few intervals: polls fail, or \
-                     claims are suspended.",
-                    Some(Instant::now()),
-                )?,
+            since_claim_answered: table.add(SecondsSince::new(
+                "offender_seconds_since_successful_poll",
+                "Since community-api last answered a claim, or since the start. More than a few intervals: polls fail, or \
+                 calls for claimed rows do.",
+                Some(Instant::now()),
+            )?)?,
+            claims_without_answer: table.counter(
+                "offender_claims_without_answer_total",
+                "Claims that community-api did not answer. Each may have locked a row, which comes back when the lock \
+                 expires.",
             )?,
             read: updates.with_label_values(&["read"]),
             failed: updates.with_label_values(&["failed"]),
             permanently_failed: updates.with_label_values(&["permanentlyFailed"]),
             published: updates.with_label_values(&["published"]),
-            age: register(
-                &registry,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "offender_update_age_seconds",
-                        "From the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
-                    )
-                    .buckets(vec![1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0]),
-                )?,
+            age: table.histogram(
+                "offender_update_age_seconds",
+                "From the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
+                &[1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0],
             )?,
-            age_max: register(&registry, AgeMax::new()?)?,
-            in_flight: register(
-                &registry,
-                IntGauge::new("offender_updates_in_flight", "Rows claimed by this pod and not yet settled.")?,
+            age_max: table.add(AgeMax::new()?)?,
+            settled: table.counter(
+                "offender_updates_settled_total",
+                "Rows deleted or marked as permanently failed. No increase while rows are in trouble: an outage.",
             )?,
-            oldest_in_flight: register(
-                &registry,
-                SecondsSince::new(
-                    "offender_oldest_in_flight_seconds",
-                    "Since the oldest row in flight was claimed, 0 without one. Usually under a second; up to 95 % of the lock \
-                     while something fails.",
-                    None,
-                )?,
+            held: table.gauge(
+                "offender_updates_in_flight",
+                "Rows held: claimed by this pod and not yet settled.",
             )?,
-            claims_suspended: register(
-                &registry,
-                IntGauge::new(
-                    "offender_claims_suspended",
-                    "1 while calls for claimed rows fail and no new rows are claimed. The log names the call.",
-                )?,
+            oldest_held: table.add(SecondsSince::new(
+                "offender_oldest_in_flight_seconds",
+                "Since the oldest held row was claimed, 0 without one. Usually under a second; up to 95 % of the lock while \
+                 calls fail.",
+                None,
+            )?)?,
+            rows_in_trouble: table.gauges_by(
+                "offender_rows_in_trouble",
+                "Held rows with a failed call, by the step that fails: identifiers, delete and mark_as_failed are calls to \
+                 community-api, publish is to SNS.",
+                "step",
             )?,
-            claims_suspended_by: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        "offender_claims_suspended_by",
-                        "1 for each step that suspends the claims: identifiers and delete are community-api's, publish is SNS'.",
-                    ),
-                    &["step"],
-                )?,
+            places_lost: table.gauge(
+                "offender_places_lost",
+                "Places of rows in trouble. All of OFFENDERUPDATEPOLL_MAXINFLIGHT: only a few rows are claimed until one is \
+                 settled.",
             )?,
-            brake_on: register(
-                &registry,
-                IntGauge::new(
-                    "offender_permanent_failure_brake_on",
-                    "1 while too many rows would have been given up for good and none is: check what community-api answers.",
-                )?,
+            brake_on: table.gauge(
+                "offender_permanent_failure_brake_on",
+                "1 while the pod marks no rows as permanently failed, since too many were: check what community-api and SNS \
+                 answer.",
             )?,
-            left_locked: register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new("offender_updates_left_locked_total", "Rows left locked, to come back when the lock runs out."),
-                    &["reason"],
-                )?,
+            left_locked: table.counters_by(
+                "offender_updates_left_locked_total",
+                "Rows left locked, to come back when the lock expires.",
+                "reason",
             )?,
-            redelivered: register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "offender_updates_redelivered_total",
-                        "Rows whose events may have been delivered more than once, with the same id attribute each time.",
-                    ),
-                    &["cause"],
-                )?,
+            redelivered: table.counters_by(
+                "offender_updates_redelivered_total",
+                "Publishes of events that may be on the topic already, with the same id attribute each time.",
+                "cause",
             )?,
-            lease_overruns: register(
-                &registry,
-                IntCounter::new(
-                    "offender_update_lease_overruns_total",
-                    "Publishes answered after the row's lease had ended: the pod was stalled.",
-                )?,
+            lease_overruns: table.counter(
+                "offender_update_lease_overruns_total",
+                "Publishes answered after the row's lease had ended: the pod was stalled.",
             )?,
-            calls: register(
-                &registry,
-                HistogramVec::new(
-                    HistogramOpts::new("offender_call_seconds", "Duration of calls to other services. outcome timed_out: given up by the service. A rate of any but ok and not_found: \
-                         that service has trouble.")
-                        .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
-                    &["dependency", "call", "outcome"],
-                )?,
+            calls: table.add(HistogramVec::new(
+                HistogramOpts::new(
+                    "offender_call_seconds",
+                    "Duration of calls to other services. outcome timed_out: given up by the service. A rate of any but ok \
+                     and not_found: that service has trouble.",
+                )
+                .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
+                &["dependency", "call", "outcome"],
+            )?)?,
+            publish_results: table.counters(
+                "offender_publish_results_total",
+                "Events by what SNS answered: accepted, its error code, or no_answer.",
+                "result",
             )?,
-            publish_results: register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "offender_publish_results_total",
-                        "Events by what SNS answered: accepted, its error code, or no_answer.",
-                    ),
-                    &["result"],
-                )?,
+            build_info: table.add(IntGaugeVec::new(
+                Opts::new("offender_events_build_info", "Always 1; the label tells which version runs."),
+                &["version"],
+            )?)?,
+            telemetry_dropped: table.counters(
+                "telemetry_dropped_total",
+                "Items that Application Insights did not get: its endpoint is slow (queue_full), does not take them \
+                 (not_accepted; the log says why), or did not before the pod ended (stopped).",
+                "reason",
             )?,
-            build_info: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new("offender_events_build_info", "Always 1; the label tells which version runs."),
-                    &["version"],
-                )?,
-            )?,
-            telemetry_dropped: register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "telemetry_dropped_total",
-                        "Items that Application Insights did not get: its endpoint is slow (queue_full), does not take them \
-                         (not_accepted; the log says why), or did not before the pod ended (stopped).",
-                    ),
-                    &["reason"],
-                )?,
-            )?,
-            registry,
+            registry: registry.clone(),
         };
-        for result in POLL_RESULTS {
-            metrics.poll_results.with_label_values(&[result]);
-        }
         metrics.publish_results.with_label_values(&["accepted"]);
-        for reason in LEFT_LOCKED_REASONS {
-            metrics.left_locked.with_label_values(&[reason]);
-        }
-        for cause in REDELIVERY_CAUSES {
-            metrics.redelivered.with_label_values(&[cause]);
-        }
         for reason in TELEMETRY_DROP_REASONS {
             metrics.telemetry_dropped.with_label_values(&[reason]);
         }
         #[cfg(target_os = "linux")]
-        metrics.registry.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(metrics)
     }
 
@@ -332,12 +284,60 @@ impl Drop for CallTimer<'_> {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: C,
-) -> prometheus::Result<C> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
+/// Adds metrics to a registry, each with its name, its help and its label.
+struct Table<'a>(&'a Registry);
+
+impl Table<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    fn counters_by<L: Label>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+    ) -> prometheus::Result<By<L, IntCounter>> {
+        let counters = self.counters(name, help, label)?;
+        Ok(By::new(|value| counters.with_label_values(&[value])))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn gauges_by<L: Label>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+    ) -> prometheus::Result<By<L, IntGauge>> {
+        let gauges = self.add(IntGaugeVec::new(Opts::new(name, help), &[label])?)?;
+        Ok(By::new(|value| gauges.with_label_values(&[value])))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(options)?)
+    }
+}
+
+impl<L: Label, M> By<L, M> {
+    fn new(series: impl Fn(&str) -> M) -> Self {
+        Self {
+            series: L::ALL.iter().map(|label| series(label.name())).collect(),
+            label: PhantomData,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -401,7 +401,6 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.start_call("dependency", "call").ended("ok");
         metrics.build_info.with_label_values(&["1"]).set(1);
-        metrics.claims_suspended_by.with_label_values(&["delete"]);
         let text = metrics.to_text().unwrap();
         let mut table = String::from("| metric | labels | meaning |\n|---|---|---|\n");
         for line in text
@@ -434,10 +433,10 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let oldest = || value_of(&metrics, "offender_oldest_in_flight_seconds").unwrap();
         assert_eq!(oldest(), 0.0);
-        metrics.oldest_in_flight.set(Some(Instant::now()));
+        metrics.oldest_held.set(Some(Instant::now()));
         advance(Duration::from_secs(7)).await;
         assert_eq!(oldest(), 7.0);
-        metrics.oldest_in_flight.set(None);
+        metrics.oldest_held.set(None);
         assert_eq!(oldest(), 0.0);
         assert_eq!(
             value_of(&metrics, "offender_seconds_since_successful_poll"),

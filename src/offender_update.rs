@@ -10,6 +10,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::fields::{Fields, integer, object, present, text};
 
@@ -38,6 +39,15 @@ impl fmt::Display for OffenderDeltaId {
         self.0.fmt(formatter)
     }
 }
+
+/// The identity of a change: of all that tells one change from another. The id of its row alone does not, since ids are used
+/// again when a database is refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChangeId(pub Uuid);
+
+/// The namespace of [`ChangeId`]: the UUID v5 of the service's repository address in the URL namespace. If it changed, every
+/// redelivery across that change would look new to subscribers.
+const CHANGES: Uuid = Uuid::from_u128(0xc67d_58cc_67c7_5a07_8a48_ad73_6df6_b3b4);
 
 /// What a claim brought: a row, locked to this pod, in whatever state its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +111,33 @@ impl ClaimedRow {
         }
     }
 
+    /// Whose data changed, if that much of it can be read.
+    #[must_use]
+    pub fn offender_id(&self) -> Option<OffenderId> {
+        match self {
+            Self::Update(update) => Some(update.offender_id),
+            Self::Unreadable(row) => row.offender_id,
+        }
+    }
+
+    /// Whether the row was claimed before and its lock expired.
+    #[must_use]
+    pub fn failed_update(&self) -> bool {
+        match self {
+            Self::Update(update) => update.failed_update,
+            Self::Unreadable(row) => row.failed_update,
+        }
+    }
+
+    /// The identity of the change, if all of it can be read.
+    #[must_use]
+    pub fn change_id(&self) -> Option<ChangeId> {
+        match self {
+            Self::Update(update) => Some(update.change_id()),
+            Self::Unreadable(_) => None,
+        }
+    }
+
     /// The row's id, if that much of it can be read.
     #[must_use]
     pub fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
@@ -125,6 +162,23 @@ impl UnreadableUpdate {
 }
 
 impl OffenderUpdate {
+    /// The identity of the change; the same whenever the row is claimed.
+    #[must_use]
+    pub fn change_id(&self) -> ChangeId {
+        let record = self.source_record_id.map(|id| id.to_string());
+        // No part can hold a line break.
+        let name = format!(
+            "{}\n{}\n{}\n{}\n{}\n{}",
+            self.offender_delta_id,
+            self.offender_id,
+            self.source_table,
+            record.unwrap_or_default(),
+            self.action,
+            self.date_changed,
+        );
+        ChangeId(Uuid::new_v5(&CHANGES, name.as_bytes()))
+    }
+
     fn from_fields(fields: &Fields) -> Result<Self, String> {
         Ok(Self {
             offender_delta_id: OffenderDeltaId(integer(fields, "offenderDeltaId")?),

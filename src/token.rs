@@ -17,7 +17,7 @@ use crate::fields::{object, present, text};
 use crate::http;
 use crate::insights::Operation;
 use crate::metrics::Metrics;
-use crate::poller::ports::{CallError, CallErrorKind};
+use crate::ports::{CallError, CallErrorKind};
 
 /// A token is renewed this long before it ends.
 const RENEWED_EARLY: Duration = Duration::from_mins(1);
@@ -162,7 +162,7 @@ impl TokenSource {
         let task = tokio::spawn(operation.scope(async move { inner.fetch_and_keep().await }));
         let lost = || {
             Err(CallError::new(
-                CallErrorKind::Unauthorised,
+                CallErrorKind::NoToken,
                 "the fetch of a token broke off",
             ))
         };
@@ -184,7 +184,7 @@ impl Inner {
         let timer = self.metrics.start_call("auth", "token");
         let fetched = self.request().await.map_err(|error| CallError {
             // Whatever the reason, there is no token.
-            kind: CallErrorKind::Unauthorised,
+            kind: CallErrorKind::NoToken,
             cause: format!("no token from hmpps-auth: {}", error.cause),
             ..error
         });

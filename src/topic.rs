@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::http::with_causes;
 use crate::insights;
 use crate::metrics::Metrics;
-use crate::poller::ports::{CallError, CallErrorKind, Topic};
+use crate::ports::{CallError, CallErrorKind, Topic};
 
 /// A client of one topic.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Topic for SnsTopic {
             None => "ok",
             Some(CallErrorKind::Contended) => "contended",
             Some(CallErrorKind::Refused) => "refused",
-            Some(CallErrorKind::Unauthorised) => "unauthorised",
+            Some(CallErrorKind::NoToken | CallErrorKind::Unauthorised) => "unauthorised",
             Some(CallErrorKind::AnswerLost) => "answer_lost",
             Some(CallErrorKind::Unavailable) => "failed",
         };

@@ -11,7 +11,7 @@ use aws_sdk_sns::config::retry::RetryConfig;
 use probation_offender_events::event::{Event, Identifiers};
 use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::{ClaimedRow, LocalDateTime};
-use probation_offender_events::poller::ports::Topic;
+use probation_offender_events::ports::Topic;
 use probation_offender_events::token;
 use probation_offender_events::topic::SnsTopic;
 use proptest::prelude::*;

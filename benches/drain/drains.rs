@@ -64,45 +64,33 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
         ]);
     };
     print("sequential", &sequential, 1.0 / round_trip);
-    for claimers in [1, 4] {
-        let rows = rows_of_one * if round_trip_ms == 0 { 1 } else { claimers };
-        let limit = claimers as f64 / round_trip;
+    let limit = 1.0 / round_trip;
+    let mut world = World::start(climate)?;
+    let bare = bare::claims_and_deletes(&mut world, rows_of_one)?;
+    table.line(&[
+        &"bare client, only claims and deletes",
+        &rows_of_one,
+        &format!("{bare:.1}"),
+        &format!("{:.1} %", bare / limit * 100.0),
+        &"",
+        &"",
+        &"",
+        &"",
+        &"",
+    ]);
+    drop(world);
 
-        let mut world = World::start(climate)?;
-        let bare = bare::claims_and_deletes(&mut world, rows, claimers)?;
-        table.line(&[
-            &format!("bare client, only claims and deletes, {claimers} at once"),
-            &rows,
-            &format!("{bare:.1}"),
-            &format!("{:.1} %", bare / limit * 100.0),
-            &"",
-            &"",
-            &"",
-            &"",
-            &"",
-        ]);
-        drop(world);
-
-        let mut world = World::start(climate)?;
-        let count = claimers.to_string();
-        let process = Process::service(&world, &[SOON, ("OFFENDERUPDATEPOLL_CLAIMERS", &count)])?;
-        let run = Run::of(&mut world, &process, rows, 1)?;
-        print(&format!("service, {claimers} claiming"), &run, limit);
-        judge(round_trip_ms, claimers, &run, limit, &sequential, limits);
-    }
+    let mut world = World::start(climate)?;
+    let process = Process::service(&world, &[SOON])?;
+    let run = Run::of(&mut world, &process, rows_of_one, 1)?;
+    print("service", &run, limit);
+    judge(round_trip_ms, &run, limit, &sequential, limits);
     Ok(())
 }
 
-fn judge(
-    round_trip_ms: u64,
-    claimers: usize,
-    run: &Run,
-    limit: f64,
-    sequential: &Run,
-    limits: &mut Limits,
-) {
-    let at = format!("{round_trip_ms} ms, {claimers} claiming");
-    if claimers == 1 && round_trip_ms > 0 {
+fn judge(round_trip_ms: u64, run: &Run, limit: f64, sequential: &Run, limits: &mut Limits) {
+    let at = format!("{round_trip_ms} ms");
+    if round_trip_ms > 0 {
         let share = run.rows_per_second / limit * 100.0;
         limits.at_least(
             format!("share of back-to-back claims, {at}"),
@@ -112,11 +100,10 @@ fn judge(
         );
     }
     if round_trip_ms == 20 {
-        let wanted = if claimers == 1 { 4.5 } else { 15.0 };
         let times = run.rows_per_second / sequential.rows_per_second;
         limits.at_least(
             format!("times the sequential baseline, {at}"),
-            wanted,
+            4.5,
             times,
             "×",
         );
@@ -126,7 +113,7 @@ fn judge(
     let surplus = calls as f64 - 4.0 * run.rows as f64;
     limits.at_most(
         format!("calls beyond 4 a row, in all, {at}"),
-        3.0 * claimers as f64,
+        3.0,
         surplus,
         "",
     );

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, bail};
 use aws_sdk_sns::config::{BehaviorVersion, Credentials, Region};
 use probation_offender_events::community_api::CommunityApi;
 use probation_offender_events::config::Settings;
-use probation_offender_events::decision::{Decision, decide};
+use probation_offender_events::event::events_of;
 use probation_offender_events::http;
+use probation_offender_events::http::sdk::SdkHttp;
 use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::{ClaimedRow, OffenderUpdate};
-use probation_offender_events::poller::ports::{Topic, Updates};
+use probation_offender_events::ports::{Topic, Updates};
 use probation_offender_events::token::TokenSource;
 use probation_offender_events::topic::SnsTopic;
 use secrecy::ExposeSecret;
@@ -35,10 +36,16 @@ pub async fn run() -> Result<()> {
         settings.poller.call_timeout,
         metrics.clone(),
     );
-    let updates = CommunityApi::new(http, settings.community_url, tokens, metrics.clone());
+    let updates = CommunityApi::new(
+        http.clone(),
+        settings.community_url,
+        tokens,
+        metrics.clone(),
+    );
     let (id, secret) = settings.topic.keys.context("no keys")?;
     let sns = aws_sdk_sns::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
+        .http_client(SdkHttp::new(http))
         .region(Region::new(settings.topic.region))
         .credentials_provider(Credentials::new(
             id,
@@ -73,10 +80,8 @@ pub async fn run() -> Result<()> {
 
 async fn settle(updates: &CommunityApi, topic: &SnsTopic, row: &OffenderUpdate) -> Result<()> {
     let identifiers = updates.identifiers(row.offender_id).await?;
-    let Decision::Publish(events) = decide(row, identifiers.as_ref()) else {
-        bail!("an offender who is not visible");
-    };
-    for event in &events {
+    let identifiers = identifiers.context("an offender who is not visible")?;
+    for event in &events_of(row, &identifiers) {
         let answers = topic.publish(std::slice::from_ref(event)).await?;
         answers.into_iter().collect::<Result<(), _>>()?;
     }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use alloc_tracker::{Allocator, Session};
 use criterion::Criterion;
-use probation_offender_events::decision::{Decision, decide};
+use probation_offender_events::decision::{Known, Next, next};
 use probation_offender_events::event::{Event, Identifiers};
 use probation_offender_events::offender_update::ClaimedRow;
 
@@ -18,12 +18,11 @@ const IDENTIFIERS: &[u8] = br#"{"offenderId":2500012345,"primaryIdentifiers":{"c
 const ROWS: u64 = 1_000;
 
 fn events_of(row: &[u8], identifiers: &[u8]) -> Option<Vec<Event>> {
-    let ClaimedRow::Update(update) = ClaimedRow::from_json(row) else {
-        return None;
-    };
-    match decide(&update, Identifiers::from_json(identifiers).ok().as_ref()) {
-        Decision::Publish(events) => Some(events),
-        Decision::NoEvents(_) => None,
+    let row = ClaimedRow::from_json(row);
+    let identifiers = Identifiers::from_json(identifiers).ok()?;
+    match next(&row, &Known::Found(identifiers)) {
+        Next::Publish(events) => Some(events),
+        _ => None,
     }
 }
 

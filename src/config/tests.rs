@@ -29,6 +29,11 @@ fn read(variables: &[(&str, &str)]) -> Result<Settings, Faults> {
     })
 }
 
+/// The poller's settings without any variable set, for its tests.
+pub(crate) fn poller_settings() -> PollerSettings {
+    read(COMPLETE).unwrap().poller
+}
+
 fn read_with(more: &[(&str, &str)]) -> Result<Settings, Faults> {
     read(&[COMPLETE, more].concat())
 }
@@ -51,8 +56,8 @@ fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
     );
     assert_eq!(settings.poller.fixed_delay, Duration::from_secs(10));
     assert_eq!(
-        (settings.poller.claimers, settings.poller.max_in_flight),
-        (1, 32)
+        (settings.poller.held_limit, settings.poller.max_in_flight),
+        (288, 32)
     );
     assert_eq!(settings.health_timeout, Duration::from_secs(2));
     assert!(settings.topic.endpoint.is_none() && settings.topic.keys.is_none());
@@ -87,7 +92,6 @@ fn every_bad_value_is_one_fault_that_names_it() {
             "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
             &["0", "10s", "-1", "99999999999999999999"],
         ),
-        ("OFFENDERUPDATEPOLL_CLAIMERS", &["0", "65"]),
         ("OFFENDERUPDATEPOLL_MAXINFLIGHT", &["0", "10001", "many"]),
         ("OFFENDERUPDATEPOLL_LOCKEXPIRY", &["10s", "0s", "soon"]),
         ("API_CALLTIMEOUT", &["0", "-5s", "2 fortnights", "25h"]),

@@ -115,13 +115,13 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "OFFENDERUPDATEPOLL_CLAIMERS",
-        "a whole number, 1 to 64",
-        "Claims under way at once",
+        "nothing",
+        "Ignored: one claimer per pod is as fast as community-api",
     ),
     variable(
         "OFFENDERUPDATEPOLL_MAXINFLIGHT",
         "a whole number, 1 to 10000",
-        "Rows claimed and not yet settled",
+        "Rows worked on at once while they go well. Below 4, each offender whose calls hang may delay the others by API_CALLTIMEOUT",
     ),
     variable(
         "OFFENDERUPDATEPOLL_LOCKEXPIRY",
@@ -141,7 +141,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "HMPPS_SQS_CALLTIMEOUT",
         "a duration such as 5s",
-        "Longest time of a publish",
+        "Longest time of a publish; twice as long after one without an answer",
     ),
     variable(
         "API_CONNECTTIMEOUT",

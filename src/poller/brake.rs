@@ -66,15 +66,6 @@ impl Brake {
         self.marked_at.push_back(now);
         BrakeAnswer::Allowed
     }
-
-    /// A failure that was allowed at `allowed_at` was not made permanent after all.
-    pub fn give_back(&mut self, allowed_at: Instant) {
-        if let Some(position) = self.marked_at.iter().position(|&at| at == allowed_at) {
-            self.marked_at.remove(position);
-            // It may have been the one too many.
-            self.on_until = None;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -97,19 +88,6 @@ mod tests {
             assert_eq!(brake.ask(start + minutes(19)), BrakeAnswer::Allowed);
         }
         assert_eq!(brake.ask(start + minutes(19)), BrakeAnswer::Engaged);
-    }
-
-    #[test]
-    fn what_is_given_back_counts_no_longer() {
-        let start = Instant::now();
-        let second = Duration::from_secs(1);
-        let mut brake = Brake::new(1, Duration::from_mins(10));
-        assert_eq!(brake.ask(start), BrakeAnswer::Allowed);
-        assert_eq!(brake.ask(start + second), BrakeAnswer::Engaged);
-        brake.give_back(start + second);
-        assert!(brake.is_on(start + second), "nothing was allowed then");
-        brake.give_back(start);
-        assert_eq!(brake.ask(start + second), BrakeAnswer::Allowed);
     }
 
     #[test]

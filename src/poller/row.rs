@@ -1,394 +1,250 @@
-//! The path of one claimed row: identifiers, decision, publish, delete. Top to bottom, this is what the service is for.
+//! The path of one claimed row: identifiers, publish, delete. Top to bottom, this is what the service is for.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::Shared;
-use super::attempts::{Attempts, PATIENCE, Stopped};
-use super::claim_gate::Step;
+use super::Pod;
+use super::held::HeldRow;
+use super::lanes::InLane;
 use super::lease::Lease;
-use super::order::{End, Turn};
-use super::outcome::{Outcome, Reason};
-use super::ports::{CallError, CallErrorKind, Topic, Updates};
-use super::published::Publication;
-use crate::decision::{Decision, Verdict, decide, second_chance};
+use super::retry::{Attempts, Retry, Stopped};
+use super::row_log;
+use crate::decision::{Known, Next, next};
 use crate::event::{Event, Identifiers};
 use crate::insights::Operation;
-use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId, OffenderUpdate};
+use crate::offender_update::{ChangeId, ClaimedRow, OffenderDeltaId};
+use crate::outcome::{Outcome, Reason, RedeliveryCause, Step};
+use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 
-/// So long, the rows of a single offender that fill all places wait for each other, if they do not get through.
-const STUCK: Duration = Duration::from_secs(2);
-
-/// What is left to do for a row when its turn is over.
-enum Rest {
-    Delete(Outcome),
-    NoEvents {
-        verdict: Verdict,
-        reason: Reason,
-        error: Option<CallError>,
-    },
-    Left(Reason, Option<CallError>),
-}
-
-/// One row in flight.
-pub(super) struct RowInFlight<U, T> {
-    pub shared: Arc<Shared<U, T>>,
+/// One row that this pod holds.
+pub(super) struct Row<U, T> {
+    pub pod: Arc<Pod<U, T>>,
+    pub claimed: ClaimedRow,
     pub lease: Lease,
-    /// Unknown if the row cannot be read.
-    pub offender: Option<OffenderId>,
+    pub held: HeldRow,
+    /// Its turn among the rows of its offender. A row that will not be published needs none.
+    pub lane: Option<InLane>,
+    /// Why it is not published, as far as that is known.
+    pub cause: Option<String>,
 }
 
-impl<U: Updates, T: Topic> RowInFlight<U, T> {
-    /// Deals with a claimed row, whatever it takes within its lease.
-    pub async fn settle(self, row: ClaimedRow, turn: Option<Turn>) {
+impl<U: Updates, T: Topic> Row<U, T> {
+    /// Works on the row until it is settled or left: first its turn, then its place, then its calls.
+    ///
+    /// A row that waits for its turn has no place, so rows that wait never keep others from being worked on.
+    pub async fn work(mut self) {
+        if let Some(lane) = self.lane.as_mut().filter(|lane| lane.is_behind_another()) {
+            self.held.give_place_back();
+            lane.turn().await;
+            self.held.take_place().await;
+        }
         let started = Instant::now();
-        let rest = match &row {
-            ClaimedRow::Update(update) => self.in_turn(update, turn).await,
-            ClaimedRow::Unreadable(row) => Rest::NoEvents {
-                verdict: second_chance(row.failed_update),
-                reason: Reason::Unreadable,
-                error: None,
-            },
-        };
-        let (outcome, error) = self.after_turn(row.offender_delta_id(), rest).await;
-        self.remember_if_in_vain(outcome, error.is_some());
-        self.report(&row, outcome, error.as_ref(), started.elapsed());
+        let outcome = self.settle().await.unwrap_or_else(Outcome::LeftLocked);
+        self.report(outcome, started);
+        if !matches!(outcome, Outcome::LeftLocked(_)) {
+            self.held.settle();
+        }
     }
 
-    fn remember_if_in_vain(&self, outcome: Outcome, calls_failed: bool) {
-        let Some(offender) = self.offender else {
+    /// Makes the calls that the rules ask for, until the row is settled or a reason to leave it is found.
+    async fn settle(&mut self) -> Result<Outcome, Reason> {
+        let was_published = self.is_published();
+        let mut known = if was_published {
+            Known::PublishedBefore
+        } else {
+            Known::Claimed
+        };
+        loop {
+            known = match next(&self.claimed, &known) {
+                Next::Identify => self.identify().await?,
+                Next::Publish(events) => self.publish(events, &known).await?,
+                Next::Delete => {
+                    self.delete().await?;
+                    return Ok(if was_published {
+                        Outcome::DeletedAgain
+                    } else {
+                        Outcome::Published
+                    });
+                }
+                Next::Mark => {
+                    self.mark_as_failed().await?;
+                    return Ok(Outcome::PermanentlyFailed);
+                }
+                Next::Leave(reason) => return Err(reason),
+            };
+        }
+    }
+
+    async fn identify(&mut self) -> Result<Known, Reason> {
+        let ClaimedRow::Update(update) = &self.claimed else {
+            return Err(Reason::Unreadable);
+        };
+        let offender = update.offender_id;
+        let pod = self.pod.clone();
+        let ask = |_| pod.updates.identifiers(offender);
+        let found = self.retry().run(Step::Identifiers, ask).await;
+        match found {
+            Ok(Some(identifiers)) => Ok(Known::Found(identifiers)),
+            Ok(None) => {
+                self.cause = Some("identifiers answered 404".to_owned());
+                Ok(Known::NotFound)
+            }
+            Err(stopped) => Err(self.left(stopped)),
+        }
+    }
+
+    /// Publishes all events of the row, and repeats only those that the topic has not accepted.
+    async fn publish(&mut self, events: Vec<Event>, known: &Known) -> Result<Known, Reason> {
+        let pod = self.pod.clone();
+        let was_claimed_before = self.claimed.failed_update();
+        let unaccepted = Mutex::new(events);
+        let attempt = async |attempts| {
+            pod.count_redelivery(attempts, was_claimed_before);
+            let events = unaccepted.lock().clone();
+            let answers = pod.topic.publish(&events).await?;
+            let error = keep_unaccepted(&mut unaccepted.lock(), answers);
+            let accepted = events.len() - unaccepted.lock().len();
+            pod.metrics.published.inc_by(accepted as u64);
+            error.map_or(Ok(()), Err)
+        };
+        let published = self.retry().run(Step::Publish, attempt).await;
+        match published {
+            Ok(()) => {
+                self.published(known);
+                Ok(Known::Published)
+            }
+            Err(Stopped::Refused(error)) => {
+                self.cause = Some(error.cause);
+                Ok(Known::Refused)
+            }
+            Err(stopped) => Err(self.left(stopped)),
+        }
+    }
+
+    /// The topic has accepted every event: from now on the row only has to be deleted.
+    fn published(&self, known: &Known) {
+        if self.lease.remaining(Instant::now()).is_zero() {
+            let metrics = &self.pod.metrics;
+            metrics.lease_overruns.inc();
+            metrics.redelivered.of(RedeliveryCause::LeaseOverrun).inc();
+        }
+        let ClaimedRow::Update(update) = &self.claimed else {
             return;
         };
-        match outcome {
-            Outcome::Published => self.shared.tried_in_vain.forget(offender),
-            Outcome::LeftLocked(Reason::GaveWay(_) | Reason::LeaseRanOut) if calls_failed => {
-                self.shared.tried_in_vain.remember(offender);
+        self.pod.published.remember(update.change_id());
+        let age = update.date_changed.age(Timestamp::now());
+        self.pod.metrics.observe_age(age);
+        if let Known::Found(Identifiers { crn, .. }) = known {
+            Operation::current().published(update, crn, age);
+        }
+    }
+
+    async fn delete(&mut self) -> Result<(), Reason> {
+        // The next row of the offender need not wait for this.
+        self.lane = None;
+        self.settling_call(Step::Delete).await?;
+        if let Some(change) = self.change_id() {
+            self.pod.published.deleted(change, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Marks the row as permanently failed, unless too many rows were.
+    async fn mark_as_failed(&mut self) -> Result<(), Reason> {
+        self.lane = None;
+        if !self.pod.may_give_up_a_row(Instant::now()) {
+            return Err(Reason::Brake);
+        }
+        self.settling_call(Step::MarkAsFailed).await
+    }
+
+    async fn settling_call(&mut self, step: Step) -> Result<(), Reason> {
+        // Nothing can be done for a row without an id, which is not published either.
+        let row = self.offender_delta_id().ok_or(Reason::Unreadable)?;
+        let pod = self.pod.clone();
+        let done = match step {
+            Step::MarkAsFailed => {
+                let mark = |_| pod.updates.mark_as_failed(row);
+                self.retry().run(step, mark).await
             }
-            _ => {}
+            _ => self.retry().run(step, |_| pod.updates.delete(row)).await,
+        };
+        done.map_err(|stopped| self.left(stopped))
+    }
+
+    fn retry(&mut self) -> Retry<'_> {
+        Retry {
+            held: &mut self.held,
+            lease: self.lease,
+            settings: &self.pod.settings,
+            stopping: &self.pod.stopping,
         }
     }
 
-    /// What has to be done in the order of the claims: all up to the publication.
-    async fn in_turn(&self, update: &OffenderUpdate, turn: Option<Turn>) -> Rest {
-        let Some(mut turn) = turn else {
-            return self.publish_or_not(update).await;
+    fn left(&mut self, stopped: Stopped) -> Reason {
+        let (reason, error) = match stopped {
+            Stopped::Refused(error) => (Reason::Refused, Some(error)),
+            Stopped::Left(reason, error) => (reason, error),
         };
-        let Some(before) = self.wait_for(update.offender_id, &mut turn).await else {
-            return Rest::Left(Reason::GaveWay(Step::Identifiers), None);
-        };
-        let rest = match before {
-            End::Over => self.publish_or_not(update).await,
-            // What could not be found out for one row of an offender will not be for the next, which must not keep a
-            // place as long to learn it.
-            End::OffenderInTrouble if self.remembered(update) != Some(Publication::Certain) => {
-                Rest::Left(Reason::GaveWay(Step::Identifiers), None)
-            }
-            End::OffenderInTrouble => Rest::Delete(Outcome::DeletedAgain),
-        };
-        turn.end(match rest {
-            Rest::Left(Reason::GaveWay(Step::Identifiers), _) => End::OffenderInTrouble,
-            _ => End::Over,
-        });
-        rest
+        self.cause = error.map(|error| error.cause);
+        reason
     }
 
-    /// Waits for the row before this one of the same offender. If one offender's rows fill all places and are stuck, and no
-    /// other offender is known that could be asked for, they cannot tell whether others would get through: then those in
-    /// line make room, one by one, for somebody else's (`None`).
-    async fn wait_for(&self, offender: OffenderId, turn: &mut Turn) -> Option<End> {
-        let Shared { gate, order, .. } = &*self.shared;
-        let alone_and_stuck = || {
-            order.offenders() == 1
-                && gate.known_offender_besides(offender).is_none()
-                && gate.is_stuck(Step::Identifiers, STUCK)
-        };
-        tokio::select! {
-            biased;
-            end = turn.come() => Some(end),
-            () = gate.place_is_needed(alone_and_stuck) => None,
-        }
+    fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
+        self.claimed.offender_delta_id()
     }
 
-    async fn publish_or_not(&self, update: &OffenderUpdate) -> Rest {
-        let remembered = self.remembered(update);
-        if remembered == Some(Publication::Certain) {
-            return Rest::Delete(Outcome::DeletedAgain);
-        }
-        let identifiers = match self.identifiers(update.offender_id).await {
-            Ok(identifiers) => identifiers,
-            Err(stopped) => return stopped.rest(),
-        };
-        match decide(update, identifiers.as_ref()) {
-            Decision::NoEvents(verdict) => Rest::NoEvents {
-                verdict,
-                reason: Reason::NotVisible,
-                error: None,
-            },
-            Decision::Publish(events) => match self.publish(update, events, remembered).await {
-                Ok(age) => {
-                    if let Some(found) = &identifiers {
-                        Operation::current().published(update, &found.crn, age);
-                    }
-                    Rest::Delete(Outcome::Published)
-                }
-                Err(Stopped::Refused(error)) => Rest::NoEvents {
-                    verdict: second_chance(update.failed_update),
-                    reason: Reason::Refused,
-                    error: Some(error),
-                },
-                Err(stopped) => stopped.rest(),
-            },
-        }
+    fn change_id(&self) -> Option<ChangeId> {
+        self.claimed.change_id()
     }
 
-    fn remembered(&self, update: &OffenderUpdate) -> Option<Publication> {
+    fn is_published(&self) -> bool {
         let claimed_at = self.lease.claimed_at();
-        self.shared
-            .published
-            .get(update.offender_delta_id, claimed_at)
+        self.change_id()
+            .is_some_and(|change| self.pod.published.contains(change, claimed_at))
     }
 
-    async fn after_turn(
-        &self,
-        row: Option<OffenderDeltaId>,
-        rest: Rest,
-    ) -> (Outcome, Option<CallError>) {
-        match (rest, row) {
-            (Rest::Delete(then), Some(row)) => self.delete(row, then).await,
-            (
-                Rest::NoEvents {
-                    verdict: Verdict::GiveUp,
-                    error,
-                    ..
-                },
-                Some(row),
-            ) => {
-                let (outcome, mark_error) = self.give_up(row).await;
-                (outcome, mark_error.or(error))
-            }
-            (Rest::Left(reason, error) | Rest::NoEvents { reason, error, .. }, _) => {
-                (Outcome::LeftLocked(reason), error)
-            }
-            // A published row has an id.
-            (Rest::Delete(then), None) => (then, None),
-        }
-    }
-
-    async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, Stopped> {
-        let mut attempts = self.attempts(Step::Identifiers);
-        loop {
-            let asked = attempts.call(|| async {
-                tokio::select! {
-                    biased;
-                    answer = self.shared.updates.identifiers(offender) => answer,
-                    never = self.ask_meanwhile(offender) => match never {},
-                }
-            });
-            match asked.await? {
-                Ok(identifiers) => {
-                    attempts.got_through();
-                    self.shared.gate.remember_offender(offender);
-                    return Ok(identifiers);
-                }
-                Err(error) => {
-                    let busy = matches!(
-                        error.kind,
-                        CallErrorKind::Contended | CallErrorKind::Unauthorised
-                    );
-                    if !busy && error.retry_after.is_none() {
-                        self.ask_for_a_known_offender(offender, attempts.started())
-                            .await;
-                    }
-                    attempts.failed(error).await?;
-                }
-            }
-        }
-    }
-
-    /// A call that takes long may hang for this offender only.
-    async fn ask_meanwhile(&self, offender: OffenderId) -> Infallible {
-        let started = Instant::now();
-        sleep(PATIENCE + Duration::from_millis(50)).await;
-        self.ask_for_a_known_offender(offender, started + PATIENCE)
-            .await;
-        std::future::pending().await
-    }
-
-    /// Finds out whether only this offender is in trouble, by asking for one that was found lately, unless somebody has got
-    /// through since.
-    async fn ask_for_a_known_offender(&self, in_trouble: OffenderId, since: Instant) {
-        let gate = &self.shared.gate;
-        if !gate.through_since(Step::Identifiers, since)
-            && let Some(known) = gate.known_offender_besides(in_trouble)
-        {
-            let started = Instant::now();
-            if let Ok(Ok(_)) = timeout(PATIENCE, self.shared.updates.identifiers(known)).await {
-                gate.got_through(Step::Identifiers, started);
-            }
-        }
-    }
-
-    /// Publishes all events of a row, repeating only those that the topic has not accepted. The answer is the age of the
-    /// change.
-    async fn publish(
-        &self,
-        update: &OffenderUpdate,
-        mut events: Vec<Event>,
-        remembered: Option<Publication>,
-    ) -> Result<Duration, Stopped> {
-        let row = update.offender_delta_id;
-        let count = events.len();
-        let mut answer_lost = remembered == Some(Publication::Possible);
-        let mut redelivery_counted = false;
-        let mut attempts = self.attempts(Step::Publish);
-        while !events.is_empty() {
-            let before = events.len();
-            let answers = attempts.call(|| {
-                // From here on the events may be on the topic, even if this task ends in the middle of the call.
-                self.shared.published.remember(row, Publication::Possible);
-                self.shared.topic.publish(&events)
-            });
-            let error = match answers.await? {
-                Ok(answers) => keep_unaccepted(&mut events, answers),
-                Err(error) => Some(error),
-            };
-            let accepted = before - events.len();
-            if accepted > 0 {
-                self.shared.metrics.published.inc_by(accepted as u64);
-                redelivery_counted =
-                    redelivery_counted || self.count_redelivery(update, answer_lost);
-            }
-            if let Some(error) = error {
-                answer_lost |= error.kind == CallErrorKind::AnswerLost;
-                if !answer_lost && events.len() == count {
-                    self.shared.published.forget(row);
-                }
-                attempts.failed(error).await?;
-            }
-        }
-        attempts.got_through();
-        self.shared.published.remember(row, Publication::Certain);
-        let age = update.date_changed.age(jiff::Timestamp::now());
-        self.shared.metrics.observe_age(age);
-        Ok(age)
-    }
-
-    /// Counts that events which the topic has just accepted may have been there before, or may come there again.
-    fn count_redelivery(&self, update: &OffenderUpdate, answer_lost: bool) -> bool {
-        let metrics = &self.shared.metrics;
-        let overrun = self.lease.remaining().is_zero();
-        metrics.lease_overruns.inc_by(u64::from(overrun));
-        let cause = match (answer_lost, update.failed_update, overrun) {
-            (true, ..) => "answer_lost",
-            (_, true, _) => "claimed_again",
-            (.., true) => "lease_overrun",
-            (false, false, false) => return false,
-        };
-        metrics.redelivered.with_label_values(&[cause]).inc();
-        true
-    }
-
-    async fn delete(&self, row: OffenderDeltaId, then: Outcome) -> (Outcome, Option<CallError>) {
-        match self
-            .until_through(Step::Delete, || self.shared.updates.delete(row))
-            .await
-        {
-            Ok(()) => {
-                self.shared.published.deleted(row);
-                (then, None)
-            }
-            Err(stopped) => stopped.outcome(),
-        }
-    }
-
-    /// Marks a row as permanently failed, unless the brake is on.
-    async fn give_up(&self, row: OffenderDeltaId) -> (Outcome, Option<CallError>) {
-        let asked_at = Instant::now();
-        if !self.shared.ask_brake(asked_at) {
-            return (Outcome::LeftLocked(Reason::Brake), None);
-        }
-        let mark = || self.shared.updates.mark_as_failed(row);
-        match self.until_through(Step::MarkAsFailed, mark).await {
-            Ok(()) => {
-                // It may have been published in part before its other message was refused.
-                self.shared.published.forget(row);
-                (Outcome::PermanentlyFailed, None)
-            }
-            Err(stopped) => {
-                self.shared.give_back_brake(asked_at);
-                stopped.outcome()
-            }
-        }
-    }
-
-    async fn until_through<R, F: Future<Output = Result<R, CallError>>>(
-        &self,
-        step: Step,
-        call: impl Fn() -> F,
-    ) -> Result<R, Stopped> {
-        let mut attempts = self.attempts(step);
-        loop {
-            match attempts.call(&call).await? {
-                Ok(result) => {
-                    attempts.got_through();
-                    return Ok(result);
-                }
-                Err(error) => attempts.failed(error).await?,
-            }
-        }
-    }
-
-    fn attempts(&self, step: Step) -> Attempts<'_> {
-        let Shared {
-            gate,
-            settings,
-            tried_in_vain,
-            ..
-        } = &*self.shared;
-        let was_tried_in_vain = self
-            .offender
-            .is_some_and(|offender| tried_in_vain.contains(offender));
-        Attempts::new(gate, settings, self.lease, step, was_tried_in_vain)
-    }
-
-    fn report(
-        &self,
-        row: &ClaimedRow,
-        outcome: Outcome,
-        error: Option<&CallError>,
-        took: Duration,
-    ) {
-        let metrics = &self.shared.metrics;
+    fn report(&self, outcome: Outcome, started: Instant) {
+        let metrics = &self.pod.metrics;
+        let operation = Operation::current();
         match outcome {
             Outcome::LeftLocked(reason) => {
-                metrics
-                    .left_locked
-                    .with_label_values(&[reason.name()])
-                    .inc();
-                if reason.is_second_chance() {
-                    metrics.failed.inc();
-                }
+                metrics.left_locked.of(reason).inc();
+                metrics.failed.inc_by(u64::from(reason.is_second_chance()));
             }
             Outcome::PermanentlyFailed => {
+                metrics.settled.inc();
                 metrics.permanently_failed.inc();
-                Operation::current().permanently_failed(row);
+                operation.permanently_failed(&self.claimed);
             }
-            Outcome::Published | Outcome::DeletedAgain => {}
+            Outcome::Published | Outcome::DeletedAgain => metrics.settled.inc(),
         }
-        super::row_log::log(row, outcome, error, took, self.lease);
-        let is_settled = matches!(outcome, Outcome::Published | Outcome::DeletedAgain);
-        let cause = error.map(|error| error.cause.as_str());
-        Operation::current().row_ended(row, outcome.name(), is_settled, cause);
+        let cause = self.cause.as_deref();
+        row_log::log(&self.claimed, outcome, cause, started.elapsed(), self.lease);
+        operation.row_ended(&self.claimed, outcome, cause);
     }
 }
 
-/// Takes out of `events` what was accepted. The answer is the most telling error of the rest: one whose answer was lost, since
-/// that event may be on the topic; a refusal only if all of the rest is refused, since whatever may still be accepted has
-/// to be tried before the row is given up.
+impl<U, T> Pod<U, T> {
+    /// Counts a publish that is about to be sent, if its events may be on the topic already.
+    fn count_redelivery(&self, attempts: Attempts, was_claimed_before: bool) {
+        let cause = if attempts.answer_lost {
+            RedeliveryCause::AnswerLost
+        } else if was_claimed_before && attempts.is_first() {
+            RedeliveryCause::ClaimedAgain
+        } else {
+            return;
+        };
+        self.metrics.redelivered.of(cause).inc();
+    }
+}
+
+/// Takes out of `events` what was accepted. The result is the most telling error of the rest: a lost answer, since that
+/// event may be on the topic; a refusal only if all of the rest is refused, since whatever may still be accepted has to be
+/// tried before the row is given up.
 fn keep_unaccepted(
     events: &mut Vec<Event>,
     answers: Vec<Result<(), CallError>>,
@@ -405,23 +261,4 @@ fn keep_unaccepted(
         CallErrorKind::Refused => 0,
         _ => 1,
     })
-}
-
-impl Stopped {
-    fn reason(self) -> (Reason, Option<CallError>) {
-        match self {
-            Self::Refused(error) => (Reason::Refused, Some(error)),
-            Self::Left(reason, error) => (reason, error),
-        }
-    }
-
-    fn rest(self) -> Rest {
-        let (reason, error) = self.reason();
-        Rest::Left(reason, error)
-    }
-
-    fn outcome(self) -> (Outcome, Option<CallError>) {
-        let (reason, error) = self.reason();
-        (Outcome::LeftLocked(reason), error)
-    }
 }

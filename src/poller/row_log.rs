@@ -1,37 +1,25 @@
-//! One line in the log for each row that leaves flight: which row, what became of it, how long it took.
+//! One line in the log for each row that this pod no longer holds: which row, what became of it, and why.
 
 use std::time::Duration;
 
+use jiff::{Timestamp, Unit};
+use tokio::time::Instant;
+
 use super::lease::Lease;
-use super::outcome::Outcome;
-use super::ports::CallError;
 use crate::event::event_type_of;
 use crate::offender_update::ClaimedRow;
+use crate::outcome::Outcome;
 
-/// Writes the line. Ids of Delius and event types are no personal data; CRNs and prison numbers never get here.
-pub fn log(
-    row: &ClaimedRow,
-    outcome: Outcome,
-    error: Option<&CallError>,
-    took: Duration,
-    lease: Lease,
-) {
-    let (offender_id, offender_delta_id, event_type, problem) = match row {
-        ClaimedRow::Update(update) => (
-            Some(update.offender_id.0),
-            Some(update.offender_delta_id.0),
-            Some(event_type_of(update).0),
-            None,
-        ),
-        ClaimedRow::Unreadable(row) => (
-            row.offender_id.map(|id| id.0),
-            row.offender_delta_id.map(|id| id.0),
-            None,
-            Some(row.problem.as_str()),
-        ),
+/// Writes the line. Ids of Delius and event types are in it; CRNs and prison numbers never are.
+pub fn log(row: &ClaimedRow, outcome: Outcome, cause: Option<&str>, took: Duration, lease: Lease) {
+    let offender_id = row.offender_id().map(|id| id.0);
+    let offender_delta_id = row.offender_delta_id().map(|id| id.0);
+    let (event_type, problem) = match row {
+        ClaimedRow::Update(update) => (Some(event_type_of(update).0), None),
+        ClaimedRow::Unreadable(row) => (None, Some(row.problem.as_str())),
     };
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let cause = error.map(|error| error.cause.as_str()).or(problem);
+    let cause = cause.or(problem);
     match outcome {
         Outcome::Published | Outcome::DeletedAgain => tracing::info!(
             offenderId = offender_id,
@@ -48,7 +36,7 @@ pub fn log(
             outcome = outcome.name(),
             milliseconds,
             cause,
-            "row marked as permanently failed"
+            "row marked as permanently failed: its change is not published"
         ),
         Outcome::LeftLocked(_) => tracing::warn!(
             offenderId = offender_id,
@@ -58,14 +46,16 @@ pub fn log(
             milliseconds,
             cause,
             comes_back_at = %comes_back_at(lease),
-            "row kept locked, it comes back when the lock runs out"
+            "row left locked: it comes back when the lock expires"
         ),
     }
 }
 
 /// In whole seconds of UTC, as the log's own times.
-fn comes_back_at(lease: Lease) -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    let at = now.checked_add(lease.comes_back_in()).unwrap_or(now);
-    at.round(jiff::Unit::Second).unwrap_or(at)
+pub fn comes_back_at(lease: Lease) -> Timestamp {
+    let now = Timestamp::now();
+    let at = now
+        .checked_add(lease.comes_back_in(Instant::now()))
+        .unwrap_or(now);
+    at.round(Unit::Second).unwrap_or(at)
 }

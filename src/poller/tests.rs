@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::ports::{CallError, CallErrorKind, Topic, Updates};
-use super::{Poller, PollerSettings};
+use super::Poller;
+use crate::config::PollerSettings;
+use crate::config::tests::poller_settings;
 use crate::event::{Event, Identifiers};
 use crate::metrics::Metrics;
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
+use crate::outcome::Reason;
+use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 
 const DELAY: Duration = Duration::from_secs(10);
 
@@ -71,15 +74,7 @@ impl Updates for PanicOnce {
 fn settings() -> PollerSettings {
     PollerSettings {
         fixed_delay: DELAY,
-        claimers: 1,
-        max_in_flight: 32,
-        lock_expiry: Duration::from_mins(10),
-        call_timeout: DELAY,
-        publish_timeout: DELAY,
-        claim_timeout: DELAY,
-        brake_limit: 10,
-        brake_window: Duration::from_mins(10),
-        grace_period: DELAY,
+        ..poller_settings()
     }
 }
 
@@ -158,8 +153,8 @@ async fn a_row_whose_task_panics_is_counted_gives_its_place_back_and_stops_nothi
         stop.cancel();
     };
     tokio::join!(poller.run(&stop), ended);
-    let panicked = metrics.left_locked.with_label_values(&["panicked"]);
+    let panicked = metrics.left_locked.of(Reason::Panicked);
     assert_eq!((metrics.read.get(), panicked.get()), (1, 1));
-    assert_eq!(metrics.in_flight.get(), 0);
+    assert_eq!(metrics.held.get(), 0);
     assert!(metrics.polls.get() > 8);
 }

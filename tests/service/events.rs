@@ -268,7 +268,7 @@ async fn a_row_that_is_gone_when_it_is_deleted_is_settled() {
     })
     .await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 1);
-    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
     world.stop().await;
 }
 
@@ -294,7 +294,7 @@ async fn a_row_that_is_gone_when_it_is_marked_is_settled() {
     })
     .await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 1);
-    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
     world.stop().await;
 }
 

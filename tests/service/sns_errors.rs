@@ -115,7 +115,7 @@ async fn every_refusal_leaves_its_row_for_a_second_chance_and_suspends_nothing()
             .await,
         rows as f64
     );
-    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
     assert!(world.sandbox.topic().is_empty());
     world.stop().await;
 }

@@ -45,7 +45,7 @@ async fn a_token_that_community_api_refuses_is_dropped_and_the_call_tried_once_m
     world.messages(21).await;
     world.drained().await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::Token), 2);
-    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
     world.stop().await;
 }
 
@@ -97,7 +97,7 @@ async fn a_short_lived_token_is_renewed_in_time() {
         world.messages(published).await;
         world.drained().await;
     }
-    assert_eq!(world.metric("offender_claims_suspended").await, 0.0);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
     world.stop().await;
 }
 

@@ -46,6 +46,8 @@ pub fn variables(sandbox: &Sandbox) -> BTreeMap<&'static str, String> {
     let mut variables = sandbox.environment();
     variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
     variables.insert("BUILD_NUMBER", "2026-11-24.1.abcdef".into());
+    // A test that leaves rows in trouble need not wait for them at its end.
+    variables.insert("SHUTDOWN_GRACEPERIOD", "2s".into());
     variables
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use probation_offender_events::poller::ports::CallErrorKind;
+use probation_offender_events::config::PollerSettings;
+use probation_offender_events::ports::CallErrorKind;
 
 use crate::log::{Answer, Call, Entry, EventOf, What};
 use crate::run::Run;
@@ -29,6 +30,12 @@ pub fn broken<T>(promise: u8, what: impl Into<String>) -> Result<T, Violation> {
         promise,
         what: what.into(),
     })
+}
+
+/// The most rows that a pod may hold: from 64 rows beyond the limit on, the clock claims with intervals that grow, in a lease
+/// about 55 more.
+fn most_held(settings: &PollerSettings) -> usize {
+    settings.held_limit + 64 + 60
 }
 
 /// What has happened so far.
@@ -113,11 +120,11 @@ impl<'a> Calls<'a> {
             }
             What::Counted {
                 redelivered,
-                most_in_flight,
+                most_held,
                 ..
             } => {
                 let counted = redelivered.iter().map(|(_, count)| count).sum();
-                self.ended(entry.pod, counted, *most_in_flight)
+                self.ended(entry.pod, counted, *most_held)
             }
             _ => Ok(()),
         }
@@ -127,11 +134,11 @@ impl<'a> Calls<'a> {
         let settings = &self.run.plan.settings;
         let pod = self.pods.get_mut(&number).unwrap();
         pod.under_way.insert(id);
-        // A row has one call under way, and while it takes long, the question after a known offender.
-        if pod.under_way.len() > 2 * settings.max_in_flight {
+        // A row has one call under way, and beside the rows there is one claim.
+        if pod.under_way.len() > most_held(settings) + 1 {
             return broken(
                 4,
-                format!("pod {number} has more calls under way than rows in flight"),
+                format!("pod {number} has more calls under way than rows"),
             );
         }
         let mut sent = Sent {
@@ -313,7 +320,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    fn ended(&mut self, number: usize, counted: u64, most_in_flight: i64) -> Result<(), Violation> {
+    fn ended(&mut self, number: usize, counted: u64, most_held: i64) -> Result<(), Violation> {
         let settings = &self.run.plan.settings;
         let pod = &self.pods[&number];
         let seen = pod.redelivered.len();
@@ -323,8 +330,8 @@ impl<'a> Calls<'a> {
                 format!("pod {number} redelivered {seen} rows and counted {counted}"),
             );
         }
-        if usize::try_from(most_in_flight).unwrap() > settings.max_in_flight {
-            return broken(4, format!("pod {number} held {most_in_flight} rows"));
+        if usize::try_from(most_held).unwrap() > self::most_held(settings) {
+            return broken(4, format!("pod {number} held {most_held} rows"));
         }
         let mut marked: Vec<Duration> = pod.marked.values().copied().collect();
         marked.sort();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use probation_offender_events::poller::ports::{CallError, CallErrorKind};
+use probation_offender_events::ports::{CallError, CallErrorKind};
 
 use crate::log::Endpoint;
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use probation_offender_events::poller::ports::CallErrorKind;
+use probation_offender_events::ports::CallErrorKind;
 
 use crate::faults::FaultKind;
 
@@ -102,8 +102,8 @@ pub enum What {
         /// By cause.
         redelivered: Vec<(&'static str, u64)>,
         brake_seen: bool,
-        suspended_seen: bool,
-        most_in_flight: i64,
+        trouble_seen: bool,
+        most_held: i64,
     },
 }
 

@@ -107,7 +107,7 @@ fn an_hour_in_which_no_row_gets_through_logs_a_line_for_each_row_and_lock() {
     for endpoint in [Endpoint::Identifiers, Endpoint::Publish, Endpoint::Delete] {
         for symptom in [Symptom::Fails, Symptom::Hangs, Symptom::Throttles] {
             let lines = lines_of(outage(Some(endpoint), symptom, rows));
-            // Besides, each pod says that claims are suspended and that they resume, at most once a row it claims.
+            // Besides, each pod logs the outage, reminders of it, and its end.
             let most = rows * locks * 3;
             assert!(
                 lines.len() <= most,

@@ -19,6 +19,7 @@ mod run;
 mod scenarios;
 mod seed;
 mod table;
+mod trouble;
 mod world;
 
 use std::fmt::Write as _;

@@ -12,6 +12,8 @@ use crate::run::run;
 use crate::seed::Plan;
 use crate::table::Table;
 
+/// In the quick tests.
+const QUICK_SEEDS: u64 = 100;
 /// Enough to see a pattern.
 const MOST_FOUND: usize = 20;
 /// So many runs of a thread are put to those of the others.
@@ -45,7 +47,7 @@ impl Options {
         let defaults = Self::default();
         Self {
             first: number("SIM_FIRST_SEED").unwrap_or(defaults.first),
-            seeds: number("SIM_SEEDS").unwrap_or(defaults.seeds),
+            seeds: number("SIM_SEEDS").unwrap_or(QUICK_SEEDS),
             replay: number("SIM_SEED"),
             ..defaults
         }

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use probation_offender_events::event::{Event, Identifiers};
-use probation_offender_events::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
-use probation_offender_events::poller::ports::{CallError, Topic, Updates};
+use probation_offender_events::event::{Event, Identifiers, events_of};
+use probation_offender_events::offender_update::{
+    ClaimedRow, OffenderDeltaId, OffenderId, OffenderUpdate,
+};
+use probation_offender_events::ports::{CallError, Topic, Updates};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::pod::Pod;
+use crate::rows::identifiers_of;
 
 /// A way to do it wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ struct Memory {
     /// The events that went with each accepted one.
     batches: Vec<Vec<Event>>,
     failing: BTreeSet<OffenderId>,
+    /// The true id of each event of a false offender.
+    event_ids: BTreeMap<Uuid, Uuid>,
 }
 
 impl Planted {
@@ -82,11 +88,20 @@ impl Updates for Planted {
                 update.failed_update = true;
             }
             Some(ClaimedRow::Update(update)) if self.has(Bug::OrderBroken) => {
-                let pretended = -i64::try_from(claims).unwrap();
-                self.memory()
-                    .offenders
-                    .insert(pretended, update.offender_id);
+                // The same at each claim, so that it stays the same change.
+                let pretended = -update.offender_delta_id.0;
+                let found = identifiers_of(update.offender_id.0);
+                let ids = |update: &OffenderUpdate| {
+                    let events = events_of(update, &found).into_iter();
+                    events.map(|event| event.id).collect::<Vec<_>>()
+                };
+                let true_ids = ids(update);
+                let mut memory = self.memory();
+                memory.offenders.insert(pretended, update.offender_id);
                 update.offender_id = OffenderId(pretended);
+                memory
+                    .event_ids
+                    .extend(ids(update).into_iter().zip(true_ids));
             }
             _ => {}
         }
@@ -126,7 +141,11 @@ impl Topic for Planted {
         if self.has(Bug::RetryOfTheWholeBatch) {
             return self.publish_whole_batch(events).await;
         }
-        self.pod.publish(events).await
+        let mut events = events.to_vec();
+        for event in &mut events {
+            event.id = *self.memory().event_ids.get(&event.id).unwrap_or(&event.id);
+        }
+        self.pod.publish(&events).await
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use probation_offender_events::event::{Event, Identifiers};
-use probation_offender_events::metrics::{Metrics, REDELIVERY_CAUSES};
+use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
+use probation_offender_events::outcome::{Label, RedeliveryCause};
 use probation_offender_events::poller::Poller;
-use probation_offender_events::poller::ports::{CallError, CallErrorKind, Topic, Updates};
+use probation_offender_events::ports::{CallError, CallErrorKind, Topic, Updates};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -33,8 +34,8 @@ pub struct Process {
     /// How many more steps its calls make before it is killed, once that is decided.
     steps_to_live: AtomicU64,
     ended: AtomicBool,
-    most_in_flight: AtomicI64,
-    suspended_seen: AtomicBool,
+    most_held: AtomicI64,
+    trouble_seen: AtomicBool,
     brake_seen: AtomicBool,
 }
 
@@ -49,8 +50,8 @@ impl Process {
             killed: CancellationToken::new(),
             steps_to_live: AtomicU64::new(u64::MAX),
             ended: AtomicBool::new(false),
-            most_in_flight: AtomicI64::new(0),
-            suspended_seen: AtomicBool::new(false),
+            most_held: AtomicI64::new(0),
+            trouble_seen: AtomicBool::new(false),
             brake_seen: AtomicBool::new(false),
         });
         world.note(number, What::PodStarted);
@@ -75,8 +76,8 @@ impl Process {
         let counted = What::Counted {
             redelivered: self.redelivered(),
             brake_seen: self.brake_seen.load(Ordering::Relaxed),
-            suspended_seen: self.suspended_seen.load(Ordering::Relaxed),
-            most_in_flight: self.most_in_flight.load(Ordering::Relaxed),
+            trouble_seen: self.trouble_seen.load(Ordering::Relaxed),
+            most_held: self.most_held.load(Ordering::Relaxed),
         };
         self.world.note(self.number, counted);
         self.killed.cancel();
@@ -85,9 +86,9 @@ impl Process {
 
     fn redelivered(&self) -> Vec<(&'static str, u64)> {
         let counter = &self.metrics.redelivered;
-        REDELIVERY_CAUSES
+        RedeliveryCause::ALL
             .iter()
-            .map(|&cause| (cause, counter.with_label_values(&[cause]).get()))
+            .map(|&cause| (cause.name(), counter.of(cause).get()))
             .collect()
     }
 
@@ -116,10 +117,10 @@ impl Process {
     }
 
     fn look_at_metrics(&self) {
-        let in_flight = self.metrics.in_flight.get();
-        self.most_in_flight.fetch_max(in_flight, Ordering::Relaxed);
-        if self.metrics.claims_suspended.get() > 0 {
-            self.suspended_seen.store(true, Ordering::Relaxed);
+        let held = self.metrics.held.get();
+        self.most_held.fetch_max(held, Ordering::Relaxed);
+        if self.metrics.places_lost.get() > 0 {
+            self.trouble_seen.store(true, Ordering::Relaxed);
         }
         if self.metrics.brake_on.get() > 0 {
             self.brake_seen.store(true, Ordering::Relaxed);

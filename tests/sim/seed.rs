@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use probation_offender_events::poller::PollerSettings;
+use probation_offender_events::config::PollerSettings;
 
 use crate::faults::{FAULT_KINDS, FaultKind, Outage, Rates, Symptom};
 use crate::log::Endpoint;
@@ -34,6 +34,8 @@ pub enum Offender {
     },
     /// Identifiers always fail.
     Fails,
+    /// Identifiers fail until this time.
+    FailsUntil(Duration),
     /// Identifiers never answer.
     Hangs,
 }
@@ -104,9 +106,6 @@ pub struct Plan {
 
 /// Delius serves a new row after this time.
 pub const SETTLE_SECONDS: i64 = 2;
-/// With fewer places, rows of poison offenders may fill them all for as long as their leases last, when nobody has got
-/// through lately: then it cannot be told from an outage.
-const PLACES_FOR_POISON: usize = 5;
 
 fn seconds(rng: &mut Rng, range: std::ops::RangeInclusive<u64>) -> Duration {
     let milliseconds = rng.u64(range.start() * 1000..=range.end() * 1000);
@@ -183,8 +182,8 @@ impl Plan {
                     1 => Offender::Hidden {
                         until: Some(seconds(rng, 1..=900)),
                     },
-                    2 if self.settings.max_in_flight >= PLACES_FOR_POISON => Offender::Fails,
-                    3 if self.settings.max_in_flight >= PLACES_FOR_POISON => Offender::Hangs,
+                    2 => Offender::Fails,
+                    3 => Offender::Hangs,
                     _ => Offender::Well,
                 };
             }
@@ -323,10 +322,11 @@ fn settings(kind: Kind, rng: &mut Rng) -> PollerSettings {
     } else {
         rng.u64(shortest..=shortest + 120)
     };
+    let max_in_flight = *rng.choice(&[1, 2, 3, 4, 8, 16, 32, 32]).unwrap();
     PollerSettings {
         fixed_delay: seconds(rng, 5..=20),
-        claimers: *rng.choice(&[1, 1, 1, 2, 3]).unwrap(),
-        max_in_flight: *rng.choice(&[1, 2, 3, 5, 8, 16, 32, 32]).unwrap(),
+        max_in_flight,
+        held_limit: max_in_flight + *rng.choice(&[0, 2, 8, 30, 256]).unwrap(),
         lock_expiry: Duration::from_secs(lock_expiry),
         call_timeout,
         publish_timeout,

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
+use probation_offender_events::outcome::{Label, RedeliveryCause};
+
 use crate::faults::FAULT_KINDS;
 use crate::log::{Answer, What};
 use crate::run::Run;
@@ -37,7 +39,7 @@ const EVENTS: [&str; 17] = [
     "stalls",
     "clock jumps",
     "pods with the brake on",
-    "pods with claims suspended",
+    "pods with lost places",
 ];
 
 impl Table {
@@ -91,7 +93,7 @@ impl Table {
                 What::Counted {
                     redelivered,
                     brake_seen,
-                    suspended_seen,
+                    trouble_seen,
                     ..
                 } => {
                     for (cause, count) in redelivered {
@@ -99,7 +101,7 @@ impl Table {
                         self.count("rows counted as redelivered", *count);
                     }
                     self.count("pods with the brake on", u64::from(*brake_seen));
-                    self.count("pods with claims suspended", u64::from(*suspended_seen));
+                    self.count("pods with lost places", u64::from(*trouble_seen));
                 }
                 _ => {}
             }
@@ -134,12 +136,9 @@ impl Table {
     }
 
     fn names() -> impl Iterator<Item = &'static str> {
-        let causes = probation_offender_events::metrics::REDELIVERY_CAUSES;
+        let causes = RedeliveryCause::ALL.iter().map(|cause| cause.name());
         let faults = FAULT_KINDS.iter().map(|&(_, name)| name);
-        EVENTS
-            .into_iter()
-            .chain(causes.iter().copied())
-            .chain(faults)
+        EVENTS.into_iter().chain(causes).chain(faults)
     }
 
     /// Prints past the test harness, which would hide it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use probation_offender_events::event::{Event, Identifiers};
 use probation_offender_events::offender_update::{ClaimedRow, UnreadableUpdate};
-use probation_offender_events::poller::ports::{CallError, CallErrorKind};
+use probation_offender_events::ports::{CallError, CallErrorKind};
 use sandbox::Delius;
 use sandbox::delius::{Candidate, NewUpdate, UpdateRow};
 use tokio::time::Instant;
@@ -132,7 +132,10 @@ impl World {
 
     fn poisoned(&self, offender: i64) -> Option<End> {
         match self.offender(offender) {
-            Offender::Fails => Some(End::Fails(CallError::unavailable("500 for this one"))),
+            Offender::FailsUntil(until) if self.now() >= until => None,
+            Offender::Fails | Offender::FailsUntil(_) => {
+                Some(End::Fails(CallError::unavailable("500 for this one")))
+            }
             Offender::Hangs => Some(End::Hangs {
                 takes_effect: false,
             }),

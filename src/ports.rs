@@ -1,6 +1,7 @@
-//! What the poller needs of the world: a source of updates and a topic, and how their calls can fail.
+//! What the poller needs of the world: a source of rows and a topic, and how their calls can fail.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Event, Identifiers};
@@ -8,8 +9,8 @@ use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
 
 /// The source of changed rows: community-api.
 ///
-/// The poller puts its own limit on the duration of every call and drops calls that take longer, so an implementation
-/// has to be safe to drop at any point.
+/// The poller limits the duration of every call and drops calls that take longer, so an implementation must be safe to
+/// drop at any point.
 pub trait Updates: Send + Sync + 'static {
     /// Claims the next row, which is then locked to the caller; `None` if there is nothing to do.
     fn next(&self) -> impl Future<Output = Result<Option<ClaimedRow>, CallError>> + Send;
@@ -20,10 +21,10 @@ pub trait Updates: Send + Sync + 'static {
         offender: OffenderId,
     ) -> impl Future<Output = Result<Option<Identifiers>, CallError>> + Send;
 
-    /// Deletes a row. That it is not there any more is success: another row for the same record swallowed it.
+    /// Deletes a row. If the row is no longer there, that is success: another row for the same record has replaced it.
     fn delete(&self, row: OffenderDeltaId) -> impl Future<Output = Result<(), CallError>> + Send;
 
-    /// Marks a row as permanently failed, never to be served again. That it is not there any more is success.
+    /// Marks a row as permanently failed, never to be served again. If the row is no longer there, that is success.
     fn mark_as_failed(
         &self,
         row: OffenderDeltaId,
@@ -40,13 +41,20 @@ pub trait Topic: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Result<(), CallError>>, CallError>> + Send;
 }
 
-/// A call that did not get through.
+/// A topic may be shared, as with the health check.
+impl<T: Topic> Topic for Arc<T> {
+    async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
+        T::publish(self, events).await
+    }
+}
+
+/// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct CallError {
     /// What to do about it.
     pub kind: CallErrorKind,
-    /// The least time to wait before trying again, where the other side asked for one.
+    /// The least time to wait before the next attempt, if the other side asked for one.
     pub retry_after: Option<Duration>,
     /// What happened, in words fit for a log: no personal data, no secret.
     pub cause: String,
@@ -55,15 +63,17 @@ pub struct CallError {
 /// What a failed call means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallErrorKind {
-    /// Too many at once (409, 429, throttling): nobody's fault, try again later.
+    /// Too many calls at once (409, 429, throttling): no fault, try again later.
     Contended,
-    /// There is no token, or it is not accepted.
+    /// hmpps-auth issued no token, so the call was not made.
+    NoToken,
+    /// The token or the credentials are not accepted.
     Unauthorised,
-    /// It may work later: unreachable, slow, broken, forbidden, misconfigured.
+    /// It may work later: unreachable, slow, broken, misconfigured.
     Unavailable,
-    /// As [`Self::Unavailable`], and the effect may have taken place nevertheless: the answer was lost.
+    /// As [`Self::Unavailable`], but the call may have taken effect: its answer was lost.
     AnswerLost,
-    /// The message itself can never be accepted.
+    /// The topic will never accept this message.
     Refused,
 }
 
@@ -73,7 +83,7 @@ impl CallError {
         Self::new(CallErrorKind::Unavailable, cause)
     }
 
-    /// Any failed call, without a wish of the other side's when to try again.
+    /// A failed call, without a time to wait before the next attempt.
     pub fn new(kind: CallErrorKind, cause: impl Into<String>) -> Self {
         Self {
             kind,
@@ -81,11 +91,13 @@ impl CallError {
             cause: cause.into(),
         }
     }
-}
 
-/// A topic may be shared, as with the health check.
-impl<T: Topic> Topic for std::sync::Arc<T> {
-    async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
-        T::publish(self, events).await
+    /// A call that was given up after `limit`. It may have taken effect.
+    #[must_use]
+    pub fn no_answer_within(limit: Duration) -> Self {
+        Self::new(
+            CallErrorKind::AnswerLost,
+            format!("no answer within {limit:?}"),
+        )
     }
 }

@@ -1,0 +1,399 @@
+//! The poll loop: at every interval a drain, which claims rows until there are none left. Each row is settled in a task of
+//! its own.
+//!
+//! Claims are serial, since community-api's optimistic lock makes concurrent ones collide. The rest of a row's work is not.
+//! Read [`row`] for what is done with a row, and [`places`] for what happens when calls fail.
+
+pub mod brake;
+mod episode;
+mod held;
+pub mod lanes;
+pub mod lease;
+pub mod places;
+pub mod published;
+pub mod retry;
+mod row;
+mod row_log;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::brake::{Brake, BrakeAnswer};
+use self::episode::Episode;
+use self::held::{ClaimPlace, Held};
+use self::lanes::Lanes;
+use self::lease::Lease;
+use self::places::Places;
+use self::published::PublishedRows;
+use self::row::Row;
+use self::row_log::comes_back_at;
+use crate::config::PollerSettings;
+use crate::heartbeat::Heartbeat;
+use crate::insights::{Insights, Operation};
+use crate::metrics::Metrics;
+use crate::offender_update::ClaimedRow;
+use crate::outcome::PollResult;
+use crate::ports::{CallError, CallErrorKind, Topic, Updates};
+
+/// Consecutive rows without an id that end the drain: the responses are broken.
+const NAMELESS_ROWS_IN_A_DRAIN: u32 = 10;
+/// Consecutive lost races for a lock that end the drain. community-api itself loses ten before it answers with 409.
+const LOST_RACES_IN_A_DRAIN: u32 = 20;
+/// The wait after a lost race, or after the first failed claim of a poll: a closed connection is no reason to wait for the
+/// next poll.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
+/// A claim that fails within this time is made again in the same poll. One that took longer is not: the other side has
+/// enough to do.
+const QUICK_FAILURE: Duration = Duration::from_secs(2);
+/// For this long, a row's own calls let the next claim go first, since a drain waits for that. If all calls take equally
+/// long, they are answered in step with the claims otherwise, and are worked off one by one: docs/performance.md.
+const NEXT_CLAIM_FIRST: Duration = Duration::from_millis(1);
+/// How many ids of held rows the log shows when the pod stops.
+const IDS_SHOWN: usize = 20;
+
+/// The poller of one pod.
+#[derive(Debug)]
+pub struct Poller<U, T> {
+    pod: Arc<Pod<U, T>>,
+    held: Held,
+    lanes: Lanes,
+    rows: TaskTracker,
+    claims: Mutex<Claims>,
+    heartbeat: Heartbeat,
+    insights: Insights,
+}
+
+/// What the rows of a pod have in common.
+#[derive(Debug)]
+struct Pod<U, T> {
+    updates: U,
+    topic: T,
+    settings: PollerSettings,
+    metrics: Arc<Metrics>,
+    published: PublishedRows,
+    brake: Mutex<Brake>,
+    stopping: CancellationToken,
+}
+
+/// What the log has to tell of the claims.
+#[derive(Debug, Default)]
+struct Claims {
+    /// Polls fail.
+    outage: Episode,
+    /// The lease of the row that the claim under way may lock.
+    under_way: Option<Lease>,
+    /// Claims that were given up since one was answered. Each may have locked a row that this pod does not know.
+    given_up: u32,
+}
+
+/// How a drain ended.
+#[derive(Debug)]
+enum DrainEnd {
+    NothingLeft,
+    Stopped,
+    /// Other callers are busy with the same rows.
+    Contended,
+    Failed(CallError),
+}
+
+impl<U: Updates, T: Topic> Poller<U, T> {
+    /// A poller that has not begun to poll.
+    #[must_use]
+    pub fn new(updates: U, topic: T, settings: PollerSettings, metrics: Arc<Metrics>) -> Self {
+        // A claim is the longest time in which a healthy poll loop does not beat.
+        let heartbeat = Heartbeat::new(settings.claim_timeout + Duration::from_secs(30));
+        let longest_interval = settings.lock_expiry / retry::LONGEST_WAIT_PART;
+        let places = Places::new(
+            settings.max_in_flight,
+            settings.held_limit,
+            longest_interval,
+            Instant::now(),
+        );
+        Self {
+            held: Held::new(places, metrics.clone()),
+            lanes: Lanes::default(),
+            rows: TaskTracker::new(),
+            claims: Mutex::default(),
+            heartbeat,
+            insights: Insights::off(),
+            pod: Arc::new(Pod {
+                published: PublishedRows::with_capacity(published::CAPACITY),
+                brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
+                stopping: CancellationToken::new(),
+                updates,
+                topic,
+                settings,
+                metrics,
+            }),
+        }
+    }
+
+    /// The same poller, which reports to Application Insights.
+    #[must_use]
+    pub fn reporting_to(self, insights: Insights) -> Self {
+        Self { insights, ..self }
+    }
+
+    /// The sign of life that liveness follows.
+    #[must_use]
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
+    }
+
+    /// Polls until `stop`, then settles the held rows for as long as the grace period allows, and logs what is still held.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let all_settled = async {
+            self.poll(stop).await;
+            self.pod.stopping.cancel();
+            if !self.rows.is_empty() {
+                let rows = self.rows.len();
+                tracing::info!(rows, "no more claims; settling the held rows");
+            }
+            self.rows.close();
+            self.heartbeat.beat_while(self.rows.wait()).await;
+        };
+        let out_of_time = async {
+            stop.cancelled().await;
+            self.pod.stopping.cancel();
+            sleep(self.pod.settings.grace_period).await;
+        };
+        tokio::select! {
+            biased;
+            () = all_settled => {}
+            () = out_of_time => self.log_what_is_held(),
+        }
+    }
+
+    async fn poll(&self, stop: &CancellationToken) {
+        let Pod {
+            settings, metrics, ..
+        } = &*self.pod;
+        // Pods that start together poll at once, and from then on each in a phase of its own.
+        let mut delay = settings.fixed_delay.mul_f64(fastrand::f64());
+        while !stop.is_cancelled() {
+            metrics.polls.inc();
+            let read_before = metrics.read.get();
+            let end = self.drain(stop).await;
+            if let Some(result) = end.result(metrics.read.get() > read_before) {
+                metrics.poll_results.of(result).inc();
+            }
+            if let DrainEnd::Failed(error) = &end {
+                self.log_failed_poll(error);
+                delay = delay.max(error.retry_after.unwrap_or_default());
+            }
+            self.pod.show_brake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = self.heartbeat.beat_while(sleep(delay)) => {}
+            }
+            delay = settings.fixed_delay;
+        }
+    }
+
+    /// Claims rows one after the other until there are none left.
+    async fn drain(&self, stop: &CancellationToken) -> DrainEnd {
+        let (mut lost_races, mut failures, mut nameless_rows) = (0, 0, 0);
+        loop {
+            let place = tokio::select! {
+                biased;
+                () = stop.cancelled() => return DrainEnd::Stopped,
+                place = self.heartbeat.beat_while(self.held.place_for_claim()) => place,
+            };
+            let operation = self.insights.operation();
+            let claimed_at = Instant::now();
+            let error = match self.claim(operation.clone()).await {
+                Ok(Some(row)) => {
+                    (lost_races, failures) = (0, 0);
+                    let is_nameless = row.offender_delta_id().is_none();
+                    nameless_rows = if is_nameless { nameless_rows + 1 } else { 0 };
+                    self.start(row, claimed_at, place, operation);
+                    if nameless_rows < NAMELESS_ROWS_IN_A_DRAIN {
+                        continue;
+                    }
+                    let cause = "one unreadable row after the other, all without an id";
+                    return DrainEnd::Failed(CallError::unavailable(cause));
+                }
+                Ok(None) => return DrainEnd::NothingLeft,
+                Err(error) => error,
+            };
+            if error.kind == CallErrorKind::Contended {
+                lost_races += 1;
+                if lost_races > LOST_RACES_IN_A_DRAIN {
+                    return DrainEnd::Contended;
+                }
+            } else {
+                failures += 1;
+                let took = claimed_at.elapsed();
+                if failures > 1 || took > QUICK_FAILURE || error.retry_after.is_some() {
+                    return DrainEnd::Failed(error);
+                }
+                tracing::debug!(cause = %error, "a claim failed; trying once more");
+            }
+            drop(place);
+            let pause = CLAIM_AGAIN.min(self.pod.settings.fixed_delay);
+            let pause = pause.mul_f64(0.5 + fastrand::f64());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return DrainEnd::Stopped,
+                () = self.heartbeat.beat_while(sleep(pause.max(error.retry_after.unwrap_or_default()))) => {}
+            }
+        }
+    }
+
+    /// Claims a row. Never dropped because the pod stops: the row that it locks would be stranded.
+    async fn claim(&self, operation: Operation) -> Result<Option<ClaimedRow>, CallError> {
+        self.heartbeat.beat();
+        let Pod {
+            settings,
+            metrics,
+            updates,
+            ..
+        } = &*self.pod;
+        let limit = settings.claim_timeout;
+        let lease = Lease::from_claim(Instant::now(), settings.lock_expiry);
+        self.claims.lock().under_way = Some(lease);
+        let claimed = timeout(limit, operation.scope(updates.next())).await;
+        let mut claims = self.claims.lock();
+        claims.under_way = None;
+        let claimed = claimed.unwrap_or_else(|_| {
+            claims.given_up += 1;
+            // While claims go on to hang, only the first is worth a line.
+            if claims.given_up == 1 {
+                tracing::warn!(
+                    comes_back_at = %comes_back_at(lease),
+                    "a claim was given up and may have locked a row, which comes back when the lock expires"
+                );
+            }
+            Err(CallError::no_answer_within(limit))
+        });
+        let failed = claimed.as_ref().err().map(|error| error.kind);
+        if failed == Some(CallErrorKind::AnswerLost) {
+            metrics.claims_without_answer.inc();
+        }
+        if failed.is_none_or(|kind| kind == CallErrorKind::Contended) {
+            let now = Instant::now();
+            metrics.since_claim_answered.set(Some(now));
+            let claims_given_up = std::mem::take(&mut claims.given_up);
+            if let Some(lasted) = claims.outage.ended(now) {
+                let failed_for_seconds = lasted.as_secs();
+                tracing::info!(failed_for_seconds, claims_given_up, "polls succeed again");
+            }
+        }
+        claimed
+    }
+
+    /// Starts to work on a claimed row.
+    fn start(&self, row: ClaimedRow, claimed_at: Instant, place: ClaimPlace, operation: Operation) {
+        let pod = self.pod.clone();
+        pod.metrics.read.inc();
+        // The brake comes off by itself, and a drain may be long.
+        pod.show_brake();
+        let lease = Lease::from_claim(claimed_at, pod.settings.lock_expiry);
+        let is_published = row
+            .change_id()
+            .is_some_and(|change| pod.published.contains(change, claimed_at));
+        // Joined here and not in the task, so that the order is the order of the claims. What will not be published needs
+        // no turn.
+        let lane = match &row {
+            ClaimedRow::Update(update) if !is_published => {
+                Some(self.lanes.join(update.offender_id))
+            }
+            _ => None,
+        };
+        let row = Row {
+            held: place.hold(row.offender_delta_id(), lease),
+            pod,
+            claimed: row,
+            lease,
+            lane,
+            cause: None,
+        };
+        self.rows.spawn(async move {
+            sleep(NEXT_CLAIM_FIRST).await;
+            operation.scope(row.work()).await;
+        });
+    }
+
+    fn log_failed_poll(&self, error: &CallError) {
+        let mut claims = self.claims.lock();
+        let claims_given_up = claims.given_up;
+        if let Some(lasted) = claims.outage.failed(Duration::ZERO, Instant::now()) {
+            tracing::error!(
+                cause = %error,
+                failing_for_seconds = lasted.as_secs(),
+                claims_given_up,
+                "poll failed; the service tries again at every interval"
+            );
+        }
+    }
+
+    fn log_what_is_held(&self) {
+        if let Some(lease) = self.claims.lock().under_way {
+            tracing::warn!(
+                comes_back_at = %comes_back_at(lease),
+                "a claim is still under way and may have locked a row, which comes back when the lock expires"
+            );
+        }
+        let held = self.held.rows();
+        let Some(last) = held.iter().map(|(_, comes_back_in)| *comes_back_in).max() else {
+            return;
+        };
+        let ids: Vec<_> = held
+            .iter()
+            .filter_map(|(row, _)| *row)
+            .map(|row| row.0)
+            .collect();
+        tracing::warn!(
+            rows = held.len(),
+            first_offender_delta_ids = ?&ids[..ids.len().min(IDS_SHOWN)],
+            all_come_back_within_seconds = last.as_secs(),
+            "rows are still locked by this pod, which stops now; they come back when their locks expire"
+        );
+    }
+}
+
+impl DrainEnd {
+    /// The result of the poll; `None` if the pod only stopped.
+    fn result(&self, has_found: bool) -> Option<PollResult> {
+        match self {
+            Self::Failed(error) => Some(match error.kind {
+                CallErrorKind::NoToken => PollResult::NoToken,
+                CallErrorKind::Unauthorised => PollResult::Unauthorised,
+                _ => PollResult::Failed,
+            }),
+            _ if has_found => Some(PollResult::Found),
+            Self::Contended => Some(PollResult::Contended),
+            Self::NothingLeft => Some(PollResult::Empty),
+            Self::Stopped => None,
+        }
+    }
+}
+
+impl<U, T> Pod<U, T> {
+    /// Whether one more row may be marked as permanently failed.
+    fn may_give_up_a_row(&self, now: Instant) -> bool {
+        let answer = self.brake.lock().ask(now);
+        if answer == BrakeAnswer::Engaged {
+            tracing::error!(
+                limit = self.settings.brake_limit,
+                window_seconds = self.settings.brake_window.as_secs(),
+                "too many rows were marked as permanently failed: the service marks no more until the window has passed"
+            );
+        }
+        self.show_brake();
+        answer == BrakeAnswer::Allowed
+    }
+
+    fn show_brake(&self) {
+        let on = self.brake.lock().is_on(Instant::now());
+        self.metrics.brake_on.set(i64::from(on));
+    }
+}

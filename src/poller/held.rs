@@ -1,0 +1,272 @@
+//! The rows that this pod holds: which they are, which of them have a place, and what operators see of them.
+//!
+//! This is the owner of [`Places`]: it waits, counts and logs, and decides nothing. What a row holds is given back when its
+//! [`HeldRow`] is dropped, also in a panic.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::episode::Episode;
+use super::lease::Lease;
+use super::places::{End, Places, Purpose, Standing};
+use crate::metrics::Metrics;
+use crate::offender_update::OffenderDeltaId;
+use crate::outcome::{Label, Reason, Step};
+use crate::ports::CallError;
+
+/// Whoever only another row's end can help asks again after this time, so that every wait has a limit.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+
+/// Calls that fail for this long while no row is settled are worth a line. One that succeeds on its second attempt is not.
+const WORTH_A_LINE: Duration = Duration::from_secs(5);
+
+/// The rows of a pod; a clone is another handle to the same.
+#[derive(Clone, Debug)]
+pub(super) struct Held(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct State {
+    places: Places,
+    last_number: u64,
+    /// In the order of the claims.
+    rows: BTreeMap<u64, (Option<OffenderDeltaId>, Lease)>,
+    in_trouble_at: [usize; Step::ALL.len()],
+    last_settled: Option<Instant>,
+    /// Calls fail and no row is settled.
+    outage: Episode,
+}
+
+/// A place for a row that is about to be claimed. Free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct ClaimPlace {
+    held: Held,
+    is_used: bool,
+}
+
+/// A row that this pod holds, until this is dropped.
+#[derive(Debug)]
+pub(super) struct HeldRow {
+    held: Held,
+    number: u64,
+    standing: Standing,
+    /// The step that fails, if the row is in trouble.
+    failing: Option<Step>,
+    end: End,
+}
+
+impl Held {
+    pub fn new(places: Places, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::new(State {
+                places,
+                last_number: 0,
+                rows: BTreeMap::new(),
+                in_trouble_at: [0; Step::ALL.len()],
+                last_settled: None,
+                outage: Episode::default(),
+            }),
+            changed: Notify::new(),
+            metrics,
+        }))
+    }
+
+    /// Waits for a place to claim a row with.
+    pub async fn place_for_claim(&self) -> ClaimPlace {
+        self.wait_for_place(Purpose::Claim).await;
+        ClaimPlace {
+            held: self.clone(),
+            is_used: false,
+        }
+    }
+
+    /// Whether a row has to leave that keeps failing since `first_failure`: the pod holds too many rows, and another row was
+    /// settled after that and before the latest attempt was `started`. An outage settles no row, so it makes none leave.
+    pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
+        let state = self.state();
+        let settled = state.last_settled;
+        state.places.is_full()
+            && settled.is_some_and(|settled| first_failure < settled && settled < started)
+    }
+
+    /// The rows with the time until each comes back, in the order of their claims.
+    pub fn rows(&self) -> Vec<(Option<OffenderDeltaId>, Duration)> {
+        let now = Instant::now();
+        let state = self.state();
+        let rows = state.rows.values();
+        rows.map(|(row, lease)| (*row, lease.comes_back_in(now)))
+            .collect()
+    }
+
+    async fn wait_for_place(&self, purpose: Purpose) {
+        loop {
+            // Before the question, so that no change after it is missed.
+            let changed = self.0.changed.notified();
+            let Err(ask_again) = self.try_place(purpose) else {
+                return;
+            };
+            let ask_again = ask_again.unwrap_or_else(|| Instant::now() + ASK_AGAIN);
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = sleep_until(ask_again) => {}
+            }
+        }
+    }
+
+    fn try_place(&self, purpose: Purpose) -> Result<(), Option<Instant>> {
+        let mut state = self.state();
+        state.places.want(purpose, Instant::now())?;
+        self.show(&state);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock()
+    }
+
+    /// Changes the state, shows what operators see of it, and wakes whoever waits for a place.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let result = change(&mut state);
+        self.show(&state);
+        drop(state);
+        self.0.changed.notify_waiters();
+        result
+    }
+
+    fn show(&self, state: &State) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let metrics = &self.0.metrics;
+        metrics.held.set(gauge(state.rows.len()));
+        let oldest = state.rows.values().next();
+        metrics
+            .oldest_held
+            .set(oldest.map(|(_, lease)| lease.claimed_at()));
+        metrics.places_lost.set(gauge(state.places.lost()));
+        for &step in Step::ALL {
+            let rows = state.in_trouble_at[step as usize];
+            metrics.rows_in_trouble.of(step).set(gauge(rows));
+        }
+    }
+}
+
+impl ClaimPlace {
+    /// Puts a claimed row into the place.
+    pub fn hold(mut self, row: Option<OffenderDeltaId>, lease: Lease) -> HeldRow {
+        self.is_used = true;
+        let number = self.held.change(|state| {
+            state.places.hold();
+            state.last_number += 1;
+            state.rows.insert(state.last_number, (row, lease));
+            state.last_number
+        });
+        HeldRow {
+            held: self.held.clone(),
+            number,
+            standing: Standing::Running,
+            failing: None,
+            end: End::Left,
+        }
+    }
+}
+
+impl Drop for ClaimPlace {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.held.change(|state| state.places.give_back());
+        }
+    }
+}
+
+impl HeldRow {
+    /// The rows of this pod.
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Gives the place back while the row waits for its turn.
+    pub fn give_place_back(&mut self) {
+        self.standing = Standing::Waiting;
+        self.held.change(|state| state.places.give_back());
+    }
+
+    /// Waits for a place, now that the row's turn has come.
+    pub async fn take_place(&mut self) {
+        self.held.wait_for_place(Purpose::Turn).await;
+        self.standing = Standing::Running;
+    }
+
+    /// Notes that a call for the row failed. The first time, the row loses its place.
+    pub fn call_failed(&mut self, step: Step, error: &CallError) {
+        let now = Instant::now();
+        let loses_place = self.standing == Standing::Running;
+        let failed_before = self.failing.replace(step);
+        self.standing = Standing::InTrouble;
+        self.held.change(|state| {
+            if loses_place {
+                state.places.lose(now);
+            }
+            if let Some(step) = failed_before {
+                state.in_trouble_at[step as usize] -= 1;
+            }
+            state.in_trouble_at[step as usize] += 1;
+            if let Some(lasted) = state.outage.failed(WORTH_A_LINE, now) {
+                tracing::warn!(
+                    step = step.name(),
+                    cause = %error,
+                    rows_in_trouble = state.places.in_trouble(),
+                    failing_for_seconds = lasted.as_secs(),
+                    "calls for claimed rows are failing, so the service claims only a few rows until one is settled"
+                );
+            }
+        });
+    }
+
+    /// The row is deleted, or marked as permanently failed.
+    pub fn settle(mut self) {
+        self.end = End::Settled;
+    }
+}
+
+impl Drop for HeldRow {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let row = self.held.change(|state| {
+            state.places.end(self.standing, self.end);
+            if let Some(step) = self.failing {
+                state.in_trouble_at[step as usize] -= 1;
+            }
+            if self.end == End::Settled {
+                state.last_settled = Some(now);
+                if let Some(lasted) = state.outage.ended(now) {
+                    let failed_for_seconds = lasted.as_secs();
+                    tracing::info!(failed_for_seconds, "rows are settled again");
+                }
+            }
+            state.rows.remove(&self.number)
+        });
+        if std::thread::panicking()
+            && let Some((row, lease)) = row
+        {
+            self.held.0.metrics.left_locked.of(Reason::Panicked).inc();
+            // Where it panicked is in the line before, which does not know the row.
+            tracing::error!(
+                offenderDeltaId = row.map(|row| row.0),
+                comes_back_in_seconds = lease.comes_back_in(now).as_secs(),
+                "the task of this row panicked; unless it is deleted already, it comes back when the lock expires"
+            );
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! How many rows may be worked on at once, and how fast that number falls and grows while rows are in trouble.
+//!
+//! Pure: time is an argument. [`super::held`] owns the one instance of a pod.
+//!
+//! `free + running + lost = total`, and `lost <= in_trouble`. A place is lost with the first failed call of a row. Each
+//! settled row brings one back, and while none is settled a clock does, ever more slowly. So an outage leaves a trickle of
+//! claims, and the first rows to be settled after it open the door for twice as many. (TCP answers congestion like this.)
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The clock's first interval. An outage costs a row each time it ticks, a bad offender at the head of a backlog delays the
+/// rows behind it by it: with 250 ms, 40 bad offenders in front of 1,000 good rows delay these by 4 to 7 s.
+const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// With this many rows held beyond the limit, settled rows do not restart the clock any more. What the clock claims until
+/// its intervals are long, in a lease, is about as much again.
+const BEYOND_LIMIT: usize = 64;
+
+/// The places of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Places {
+    free: usize,
+    running: usize,
+    lost: usize,
+    in_trouble: usize,
+    held: usize,
+    held_limit: usize,
+    interval: Duration,
+    longest_interval: Duration,
+    last_tick: Instant,
+}
+
+/// What a place is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To claim a row.
+    Claim,
+    /// To work on a row that is held already, whose turn in its lane has come.
+    Turn,
+}
+
+/// How a row that was held is held no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Deleted, or marked as permanently failed.
+    Settled,
+    /// Left locked, or its task panicked.
+    Left,
+}
+
+/// What a held row has to do with the places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It has a place.
+    Running,
+    /// It waits for its lane, without a place.
+    Waiting,
+    /// A call for it has failed: it goes on without a place, which is lost.
+    InTrouble,
+}
+
+impl Places {
+    /// `total` free places. From `held_limit` held rows on, rows are claimed by the clock only, whose intervals grow up to
+    /// `longest_interval`.
+    #[must_use]
+    pub fn new(total: usize, held_limit: usize, longest_interval: Duration, now: Instant) -> Self {
+        Self {
+            free: total,
+            running: 0,
+            lost: 0,
+            in_trouble: 0,
+            held: 0,
+            held_limit,
+            interval: FIRST_INTERVAL.min(longest_interval),
+            longest_interval,
+            last_tick: now,
+        }
+    }
+
+    /// A place, or the time at which to ask again, or `None` if only another row's end can help.
+    ///
+    /// # Errors
+    /// If there is no place now.
+    pub fn want(&mut self, purpose: Purpose, now: Instant) -> Result<(), Option<Instant>> {
+        let is_full = purpose == Purpose::Claim && self.is_full();
+        if self.free > 0 && !is_full {
+            self.free -= 1;
+            self.running += 1;
+            return Ok(());
+        }
+        if self.free == 0 && self.lost == 0 {
+            return Err(None);
+        }
+        let next_tick = self.last_tick + self.interval;
+        if now < next_tick {
+            return Err(Some(next_tick));
+        }
+        self.last_tick = now;
+        self.interval = (self.interval * 8 / 7).min(self.longest_interval);
+        if self.lost > 0 {
+            self.lost -= 1;
+        } else {
+            self.free -= 1;
+        }
+        self.running += 1;
+        Ok(())
+    }
+
+    /// A claim brought no row, or a row waits for its lane.
+    pub fn give_back(&mut self) {
+        self.running -= 1;
+        self.free += 1;
+    }
+
+    /// A claim brought a row, which has the claim's place.
+    pub fn hold(&mut self) {
+        self.held += 1;
+    }
+
+    /// The first call of a running row has failed.
+    pub fn lose(&mut self, now: Instant) {
+        if self.in_trouble == 0 {
+            self.restart_clock();
+            self.last_tick = now;
+        }
+        self.running -= 1;
+        self.lost += 1;
+        self.in_trouble += 1;
+    }
+
+    /// A row is held no more.
+    pub fn end(&mut self, standing: Standing, end: End) {
+        self.held -= 1;
+        match standing {
+            Standing::Running => self.give_back(),
+            Standing::Waiting => {}
+            Standing::InTrouble => self.in_trouble -= 1,
+        }
+        if end == End::Settled {
+            self.bring_back(1);
+            // Not far beyond the limit, or the held rows would grow without a bound if every second row was in trouble.
+            if self.held < self.held_limit + BEYOND_LIMIT {
+                self.restart_clock();
+            }
+        }
+        self.bring_back(self.lost.saturating_sub(self.in_trouble));
+    }
+
+    /// Whether there are so many held rows that claims come by the clock only.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.held >= self.held_limit
+    }
+
+    /// The number of lost places.
+    #[must_use]
+    pub fn lost(&self) -> usize {
+        self.lost
+    }
+
+    /// The number of rows in trouble.
+    #[must_use]
+    pub fn in_trouble(&self) -> usize {
+        self.in_trouble
+    }
+
+    fn bring_back(&mut self, places: usize) {
+        let places = places.min(self.lost);
+        self.lost -= places;
+        self.free += places;
+    }
+
+    fn restart_clock(&mut self) {
+        self.interval = FIRST_INTERVAL.min(self.longest_interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a story, a letter for each event, on 2 places with a held limit of 4.
+    ///
+    /// | letter | event |
+    /// |---|---|
+    /// | `c`, `x` | a claim gets a place and brings a row; a claim gets no place |
+    /// | `e` | a claim gets a place and brings no row |
+    /// | `f` | the first call of a running row fails |
+    /// | `s`, `S` | a running row, a row in trouble is settled |
+    /// | `l`, `L` | a running row, a row in trouble is left |
+    /// | `w`, `W` | a running row waits for its turn; a waiting row is left |
+    /// | `t` | the turn of a waiting row has come, and it gets a place |
+    /// | `.`, `_` | 250 ms pass; 20 s pass |
+    fn play(story: &str) -> String {
+        let mut now = Instant::now();
+        let mut places = Places::new(2, 4, Duration::from_secs(20), now);
+        for (index, event) in story.char_indices() {
+            let so_far = &story[..=index];
+            match event {
+                'c' => {
+                    assert_eq!(places.want(Purpose::Claim, now), Ok(()), "{so_far}");
+                    places.hold();
+                }
+                'x' => assert!(places.want(Purpose::Claim, now).is_err(), "{so_far}"),
+                'e' => {
+                    assert_eq!(places.want(Purpose::Claim, now), Ok(()), "{so_far}");
+                    places.give_back();
+                }
+                'f' => places.lose(now),
+                's' => places.end(Standing::Running, End::Settled),
+                'S' => places.end(Standing::InTrouble, End::Settled),
+                'l' => places.end(Standing::Running, End::Left),
+                'L' => places.end(Standing::InTrouble, End::Left),
+                'w' => places.give_back(),
+                'W' => places.end(Standing::Waiting, End::Left),
+                't' => assert_eq!(places.want(Purpose::Turn, now), Ok(()), "{so_far}"),
+                '.' => now += FIRST_INTERVAL,
+                '_' => now += Duration::from_secs(20),
+                _ => panic!("{event} is no event"),
+            }
+            assert_eq!(places.free + places.running + places.lost, 2, "{so_far}");
+            assert!(places.lost <= places.in_trouble, "{so_far}");
+        }
+        let Places {
+            free,
+            running,
+            lost,
+            in_trouble,
+            held,
+            ..
+        } = places;
+        format!("{free} free, {running} running, {lost} lost, {in_trouble} in trouble, {held} held")
+    }
+
+    #[test]
+    fn each_story_ends_as_told() {
+        for (story, end) in [
+            ("", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
+            ("e", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
+            ("cc", "0 free, 2 running, 0 lost, 0 in trouble, 2 held"),
+            ("ccx_x", "0 free, 2 running, 0 lost, 0 in trouble, 2 held"),
+            ("ccsc", "0 free, 2 running, 0 lost, 0 in trouble, 2 held"),
+            ("ccl", "1 free, 1 running, 0 lost, 0 in trouble, 1 held"),
+            // A row that waits for its turn gives its place to others.
+            ("ccwc", "0 free, 2 running, 0 lost, 0 in trouble, 3 held"),
+            ("ccwcst", "0 free, 2 running, 0 lost, 0 in trouble, 2 held"),
+            ("ccwW", "1 free, 1 running, 0 lost, 0 in trouble, 1 held"),
+            // The place of a row in trouble is lost.
+            ("cf", "1 free, 0 running, 1 lost, 1 in trouble, 1 held"),
+            ("cfcs", "2 free, 0 running, 0 lost, 1 in trouble, 1 held"),
+            // Without a settled row the clock brings places back, each later than the one before.
+            ("cfcfx", "0 free, 0 running, 2 lost, 2 in trouble, 2 held"),
+            ("cfcf.c", "0 free, 1 running, 1 lost, 2 in trouble, 3 held"),
+            (
+                "cfcf.cf.x",
+                "0 free, 0 running, 2 lost, 3 in trouble, 3 held",
+            ),
+            (
+                "cfcf.cf..c",
+                "0 free, 1 running, 1 lost, 3 in trouble, 4 held",
+            ),
+            // A settled row brings one lost place back beside its own, and starts the clock afresh.
+            ("cfcf.cs", "2 free, 0 running, 0 lost, 2 in trouble, 2 held"),
+            ("cfcfS", "1 free, 0 running, 1 lost, 1 in trouble, 1 held"),
+            (
+                "cfcf.cf..cS.c",
+                "0 free, 2 running, 0 lost, 2 in trouble, 4 held",
+            ),
+            // A row that is left brings none back, but no more are lost than rows are in trouble.
+            (
+                "cfcf.cfL",
+                "0 free, 0 running, 2 lost, 2 in trouble, 2 held",
+            ),
+            (
+                "cfcf.cfLL",
+                "1 free, 0 running, 1 lost, 1 in trouble, 1 held",
+            ),
+            ("cfcfLL", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
+            // At the limit of held rows, claims come by the clock only.
+            (
+                "cwcwcwcw.cwx",
+                "2 free, 0 running, 0 lost, 0 in trouble, 5 held",
+            ),
+            (
+                "cwcwcwcw.cwx.x.c",
+                "1 free, 1 running, 0 lost, 0 in trouble, 6 held",
+            ),
+            (
+                "cwcwcwcwts.c",
+                "1 free, 1 running, 0 lost, 0 in trouble, 4 held",
+            ),
+            // The turn of a held row needs no room.
+            (
+                "cwcwcwcwtt",
+                "0 free, 2 running, 0 lost, 0 in trouble, 4 held",
+            ),
+        ] {
+            assert_eq!(play(story), end, "{story}");
+        }
+    }
+
+    #[test]
+    fn the_clock_slows_down_to_its_longest_interval() {
+        let start = Instant::now();
+        let mut places = Places::new(1, 1_000, Duration::from_secs(20), start);
+        let mut now = start;
+        let mut ticks = 0;
+        while now < start + Duration::from_secs(570) {
+            match places.want(Purpose::Claim, now) {
+                Ok(()) => {
+                    places.hold();
+                    places.lose(now);
+                    ticks += 1;
+                }
+                Err(Some(next)) => now = next,
+                Err(None) => panic!("the clock has stopped"),
+            }
+        }
+        // What an outage as long as a lease holds beyond the places.
+        assert_eq!(ticks, 55);
+        assert_eq!(places.interval, Duration::from_secs(20));
+    }
+}

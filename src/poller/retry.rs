@@ -1,0 +1,290 @@
+//! The attempts at one call for a row: how long each may take, how long to wait before the next one, and when to stop.
+//!
+//! [`Attempts`] is the policy, and pure: times and chance are arguments. [`Retry`] makes the calls.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::held::HeldRow;
+use super::lease::Lease;
+use crate::config::PollerSettings;
+use crate::outcome::{Reason, Step};
+use crate::ports::{CallError, CallErrorKind};
+
+/// The first wait; each wait is twice as long as the one before.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// The longest wait is this part of the lock: 20 s of 10 minutes. A row is late by at most this after an outage.
+pub const LONGEST_WAIT_PART: u32 = 30;
+/// A row may be crowded out from this failure on. The first two may be the last calls of an outage that is over.
+const FAILURES_BEFORE_CROWDED_OUT: u32 = 3;
+/// The longest wait once the pod stops: all rows get another attempt within the grace period.
+const LONGEST_WAIT_WHILE_STOPPING: Duration = Duration::from_secs(2);
+
+/// The attempts at one step so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempts {
+    step: Step,
+    failures: u32,
+    /// Whether an earlier attempt may have taken effect.
+    pub answer_lost: bool,
+}
+
+/// What happens after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The next attempt, after this time.
+    Wait(Duration),
+    /// No further attempt on this claim.
+    Leave(Reason),
+    /// The topic will never accept it.
+    Refused,
+}
+
+/// What the pod knows when an attempt has failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// What is left of the row's lease.
+    pub lease_left: Duration,
+    /// Whether others need the room, see [`super::held::Held::is_crowded_out`].
+    pub is_crowded_out: bool,
+    /// Chance, from 0 to 1.
+    pub chance: f64,
+}
+
+impl Attempts {
+    /// No attempt yet.
+    #[must_use]
+    pub fn at(step: Step) -> Self {
+        Self {
+            step,
+            failures: 0,
+            answer_lost: false,
+        }
+    }
+
+    /// Whether no attempt has been made yet.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// How long the next attempt may take; `None` if it must not be made.
+    ///
+    /// No publish starts with less of the lease left than it may take, and nothing that leads to one. After a lost answer a
+    /// publish gets twice the time: if the topic is slower than the limit, more attempts would only publish more often.
+    #[must_use]
+    pub fn limit(&self, lease_left: Duration, settings: &PollerSettings) -> Option<Duration> {
+        let publish = settings.publish_timeout;
+        match self.step {
+            Step::Identifiers | Step::Publish if lease_left < publish => None,
+            Step::Publish if self.answer_lost => Some((publish * 2).min(lease_left)),
+            Step::Publish => Some(publish),
+            // To delete a row whose events are published is right at any time, the later the more so.
+            Step::Delete if self.is_first() => Some(settings.call_timeout),
+            Step::Delete | Step::MarkAsFailed if lease_left.is_zero() => None,
+            _ => Some(settings.call_timeout.min(lease_left)),
+        }
+    }
+
+    /// Decides what happens after an attempt that failed.
+    pub fn failed(
+        &mut self,
+        error: &CallError,
+        moment: Moment,
+        settings: &PollerSettings,
+    ) -> After {
+        self.failures += 1;
+        self.answer_lost |= error.kind == CallErrorKind::AnswerLost;
+        if error.kind == CallErrorKind::Refused {
+            return After::Refused;
+        }
+        // A row that may be published never leaves this way.
+        if self.step == Step::Identifiers
+            && self.failures >= FAILURES_BEFORE_CROWDED_OUT
+            && moment.is_crowded_out
+        {
+            return After::Leave(Reason::CrowdedOut);
+        }
+        let longest = settings.lock_expiry / LONGEST_WAIT_PART;
+        let doubled = FIRST_WAIT.saturating_mul(1 << (self.failures - 1).min(16));
+        let wait = doubled.min(longest).mul_f64(0.5 + moment.chance / 2.0);
+        let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
+        if wait >= moment.lease_left {
+            return After::Leave(Reason::LeaseRanOut);
+        }
+        After::Wait(wait)
+    }
+}
+
+/// Why a step was not completed.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The topic will never accept it.
+    Refused(CallError),
+    /// Not on this claim.
+    Left(Reason, Option<CallError>),
+}
+
+/// What a row's calls are made with.
+pub(super) struct Retry<'a> {
+    pub held: &'a mut HeldRow,
+    pub lease: Lease,
+    pub settings: &'a PollerSettings,
+    pub stopping: &'a CancellationToken,
+}
+
+impl Retry<'_> {
+    /// Makes a call until it succeeds, inside the row's lease.
+    pub async fn run<R, F: Future<Output = Result<R, CallError>>>(
+        &mut self,
+        step: Step,
+        call: impl Fn(Attempts) -> F,
+    ) -> Result<R, Stopped> {
+        let mut attempts = Attempts::at(step);
+        let mut first_failure = None;
+        let mut last_error = None;
+        loop {
+            let lease_left = self.lease.remaining(Instant::now());
+            let Some(limit) = attempts.limit(lease_left, self.settings) else {
+                return Err(Stopped::Left(Reason::LeaseRanOut, last_error));
+            };
+            let started = Instant::now();
+            let answer = timeout(limit, call(attempts)).await;
+            let error = match answer.unwrap_or_else(|_| Err(CallError::no_answer_within(limit))) {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            if error.kind != CallErrorKind::Refused {
+                self.held.call_failed(step, &error);
+            }
+            let first_failure = *first_failure.get_or_insert_with(Instant::now);
+            let moment = Moment {
+                lease_left: self.lease.remaining(Instant::now()),
+                is_crowded_out: self.held.held().is_crowded_out(first_failure, started),
+                chance: fastrand::f64(),
+            };
+            match attempts.failed(&error, moment, self.settings) {
+                After::Wait(wait) => self.wait(wait).await,
+                After::Leave(reason) => return Err(Stopped::Left(reason, Some(error))),
+                After::Refused => return Err(Stopped::Refused(error)),
+            }
+            last_error = Some(error);
+        }
+    }
+
+    /// Waits, but not long once the pod stops.
+    async fn wait(&self, wait: Duration) {
+        let stopping = async {
+            self.stopping.cancelled().await;
+            sleep(LONGEST_WAIT_WHILE_STOPPING.mul_f64(fastrand::f64())).await;
+        };
+        tokio::select! {
+            biased;
+            () = sleep(wait) => {}
+            () = stopping => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::poller_settings;
+
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn no_call_is_made_that_the_lease_does_not_allow() {
+        use Step::{Delete, Identifiers, MarkAsFailed, Publish};
+        // Calls may take 10 s, a publish 5 s. The step, failures before, whether an answer was lost, what is left of the
+        // lease; how long the call may take.
+        #[rustfmt::skip]
+        let cases = [
+            (Identifiers, 0, false, 570.0, Some(10.0)),
+            (Identifiers, 1, false, 7.0, Some(7.0)),
+            (Identifiers, 0, false, 4.9, None),
+            (Publish, 0, false, 570.0, Some(5.0)),
+            (Publish, 0, false, 5.0, Some(5.0)),
+            (Publish, 0, false, 4.9, None),
+            (Publish, 1, false, 570.0, Some(5.0)),
+            (Publish, 1, true, 570.0, Some(10.0)),
+            (Publish, 1, true, 6.0, Some(6.0)),
+            (Publish, 1, true, 4.9, None),
+            (Delete, 0, false, 0.0, Some(10.0)),
+            (Delete, 1, false, 3.0, Some(3.0)),
+            (Delete, 1, false, 0.0, None),
+            (MarkAsFailed, 0, false, 3.0, Some(3.0)),
+            (MarkAsFailed, 0, false, 0.0, None),
+        ];
+        for case in cases {
+            let (step, failures, answer_lost, lease_left, limit) = case;
+            let attempts = Attempts {
+                step,
+                failures,
+                answer_lost,
+            };
+            let allowed = attempts.limit(seconds(lease_left), &poller_settings());
+            assert_eq!(allowed, limit.map(seconds), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn what_happens_after_a_failure_follows_from_the_error_and_the_lease() {
+        use After::{Leave, Refused, Wait};
+        use CallErrorKind as Kind;
+        use Step::{Delete, Identifiers, Publish};
+        let wait = |time| Wait(seconds(time));
+        // The step, failures before, the error, Retry-After in seconds, whether the pod holds too many rows, what is left of
+        // the lease in seconds; what happens.
+        #[rustfmt::skip]
+        let cases = [
+            (Identifiers, 0, Kind::Unavailable, 0, false, 500, wait(0.2)),
+            (Identifiers, 1, Kind::Contended, 0, false, 500, wait(0.4)),
+            (Identifiers, 1, Kind::Unavailable, 0, true, 500, wait(0.4)),
+            (Identifiers, 2, Kind::Unavailable, 0, true, 500, Leave(Reason::CrowdedOut)),
+            (Publish, 2, Kind::Unavailable, 0, true, 500, wait(0.8)),
+            (Delete, 9, Kind::AnswerLost, 0, true, 500, wait(20.0)),
+            (Delete, 100, Kind::AnswerLost, 0, true, 500, wait(20.0)),
+            (Publish, 0, Kind::Contended, 30, false, 500, wait(30.0)),
+            (Publish, 0, Kind::Contended, 300, false, 300, Leave(Reason::LeaseRanOut)),
+            (Publish, 9, Kind::NoToken, 0, false, 20, Leave(Reason::LeaseRanOut)),
+            (Publish, 0, Kind::Refused, 0, false, 500, Refused),
+        ];
+        for case in cases {
+            let (step, failures, kind, retry_after, is_crowded_out, lease_left, after) = case;
+            let mut attempts = Attempts {
+                failures,
+                ..Attempts::at(step)
+            };
+            let error = CallError {
+                retry_after: (retry_after > 0).then(|| Duration::from_secs(retry_after)),
+                ..CallError::new(kind, "x")
+            };
+            let moment = Moment {
+                lease_left: Duration::from_secs(lease_left),
+                is_crowded_out,
+                chance: 1.0,
+            };
+            let happens = attempts.failed(&error, moment, &poller_settings());
+            assert_eq!(happens, after, "{case:?}");
+            assert_eq!(attempts.answer_lost, kind == Kind::AnswerLost, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn waits_are_at_least_half_as_long() {
+        let settings = poller_settings();
+        let moment = Moment {
+            lease_left: settings.lock_expiry,
+            is_crowded_out: false,
+            chance: 0.0,
+        };
+        let after =
+            Attempts::at(Step::Publish).failed(&CallError::unavailable("x"), moment, &settings);
+        assert_eq!(after, After::Wait(seconds(0.1)));
+    }
+}
