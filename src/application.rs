@@ -9,7 +9,6 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sns::config::Credentials;
 use aws_sdk_sns::config::retry::RetryConfig;
-use reqwest::Client;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -21,7 +20,7 @@ use crate::community_api::CommunityApi;
 use crate::config::{Settings, TopicSettings};
 use crate::health::{Checks, Health};
 use crate::heartbeat::Heartbeat;
-use crate::http;
+use crate::http::HttpClient;
 use crate::http::sdk::SdkHttp;
 use crate::identity::Identity;
 use crate::insights::Insights;
@@ -237,7 +236,7 @@ pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
 /// Everything that makes calls.
 struct Clients {
     metrics: Arc<Metrics>,
-    http: Client,
+    http: HttpClient,
     tokens: TokenSource,
     topic: Arc<SnsTopic>,
     identity: Option<Identity>,
@@ -246,15 +245,8 @@ struct Clients {
 impl Clients {
     async fn new(settings: &Settings) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new()?);
-        // The poller sets the limit of each call; a claim may take longest.
-        let longest_call = settings
-            .poller
-            .claim_timeout
-            .max(settings.poller.call_timeout);
-        let http = http::client(settings.connect_timeout, longest_call)
-            .context("cannot make HTTP calls")?;
+        let http = HttpClient::new(settings.connect_timeout).context("cannot make HTTP calls")?;
         let aws = aws(settings, http.clone()).await;
-        let sns = aws_sdk_sns::Client::new(&aws);
         let is_aws = settings.topic.endpoint.is_none();
         Ok(Self {
             tokens: TokenSource::new(
@@ -266,7 +258,7 @@ impl Clients {
                 metrics.clone(),
             ),
             topic: Arc::new(SnsTopic::new(
-                sns,
+                aws.clone(),
                 settings.topic.arn.clone(),
                 metrics.clone(),
             )),
@@ -310,24 +302,20 @@ async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {variable} {port}"))
 }
 
-/// Clients of AWS make each call once and with a limit: the SDK has no limit of its own, does not repeat the entries of a
-/// batch that failed, and knows nothing of leases, so that repeating is the poller's.
-async fn aws(settings: &Settings, http: Client) -> SdkConfig {
+/// Clients of AWS make each call once. The SDK does not repeat the entries of a batch that failed and knows nothing of
+/// leases, so retries and limits are the poller's.
+async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
     let TopicSettings {
         region,
         endpoint,
         keys,
         ..
     } = settings.topic.clone();
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(settings.connect_timeout)
-        .operation_timeout(settings.poller.publish_timeout)
-        .build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(SdkHttp::new(http))
         .region(Region::new(region))
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts);
+        .timeout_config(TimeoutConfig::disabled());
     if let Some(endpoint) = endpoint {
         loader = loader.endpoint_url(endpoint);
     }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::Client;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::community_api::CommunityApi;
 use crate::config::InsightsSettings;
 use crate::health::{Component, Health, Status};
+use crate::http::HttpClient;
 use crate::identity::Identity;
 use crate::insights::export;
 use crate::offender_update::OffenderId;
@@ -66,7 +66,7 @@ pub struct Environment {
     /// Longest time of a call to community-api.
     pub call_timeout: Duration,
     /// For Application Insights.
-    pub http: Client,
+    pub http: HttpClient,
     /// Where telemetry goes; `None`: nowhere.
     pub insights: Option<InsightsSettings>,
     /// Who this is to AWS; LocalStack knows nobody.
@@ -163,9 +163,10 @@ impl Environment {
     async fn holder(&self) -> Result<String, String> {
         match &self.identity {
             None => Ok("the keys are LocalStack's dummies".to_owned()),
-            Some(identity) => match identity.arn().await {
-                Ok(arn) => Ok(format!("the credentials are those of {arn}")),
-                Err(error) => Err(format!("whose the credentials are is not known: {error}")),
+            Some(identity) => match timeout(self.call_timeout, identity.arn()).await {
+                Ok(Ok(arn)) => Ok(format!("the credentials are those of {arn}")),
+                Err(_) => Err(format!("STS: no answer within {:?}", self.call_timeout)),
+                Ok(Err(error)) => Err(format!("whose the credentials are is not known: {error}")),
             },
         }
     }

@@ -73,6 +73,8 @@ mod tests {
             "sourceTable": source_table, "failedUpdate": failed_update,
         });
         ClaimedRow::from_json(row.to_string().as_bytes())
+            .unwrap()
+            .unwrap()
     }
 
     fn name(next: Next) -> String {

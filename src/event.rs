@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use self::mappings::{GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
 
-use crate::fields::{Fields, integer, object, present, text};
+use crate::fields::Fields;
 use crate::offender_update::{OffenderId, OffenderUpdate};
 
 /// By what the rest of the justice system knows an offender.
@@ -28,26 +28,15 @@ impl Identifiers {
     /// # Errors
     /// What is wrong with it, never quoting a value.
     pub fn from_json(body: &[u8]) -> Result<Self, String> {
-        let fields = object(body)?;
-        let none = Fields::new();
-        let primary = match present(&fields, "primaryIdentifiers") {
-            Some(value) => value
-                .as_object()
-                .ok_or("primaryIdentifiers is not an object")?,
-            None => &none,
-        };
+        let fields = Fields::of(body, &["offenderId", "primaryIdentifiers"]);
+        let fields = fields.map_err(|problem| problem.to_string())?;
+        let primary = fields.present("primaryIdentifiers").unwrap_or("{}");
+        let primary = Fields::of(primary.as_bytes(), &["crn", "nomsNumber"])
+            .map_err(|_| "primaryIdentifiers is not an object")?;
         Ok(Self {
-            offender_id: OffenderId(integer(&fields, "offenderId")?),
-            crn: text(primary, "crn")?.to_owned(),
-            noms_number: match present(primary, "nomsNumber") {
-                Some(value) => Some(
-                    value
-                        .as_str()
-                        .ok_or("nomsNumber is not a string")?
-                        .to_owned(),
-                ),
-                None => None,
-            },
+            offender_id: OffenderId(fields.integer("offenderId")?),
+            crn: primary.text("crn")?,
+            noms_number: primary.optional_text("nomsNumber")?,
         })
     }
 }
@@ -202,7 +191,7 @@ mod tests {
             .unwrap();
         assert_eq!(null.noms_number, None);
         for (json, problem) in [
-            ("", "it is not JSON"),
+            ("", "it is empty"),
             ("[]", "it is not a JSON object"),
             (
                 r#"{"offenderId":"SECRET"}"#,

@@ -1,51 +1,242 @@
-//! Reading fields out of JSON that came from outside; problems name the field and never quote its value, which may be personal.
+//! Reading the wanted fields out of a JSON object that came from outside.
+//!
+//! A body is read straight into what is needed: other fields are skipped without being built, whatever is in them, so an
+//! answer takes no more memory than its bytes. Problems name the field and never quote its value, which may be personal.
 
-use serde_json::{Map, Value};
+use std::fmt;
 
-/// The fields of a JSON object.
-pub type Fields = Map<String, Value>;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer as _};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
 
-/// Reads a body that has to be a JSON object.
-///
-/// # Errors
-/// What it is instead.
-pub fn object(body: &[u8]) -> Result<Fields, &'static str> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err("it is not a JSON object"),
-        Err(_) => Err("it is not JSON"),
+/// The wanted fields of a JSON object, as they stand in the body.
+#[derive(Debug)]
+pub struct Fields<'a>(Vec<(&'static str, &'a RawValue)>);
+
+/// What a body is instead of a JSON object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoObject {
+    /// Nothing, or null.
+    #[error("it is empty")]
+    Nothing,
+    /// Another value.
+    #[error("it is not a JSON object")]
+    OtherJson,
+    /// Not JSON, or not all of it.
+    #[error("it is not JSON")]
+    NoJson,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the `wanted` fields of a body. A byte order mark before it is skipped.
+    ///
+    /// # Errors
+    /// If the body is not a JSON object.
+    pub fn of(body: &'a [u8], wanted: &'static [&'static str]) -> Result<Self, NoObject> {
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let body = body.trim_ascii();
+        if body.is_empty() || body == b"null" {
+            return Err(NoObject::Nothing);
+        }
+        let mut json = Deserializer::from_slice(body);
+        if body.first() != Some(&b'{') {
+            let is_json = IgnoredAny::deserialize(&mut json).is_ok() && json.end().is_ok();
+            return Err(if is_json {
+                NoObject::OtherJson
+            } else {
+                NoObject::NoJson
+            });
+        }
+        let fields = json
+            .deserialize_map(Wanted(wanted))
+            .map_err(|_| NoObject::NoJson)?;
+        json.end().map_err(|_| NoObject::NoJson)?;
+        Ok(fields)
+    }
+
+    /// A field as it stands in the body, unless it is absent or null.
+    #[must_use]
+    pub fn present(&self, name: &str) -> Option<&'a str> {
+        let (_, value) = self.0.iter().rev().find(|(other, _)| *other == name)?;
+        Some(value.get()).filter(|value| *value != "null")
+    }
+
+    /// A field that must be a whole number. Its value counts: `345.0` and `3.45e2` are whole.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn integer(&self, name: &str) -> Result<i64, String> {
+        whole(self.required(name)?)
+            .ok_or_else(|| format!("{name} is not a whole number of 64 bits"))
+    }
+
+    /// A field that must be a string and not empty.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn text(&self, name: &str) -> Result<String, String> {
+        match string(self.required(name)?) {
+            None => Err(format!("{name} is not a string")),
+            Some(text) if text.is_empty() => Err(format!("{name} is empty")),
+            Some(text) => Ok(text),
+        }
+    }
+
+    /// A field that may be absent, and otherwise must be a string, perhaps an empty one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn optional_text(&self, name: &str) -> Result<Option<String>, String> {
+        let value = self.present(name);
+        let text =
+            value.map(|value| string(value).ok_or_else(|| format!("{name} is not a string")));
+        text.transpose()
+    }
+
+    /// A field that may be absent, which is false, and otherwise must be a boolean.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn boolean(&self, name: &str) -> Result<bool, String> {
+        match self.present(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(format!("{name} is not a boolean")),
+        }
+    }
+
+    fn required(&self, name: &str) -> Result<&'a str, String> {
+        self.present(name)
+            .ok_or_else(|| format!("{name} is missing"))
     }
 }
 
-/// A field unless it is absent or null.
-#[must_use]
-pub fn present<'a>(fields: &'a Fields, name: &str) -> Option<&'a Value> {
-    fields.get(name).filter(|value| !value.is_null())
+fn string(json: &str) -> Option<String> {
+    serde_json::from_str(json).ok()
 }
 
-/// A field that has to be there and be a whole number.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn integer(fields: &Fields, name: &str) -> Result<i64, String> {
-    present(fields, name)
-        .ok_or_else(|| format!("{name} is missing"))?
-        .as_i64()
-        .ok_or_else(|| format!("{name} is not a whole number of 64 bits"))
+/// A number whose value is whole, up to where a floating-point number still tells one from the next.
+fn whole(json: &str) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if let Ok(number) = serde_json::from_str(json) {
+        return Some(number);
+    }
+    let number: f64 = serde_json::from_str(json).ok()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "it is whole and below 2^53"
+    )]
+    (number.fract() == 0.0 && number.abs() < EXACT).then_some(number as i64)
 }
 
-/// A field that has to be there and be a string that is not empty.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn text<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, String> {
-    let text = present(fields, name)
-        .ok_or_else(|| format!("{name} is missing"))?
-        .as_str()
-        .ok_or_else(|| format!("{name} is not a string"))?;
-    if text.is_empty() {
-        Err(format!("{name} is empty"))
-    } else {
-        Ok(text)
+/// Keeps the wanted fields, and skips the others.
+struct Wanted(&'static [&'static str]);
+
+impl<'de> Visitor<'de> for Wanted {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Vec::with_capacity(self.0.len());
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            let name = name.get().trim_matches('"');
+            match self.0.iter().find(|wanted| **wanted == name) {
+                Some(wanted) => fields.push((*wanted, map.next_value()?)),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Fields(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn integer(json: &str) -> Result<i64, String> {
+        let body = format!(r#"{{"id":{json}}}"#);
+        Fields::of(body.as_bytes(), &["id"]).unwrap().integer("id")
+    }
+
+    #[test]
+    fn a_number_is_whole_if_its_value_is() {
+        #[rustfmt::skip]
+        let cases = [
+            ("345", Some(345)), ("345.0", Some(345)), ("1e2", Some(100)), ("-0.0", Some(0)), ("2.5e1", Some(25)),
+            ("9223372036854775807", Some(i64::MAX)), ("9223372036854775808", None), ("1e15", Some(1_000_000_000_000_000)),
+            ("1e16", None), ("1.5", None), ("1e400", None), ("\"345\"", None), ("true", None), ("[1]", None),
+        ];
+        for (json, value) in cases {
+            assert_eq!(integer(json).ok(), value, "{json}");
+        }
+        assert_eq!(integer("null"), Err("id is missing".to_owned()));
+    }
+
+    #[test]
+    fn fields_that_are_not_wanted_are_skipped_whatever_is_in_them() {
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        for other in [
+            deep.as_str(),
+            r#""\ud800""#,
+            "1e400",
+            r#"{"id":2}"#,
+            "\"\u{feff}\"",
+        ] {
+            for body in [
+                format!(r#"{{"x":{other},"id":1}}"#),
+                format!("\u{feff} {{\"id\":1,\"x\":{other}}} \n"),
+            ] {
+                let fields = Fields::of(body.as_bytes(), &["id"]).unwrap();
+                assert_eq!(fields.integer("id"), Ok(1), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_told_from_an_empty_one() {
+        for (body, problem) in [
+            ("", NoObject::Nothing),
+            (" \r\n", NoObject::Nothing),
+            ("null", NoObject::Nothing),
+            ("\u{feff}null", NoObject::Nothing),
+            ("[]", NoObject::OtherJson),
+            ("7", NoObject::OtherJson),
+            ("\"x\"", NoObject::OtherJson),
+            ("<html>", NoObject::NoJson),
+            ("{", NoObject::NoJson),
+            (r#"{"id":1"#, NoObject::NoJson),
+            (r#"{"id":1} x"#, NoObject::NoJson),
+            ("\u{1f}\u{8b}\u{8}", NoObject::NoJson),
+        ] {
+            assert_eq!(
+                Fields::of(body.as_bytes(), &["id"]).err(),
+                Some(problem),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_and_booleans_name_what_is_wrong() {
+        let body = br#"{"a":"x\u00e9","b":"","c":7,"d":true,"e":null,"f":"\ud800"}"#;
+        let fields = Fields::of(body, &["a", "b", "c", "d", "e", "f"]).unwrap();
+        assert_eq!(fields.text("a"), Ok("x\u{e9}".to_owned()));
+        assert_eq!(fields.text("b"), Err("b is empty".to_owned()));
+        assert_eq!(fields.text("f"), Err("f is not a string".to_owned()));
+        assert_eq!(fields.optional_text("b"), Ok(Some(String::new())));
+        assert_eq!(fields.optional_text("e"), Ok(None));
+        assert_eq!(
+            fields.optional_text("c"),
+            Err("c is not a string".to_owned())
+        );
+        assert_eq!(fields.boolean("d"), Ok(true));
+        assert_eq!(fields.boolean("e"), Ok(false));
+        assert_eq!(fields.boolean("c"), Err("c is not a boolean".to_owned()));
     }
 }

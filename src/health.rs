@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use reqwest::Client;
+use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::heartbeat::Heartbeat;
-use crate::http;
+use crate::http::{self, HttpClient};
 use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.
@@ -27,7 +27,7 @@ const LONGEST_BODY_SHOWN: usize = 500;
 #[derive(Clone, Debug)]
 pub struct Checks {
     /// For the pings.
-    pub http: Client,
+    pub http: HttpClient,
     /// Base address of hmpps-auth.
     pub auth_url: String,
     /// Base address of community-api.
@@ -215,18 +215,17 @@ impl Checks {
     }
 
     async fn pinged(&self, base_url: &str) -> Result<Component, String> {
-        let response = self
+        let ping = self
             .http
-            .get(format!("{base_url}/health/ping"))
-            .send()
-            .await;
-        let response = response.map_err(|error| http::with_causes(&error.without_url()))?;
+            .request(Method::GET, format!("{base_url}/health/ping"));
+        let response = self.http.send(ping).await;
+        let response = response.map_err(|error| http::cause_of(&error))?;
         let status = response.status();
         let name = ("HttpStatus", json!(status_name(status.as_u16())));
         if status.is_success() {
             return Ok(Component::of(Status::Up, [name]));
         }
-        let body = http::body(response).await.unwrap_or_default();
+        let body = self.http.body(response).await.unwrap_or_default();
         let shown: String = String::from_utf8_lossy(&body)
             .chars()
             .take(LONGEST_BODY_SHOWN)
@@ -274,7 +273,9 @@ impl Checks {
 pub async fn is_ready(port: u16) -> anyhow::Result<()> {
     let patience = Duration::from_secs(3);
     let url = format!("http://127.0.0.1:{port}/health/readiness");
-    let response = http::client(patience, patience)?.get(url).send().await?;
+    let http = HttpClient::new(patience)?;
+    let answer = http.send(http.request(Method::GET, url).timeout(patience));
+    let response = answer.await?;
     anyhow::ensure!(
         response.status().is_success(),
         "answered {}",

@@ -1,44 +1,187 @@
-//! What all outgoing calls have in common: how connections are made, limits on everything, and errors fit for a log.
+//! What all outgoing calls have in common: how connections are made and given up, limits on everything, and errors fit for
+//! a log.
 
 pub mod sdk;
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
+use aws_credential_types::provider::error::CredentialsError;
+use parking_lot::Mutex;
+use reqwest::header::{HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, IntoUrl, Method, RequestBuilder, Response, StatusCode};
+use rustls::ClientConfig;
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::sync::Semaphore;
 
 use crate::insights;
 use crate::ports::{CallError, CallErrorKind};
 
 /// The largest answer that is read; the real ones have a few hundred bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
+/// How much of a text from outside is shown.
+const LONGEST_TEXT: usize = 200;
+/// How many answers are read at once. With [`LARGEST_BODY`], and buffers that double, they take 32 MB at most.
+const BODIES_AT_ONCE: usize = 16;
 /// How long to wait at most because the other side asked for it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
+/// An idle connection lives this long. It serves the rows of a drain, and no poll meets one that the other side is just
+/// closing, or one to an address that has moved.
+const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
-/// A client that cannot hang, speaks HTTP/1.1 only and does not follow redirects, which no service here answers with and
-/// which could carry a token elsewhere.
+/// Makes HTTP calls; a clone shares the connections.
 ///
-/// HTTP/2 would put all calls on one connection, and a connection that takes bytes and never answers would fail them all.
-///
-/// # Errors
-/// If there are no root certificates on this machine.
-pub fn client(connect_timeout: Duration, call_timeout: Duration) -> anyhow::Result<Client> {
-    let client = Client::builder()
+/// HTTP/1.1 only: HTTP/2 would put all calls on one connection, and one that takes bytes and never answers would fail them
+/// all. When a call gets no answer, all idle connections are left behind: the next attempt must not take another one that
+/// is as dead. Proxies of the environment are not used, since they would see the token.
+#[derive(Clone, Debug)]
+pub struct HttpClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tls: ClientConfig,
+    connect_timeout: Duration,
+    redirects: fn() -> Policy,
+    pool: Mutex<Pool>,
+    bodies: Semaphore,
+}
+
+/// The connections of one generation: a client of the library has exactly one pool.
+#[derive(Debug)]
+struct Pool {
+    generation: u64,
+    client: Client,
+}
+
+impl HttpClient {
+    /// A client that does not follow redirects: no service answers with any, and they could carry a token elsewhere. Its
+    /// callers limit the duration of each call.
+    ///
+    /// # Errors
+    /// If there are no root certificates on this machine.
+    pub fn new(connect_timeout: Duration) -> anyhow::Result<Self> {
+        Self::with_redirects(connect_timeout, Policy::none)
+    }
+
+    /// A client that follows redirects by this policy.
+    ///
+    /// # Errors
+    /// If there are no root certificates on this machine.
+    pub fn with_redirects(
+        connect_timeout: Duration,
+        redirects: fn() -> Policy,
+    ) -> anyhow::Result<Self> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_platform_verifier()?
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let client = client(&tls, connect_timeout, redirects())?;
+        Ok(Self(Arc::new(Inner {
+            tls,
+            connect_timeout,
+            redirects,
+            pool: Mutex::new(Pool {
+                generation: 0,
+                client,
+            }),
+            bodies: Semaphore::new(BODIES_AT_ONCE),
+        })))
+    }
+
+    /// A request to be sent with [`Self::send`].
+    pub fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
+        self.0.pool.lock().client.request(method, url)
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// If there is no answer. An answer with any status is one.
+    pub async fn send(&self, request: RequestBuilder) -> reqwest::Result<Response> {
+        self.execute(request.build()?).await
+    }
+
+    async fn execute(&self, request: reqwest::Request) -> reqwest::Result<Response> {
+        let (client, generation) = {
+            let pool = self.0.pool.lock();
+            (pool.client.clone(), pool.generation)
+        };
+        // Dropped by a caller that has waited long enough, too.
+        let no_answer = NoAnswer {
+            http: &self.0,
+            generation,
+        };
+        let answer = client.execute(request).await?;
+        std::mem::forget(no_answer);
+        Ok(answer)
+    }
+
+    /// Reads a body up to the limit.
+    ///
+    /// # Errors
+    /// If it is larger, or breaks off.
+    pub async fn body(&self, mut response: Response) -> Result<Vec<u8>, CallError> {
+        let too_large =
+            || CallError::unavailable(format!("an answer of more than {LARGEST_BODY} bytes"));
+        let length = response.content_length().unwrap_or_default();
+        if length > LARGEST_BODY as u64 {
+            return Err(too_large());
+        }
+        // Nothing closes it, so that no error can come of it.
+        let _permit = self.0.bodies.acquire().await;
+        let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        while let Some(chunk) = response.chunk().await.map_err(not_answered)? {
+            if body.len() + chunk.len() > LARGEST_BODY {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+fn client(
+    tls: &ClientConfig,
+    connect_timeout: Duration,
+    redirects: Policy,
+) -> reqwest::Result<Client> {
+    Client::builder()
+        .tls_backend_preconfigured(tls.clone())
         .http1_only()
+        .no_proxy()
         .connect_timeout(connect_timeout)
-        .timeout(call_timeout)
-        .redirect(redirect::Policy::none())
-        // Shorter than the usual idle timeouts of load balancers (60 s), so that no call meets a connection that is just
-        // being closed.
-        .pool_idle_timeout(Duration::from_secs(30))
+        .redirect(redirects)
+        .pool_idle_timeout(IDLE_CONNECTION)
         .user_agent(concat!(
             env!("CARGO_PKG_NAME"),
             "/",
             env!("CARGO_PKG_VERSION")
         ))
-        .build()?;
-    Ok(client)
+        .build()
+}
+
+/// A call that has no answer yet. If this is dropped, its connections are left behind.
+struct NoAnswer<'a> {
+    http: &'a Inner,
+    generation: u64,
+}
+
+impl Drop for NoAnswer<'_> {
+    fn drop(&mut self) {
+        let http = self.http;
+        let mut pool = http.pool.lock();
+        // Others may have left them behind already.
+        if pool.generation == self.generation
+            && let Ok(client) = client(&http.tls, http.connect_timeout, (http.redirects)())
+        {
+            pool.client = client;
+            pool.generation += 1;
+        }
+    }
 }
 
 /// Sends a request to `base_url`. Application Insights is told of it by `name`, which is the same for every offender.
@@ -46,6 +189,7 @@ pub fn client(connect_timeout: Duration, call_timeout: Duration) -> anyhow::Resu
 /// # Errors
 /// If there is no answer; an answer with whatever status is one.
 pub async fn send(
+    http: &HttpClient,
     request: RequestBuilder,
     dependency: &'static str,
     base_url: &str,
@@ -57,7 +201,7 @@ pub async fn send(
         Some((header, value)) => request.header(header, value),
         None => request,
     };
-    let answer = request.send().await.map_err(not_answered);
+    let answer = http.send(request).await.map_err(not_answered);
     match &answer {
         Ok(answer) => {
             let status = answer.status();
@@ -72,29 +216,6 @@ pub async fn send(
     answer
 }
 
-/// Reads a body up to the limit.
-///
-/// # Errors
-/// If it is larger, or breaks off.
-pub async fn body(mut response: Response) -> Result<Vec<u8>, CallError> {
-    let too_large =
-        || CallError::unavailable(format!("an answer of more than {LARGEST_BODY} bytes"));
-    if response
-        .content_length()
-        .is_some_and(|length| length > LARGEST_BODY as u64)
-    {
-        return Err(too_large());
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(not_answered)? {
-        if body.len() + chunk.len() > LARGEST_BODY {
-            return Err(too_large());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 /// A call that brought no answer, and may have taken effect unless it failed while connecting.
 #[must_use]
 pub fn not_answered(error: reqwest::Error) -> CallError {
@@ -103,7 +224,7 @@ pub fn not_answered(error: reqwest::Error) -> CallError {
     } else {
         CallErrorKind::AnswerLost
     };
-    CallError::new(kind, with_causes(&error.without_url()))
+    CallError::new(kind, cause_of(&error))
 }
 
 /// A call whose answer has a status that says no.
@@ -112,14 +233,31 @@ pub fn refused(status: StatusCode, headers: &HeaderMap) -> CallError {
     CallError {
         kind: refusal_kind(status),
         retry_after: retry_after(headers),
-        cause: format!("answered {}", status.as_u16()),
+        cause: format!("answered {}{}", status.as_u16(), refusal_reason(headers)),
     }
+}
+
+/// Why a token was refused (RFC 6750, 3), one of a list since the text comes from outside.
+fn refusal_reason(headers: &HeaderMap) -> &'static str {
+    const REASONS: [(&str, &str); 5] = [
+        ("expired", ": the token has expired"),
+        ("signature", ": the token is signed with another key"),
+        ("algorithm", ": the token is signed with another key"),
+        ("malformed", ": the token is malformed"),
+        ("invalid_token", ": the token is not valid"),
+    ];
+    let said = headers.get(WWW_AUTHENTICATE);
+    let said = said.and_then(|said| said.to_str().ok()).unwrap_or_default();
+    let said = said.to_ascii_lowercase();
+    let reason = REASONS.iter().find(|(sign, _)| said.contains(sign));
+    reason.map_or("", |(_, reason)| reason)
 }
 
 fn refusal_kind(status: StatusCode) -> CallErrorKind {
     match status {
         StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => CallErrorKind::Contended,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CallErrorKind::Unauthorised,
+        StatusCode::UNAUTHORIZED => CallErrorKind::TokenRefused,
+        StatusCode::FORBIDDEN => CallErrorKind::Unauthorised,
         _ => CallErrorKind::Unavailable,
     }
 }
@@ -139,22 +277,133 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
-/// An error with all that caused it, in one line.
+/// Why a call failed, from a list of causes that hold nothing of the request. A library's own text may.
 #[must_use]
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+pub fn cause_of(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let mut told: Vec<String> = causes.filter_map(known_cause).collect();
+    told.dedup();
+    if told.is_empty() {
+        "the call failed".to_owned()
+    } else {
+        told.join(": ")
     }
-    text
+}
+
+fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+        let cause = match error {
+            error if error.is_connect() => "cannot connect",
+            error if error.is_timeout() => "no answer in time",
+            error if error.is_builder() => "the request could not be made",
+            error if error.is_body() || error.is_decode() => "the answer broke off",
+            _ => "the connection broke off",
+        };
+        return Some(cause.to_owned());
+    }
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        let is_dns = |error: &std::io::Error| error.to_string().starts_with("failed to lookup");
+        let is_plain = error.raw_os_error().is_some() || is_dns(error);
+        return is_plain.then(|| error.to_string());
+    }
+    if let Some(error) = error.downcast_ref::<CredentialsError>() {
+        let cause = match error {
+            CredentialsError::CredentialsNotLoaded(_) => "no credentials found",
+            CredentialsError::ProviderTimedOut(_) => "no credentials in time",
+            CredentialsError::InvalidConfiguration(_) => {
+                "the settings for credentials are not valid"
+            }
+            _ => "no credentials",
+        };
+        return Some(cause.to_owned());
+    }
+    let error = error.downcast_ref::<rustls::Error>()?;
+    Some(error.to_string())
+}
+
+/// Text from outside, as far as it can be shown: printable, on one line, not long.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .take(LONGEST_TEXT)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_token_is_told_by_its_kind_and_never_quoted() {
+        for (said, reason) in [
+            (
+                "error_description=\"An error occurred while attempting to decode the Jwt: Jwt expired at 2026-11-26T10:00:00Z\"",
+                ": the token has expired",
+            ),
+            (
+                "error_description=\"Signed JWT rejected: Invalid signature\"",
+                ": the token is signed with another key",
+            ),
+            (
+                "error_description=\"Malformed token\"",
+                ": the token is malformed",
+            ),
+            ("error_description=\"X123456\"", ": the token is not valid"),
+        ] {
+            let mut headers = HeaderMap::new();
+            let value = format!("Bearer error=\"invalid_token\", {said}");
+            headers.insert(WWW_AUTHENTICATE, value.parse().unwrap());
+            let error = refused(StatusCode::UNAUTHORIZED, &headers);
+            assert_eq!(error.cause, format!("answered 401{reason}"));
+        }
+        let error = refused(StatusCode::FORBIDDEN, &HeaderMap::new());
+        assert_eq!(error.cause, "answered 403");
+    }
+
+    #[tokio::test]
+    async fn errors_are_told_by_their_causes_and_never_by_their_request() {
+        let http = HttpClient::new(Duration::from_secs(2)).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap();
+        let hang_up = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let request = http.request(Method::GET, format!("http://{taken}/X123456"));
+        let error = not_answered(http.send(request).await.unwrap_err());
+        hang_up.join().unwrap();
+        assert_eq!(error.kind, CallErrorKind::AnswerLost);
+        assert!(
+            error.cause.starts_with("the connection broke off"),
+            "{error}"
+        );
+        for (url, cause) in [
+            (
+                "http://127.0.0.1:1/X123456",
+                "cannot connect: Connection refused (os error 111)",
+            ),
+            (
+                "http://nowhere.invalid/X123456",
+                "cannot connect: failed to lookup address information",
+            ),
+            ("http:/\\X123456:x", "the request could not be made"),
+        ] {
+            let error = match http.request(Method::GET, url).build() {
+                Ok(request) => http.execute(request).await.unwrap_err(),
+                Err(error) => error,
+            };
+            let error = not_answered(error);
+            assert_eq!(error.kind, CallErrorKind::Unavailable, "{error}");
+            assert!(
+                error.cause.starts_with(cause) && !error.cause.contains("X123"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn retry_after_is_read_as_seconds_or_date_and_bounded() {

@@ -3,7 +3,7 @@
 use aws_sdk_sts::Client;
 use aws_sdk_sts::error::ProvideErrorMetadata;
 
-use crate::http::with_causes;
+use crate::http::cause_of;
 
 /// The holder of the service's credentials, known to STS.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Identity {
             Ok(answer) => answer.arn.ok_or_else(|| "STS named nobody".to_owned()),
             Err(error) => Err(match error.code() {
                 Some(code) => format!("STS answered {code}"),
-                None => format!("STS: {}", with_causes(&error)),
+                None => format!("STS: {}", cause_of(&error)),
             }),
         }
     }

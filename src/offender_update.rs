@@ -1,7 +1,7 @@
 //! A row of OFFENDER_DELTA as community-api hands it out: what changed, for whom, when.
 //!
-//! Reading is total: any bytes become either a row or an [`UnreadableUpdate`] that keeps what could be read, because
-//! the row behind them is locked in either case and has to be dealt with.
+//! Any JSON object becomes either a row or an [`UnreadableUpdate`] that keeps what could be read: the row behind it is
+//! locked in either case, and has to be settled.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,16 +9,26 @@ use std::time::Duration;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 use uuid::Uuid;
 
-use crate::fields::{Fields, integer, object, present, text};
+use crate::fields::{Fields, NoObject};
 
 /// The zone in which Delius writes its local times.
 static LONDON: TimeZone = jiff::tz::get!("Europe/London");
 
-/// The column has 30 characters; whatever is much longer is no table, and would go on into an attribute and the log.
-const LONGEST_SOURCE_TABLE: usize = 120;
+/// The fields of a row.
+const FIELDS: &[&str] = &[
+    "offenderDeltaId",
+    "offenderId",
+    "dateChanged",
+    "action",
+    "sourceTable",
+    "sourceRecordId",
+    "failedUpdate",
+];
+
+/// The longest column has 30 characters. A longer text is no table, and would go on into an attribute and the log.
+const LONGEST_TEXT: usize = 120;
 
 /// The identity of an offender in Delius (`OFFENDER_ID`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,24 +101,28 @@ pub struct UnreadableUpdate {
 }
 
 impl ClaimedRow {
-    /// Reads the body of a 200 answer of `nextUpdate`.
-    #[must_use]
-    pub fn from_json(body: &[u8]) -> Self {
-        let fields = match object(body) {
+    /// Reads the body of a successful answer of `nextUpdate`; `None` if it says that there is nothing to do.
+    ///
+    /// # Errors
+    /// If the body is no JSON object, and so no row.
+    pub fn from_json(body: &[u8]) -> Result<Option<Self>, NoObject> {
+        let fields = match Fields::of(body, FIELDS) {
             Ok(fields) => fields,
-            Err(problem) => return Self::Unreadable(UnreadableUpdate::nothing(problem)),
+            Err(NoObject::Nothing) => return Ok(None),
+            Err(problem) => return Err(problem),
         };
-        match OffenderUpdate::from_fields(&fields) {
-            Ok(update) => Self::Update(update),
-            Err(problem) => Self::Unreadable(UnreadableUpdate {
-                offender_delta_id: integer(&fields, "offenderDeltaId")
-                    .ok()
-                    .map(OffenderDeltaId),
-                offender_id: integer(&fields, "offenderId").ok().map(OffenderId),
-                failed_update: failed_update(&fields).unwrap_or(false),
-                problem,
-            }),
-        }
+        let row = OffenderUpdate::from_fields(&fields).map_or_else(
+            |problem| {
+                Self::Unreadable(UnreadableUpdate {
+                    offender_delta_id: fields.integer("offenderDeltaId").ok().map(OffenderDeltaId),
+                    offender_id: fields.integer("offenderId").ok().map(OffenderId),
+                    failed_update: fields.boolean("failedUpdate").unwrap_or(false),
+                    problem,
+                })
+            },
+            Self::Update,
+        );
+        Ok(Some(row))
     }
 
     /// Whose data changed, if that much of it can be read.
@@ -148,19 +162,6 @@ impl ClaimedRow {
     }
 }
 
-impl UnreadableUpdate {
-    /// A row of which nothing is known but that it was claimed.
-    #[must_use]
-    pub fn nothing(problem: &str) -> Self {
-        Self {
-            offender_delta_id: None,
-            offender_id: None,
-            failed_update: false,
-            problem: problem.to_owned(),
-        }
-    }
-}
-
 impl OffenderUpdate {
     /// The identity of the change; the same whenever the row is claimed.
     #[must_use]
@@ -181,39 +182,40 @@ impl OffenderUpdate {
 
     fn from_fields(fields: &Fields) -> Result<Self, String> {
         Ok(Self {
-            offender_delta_id: OffenderDeltaId(integer(fields, "offenderDeltaId")?),
-            offender_id: OffenderId(integer(fields, "offenderId")?),
-            date_changed: text(fields, "dateChanged")?
+            offender_delta_id: OffenderDeltaId(fields.integer("offenderDeltaId")?),
+            offender_id: OffenderId(fields.integer("offenderId")?),
+            date_changed: fields
+                .text("dateChanged")?
                 .parse()
                 .map_err(|problem| format!("dateChanged {problem}"))?,
-            action: text(fields, "action")?.to_owned(),
-            source_table: match text(fields, "sourceTable")? {
-                table if table.len() > LONGEST_SOURCE_TABLE => {
-                    return Err("sourceTable is too long".to_owned());
-                }
-                table => table.to_owned(),
-            },
-            source_record_id: match present(fields, "sourceRecordId") {
+            action: name(fields, "action")?,
+            source_table: name(fields, "sourceTable")?,
+            source_record_id: match fields.present("sourceRecordId") {
                 None => None,
-                Some(_) => Some(integer(fields, "sourceRecordId")?),
+                Some(_) => Some(fields.integer("sourceRecordId")?),
             },
-            failed_update: failed_update(fields)?,
+            failed_update: fields.boolean("failedUpdate")?,
         })
     }
 }
 
-fn failed_update(fields: &Fields) -> Result<bool, String> {
-    match present(fields, "failedUpdate") {
-        None => Ok(false),
-        Some(Value::Bool(failed)) => Ok(*failed),
-        Some(_) => Err("failedUpdate is not a boolean".to_owned()),
+/// A text that goes on into the log and into messages. SNS would accept some control characters, and deliver none of them.
+fn name(fields: &Fields, field: &str) -> Result<String, String> {
+    let text = fields.text(field)?;
+    if text.len() > LONGEST_TEXT {
+        Err(format!("{field} is too long"))
+    } else if text.contains(char::is_control) {
+        Err(format!("{field} has a control character"))
+    } else {
+        Ok(text)
     }
 }
 
 /// A local date and time of Delius, without a zone.
 ///
-/// Reads `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with up to nine digits of fraction and an ignored trailing `Z`; prints the
-/// seconds always, and the fraction without its trailing zeros. Both as the service's predecessor did.
+/// Reads `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with up to nine digits of fraction, `t` for `T`, white space around it and a
+/// trailing `Z`, which is ignored. Prints the seconds always, and the fraction without its trailing zeros. Both as the
+/// service's predecessor did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalDateTime(DateTime);
 
@@ -221,13 +223,18 @@ impl std::str::FromStr for LocalDateTime {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let local = text.strip_suffix('Z').unwrap_or(text);
-        // The library would take an offset, a space, a missing time and more; none of them is what Delius writes, and
-        // an offset that is silently dropped would be wrong by hours.
+        let local = text.trim();
+        let local = local
+            .strip_suffix('Z')
+            .unwrap_or(local)
+            .to_ascii_uppercase();
+        // The library would take an offset, a space, a missing time and more. Delius writes none of them, and to drop an
+        // offset would be wrong by hours.
         if !has_local_shape(local.as_bytes()) {
             return Err("is not a local date-time of the form yyyy-MM-ddTHH:mm:ss");
         }
         local
+            .trim_end_matches('.')
             .parse()
             .map(Self)
             .map_err(|_| "is a date-time that does not exist")
@@ -251,12 +258,10 @@ fn has_local_shape(text: &[u8]) -> bool {
     };
     let fraction_fits = match fraction.split_first() {
         None => true,
-        Some((b'.', digits)) => {
-            (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
-        }
+        Some((b'.', digits)) => digits.len() <= 9 && digits.iter().all(u8::is_ascii_digit),
         Some(_) => false,
     };
-    // A leap second exists on the wire of no Oracle database; the library would quietly make it :59.
+    // No Oracle database sends a leap second. The library would turn it into :59.
     fits(to_seconds, SHAPE) && &to_seconds[17..] != b"60" && fraction_fits
 }
 
@@ -285,23 +290,29 @@ impl LocalDateTime {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     const ROW: &str = r#"{"offenderId":102,"dateChanged":"2020-07-19T13:56:43.120","action":"UPSERT","offenderDeltaId":5,
         "sourceTable":"ALIAS","sourceRecordId":345,"status":"INPROGRESS","failedUpdate":true,"new":[1]}"#;
 
+    fn read(json: &str) -> ClaimedRow {
+        ClaimedRow::from_json(json.as_bytes()).unwrap().unwrap()
+    }
+
     fn read_with(field: &str, value: Option<Value>) -> ClaimedRow {
-        let mut row: Fields = serde_json::from_str(ROW).unwrap();
+        let mut row: serde_json::Map<String, Value> = serde_json::from_str(ROW).unwrap();
         match value {
             Some(value) => row.insert(field.to_owned(), value),
             None => row.remove(field),
         };
-        ClaimedRow::from_json(&serde_json::to_vec(&row).unwrap())
+        read(&serde_json::to_string(&row).unwrap())
     }
 
     #[test]
     fn a_row_is_read_whole_and_unknown_fields_are_ignored() {
-        let ClaimedRow::Update(row) = ClaimedRow::from_json(ROW.as_bytes()) else {
+        let ClaimedRow::Update(row) = read(ROW) else {
             panic!("unreadable")
         };
         assert_eq!(row.offender_id, OffenderId(102));
@@ -339,6 +350,16 @@ mod tests {
                 Some("T".repeat(121).into()),
                 "sourceTable is too long",
             ),
+            (
+                "sourceTable",
+                Some("AL\tIAS".into()),
+                "sourceTable has a control character",
+            ),
+            (
+                "action",
+                Some("UPSERT\n".into()),
+                "action has a control character",
+            ),
             ("action", None, "action is missing"),
             (
                 "dateChanged",
@@ -373,30 +394,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_json_object_is_an_unreadable_row() {
-        for body in [
-            "",
-            "null",
-            "[]",
-            "[1]",
-            "{",
-            "\"x\"",
-            "<html>",
-            &ROW[..60],
-            "\u{feff}{}",
-        ] {
-            assert!(
-                matches!(
-                    ClaimedRow::from_json(body.as_bytes()),
-                    ClaimedRow::Unreadable(_)
-                ),
-                "{body}"
-            );
+    fn a_body_that_is_no_object_is_no_row() {
+        for body in ["", "null", "\u{feff}", "  "] {
+            assert_eq!(ClaimedRow::from_json(body.as_bytes()), Ok(None), "{body}");
         }
-        assert!(matches!(
-            ClaimedRow::from_json(&[0xff, 0xfe]),
-            ClaimedRow::Unreadable(_)
-        ));
+        for body in ["[]", "[1]", "{", "\"x\"", "<html>", &ROW[..60]] {
+            assert!(ClaimedRow::from_json(body.as_bytes()).is_err(), "{body}");
+        }
+        assert!(ClaimedRow::from_json(&[0xff, 0xfe]).is_err());
+        assert!(matches!(read("{}"), ClaimedRow::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_change_has_another_identity_if_anything_about_it_differs() {
+        let id = |field: &str, value: Value| read_with(field, Some(value)).change_id().unwrap();
+        let same = id("failedUpdate", false.into());
+        assert_eq!(same, read(ROW).change_id().unwrap());
+        for (field, value) in [
+            ("offenderDeltaId", Value::from(6)),
+            ("offenderId", 103.into()),
+            ("sourceTable", "OFFENDER".into()),
+            ("sourceRecordId", 346.into()),
+            ("sourceRecordId", Value::Null),
+            ("action", "DELETE".into()),
+            ("dateChanged", "2020-07-19T13:56:43.121".into()),
+        ] {
+            assert_ne!(id(field, value), same, "{field}");
+        }
     }
 
     #[test]
@@ -412,6 +436,8 @@ mod tests {
                 "2020-07-19T13:56:43.123456789",
             ),
             ("2020-02-29T00:00:00.100000000Z", "2020-02-29T00:00:00.1"),
+            (" 2020-07-19t13:56:43.120 ", "2020-07-19T13:56:43.12"),
+            ("2020-07-19T13:56:43.", "2020-07-19T13:56:43"),
         ] {
             assert_eq!(read.parse::<LocalDateTime>().unwrap().to_string(), printed);
         }
@@ -427,7 +453,7 @@ mod tests {
             "2020-07-19T13:56:43+01:00",
             "2020-07-19T13:56:43-01",
             "2020-07-19T13:56:43[Europe/London]",
-            "2020-07-19T13:56:43.",
+            "2020-07-19T13:56:43.120+01:00",
             "2020-07-19T13:56:43.1234567890",
             "2020-07-19T13:56:43ZZ",
             "2020-07-19T24:00:00",

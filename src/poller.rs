@@ -366,7 +366,9 @@ impl DrainEnd {
         match self {
             Self::Failed(error) => Some(match error.kind {
                 CallErrorKind::NoToken => PollResult::NoToken,
-                CallErrorKind::Unauthorised => PollResult::Unauthorised,
+                CallErrorKind::TokenRefused | CallErrorKind::Unauthorised => {
+                    PollResult::Unauthorised
+                }
                 _ => PollResult::Failed,
             }),
             _ if has_found => Some(PollResult::Found),

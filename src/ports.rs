@@ -67,7 +67,9 @@ pub enum CallErrorKind {
     Contended,
     /// hmpps-auth issued no token, so the call was not made.
     NoToken,
-    /// The token or the credentials are not accepted.
+    /// community-api does not accept the token (401).
+    TokenRefused,
+    /// The token lacks a role (403), or the topic does not accept the credentials.
     Unauthorised,
     /// It may work later: unreachable, slow, broken, misconfigured.
     Unavailable,

@@ -1,28 +1,33 @@
 //! The token for community-api: OAuth2 client credentials from hmpps-auth, fetched once for everybody and renewed early.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use reqwest::Client;
+use parking_lot::{Mutex, MutexGuard};
+use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::fields::{object, present, text};
-use crate::http;
+use crate::fields::Fields;
+use crate::http::{self, HttpClient};
 use crate::insights::Operation;
 use crate::metrics::Metrics;
 use crate::ports::{CallError, CallErrorKind};
 
 /// A token is renewed this long before it ends.
 const RENEWED_EARLY: Duration = Duration::from_mins(1);
-/// The life of a token that does not tell; a refused token is replaced anyway.
+/// Lifetime to assume when `expires_in` is missing. A refused token is replaced anyway.
 const UNTOLD_LIFE: Duration = Duration::from_mins(5);
+/// For this long after a new token was refused, too, no other one is fetched because of a refusal.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
+/// A token is taken to live at least this long, so that a lifetime of 0 does not cost a token for every call.
+const SHORTEST_LIFE: Duration = Duration::from_secs(10);
 /// While the old token is still good, a failed renewal is not repeated for this long.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
@@ -32,7 +37,7 @@ pub struct TokenSource(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    http: Client,
+    http: HttpClient,
     endpoint: String,
     client_id: String,
     client_secret: SecretString,
@@ -48,6 +53,8 @@ struct State {
     /// The fetch under way, which everybody may wait for.
     fetching: Option<Shared<BoxFuture<'static, Result<Token, CallError>>>>,
     last_failure: Option<Instant>,
+    /// Until then, a refusal is no reason to fetch another token.
+    refused_until: Option<Instant>,
 }
 
 /// A token, as the header that carries it; marked as sensitive, so that nothing prints it.
@@ -66,9 +73,10 @@ impl Token {
     pub fn roles(&self) -> Option<Vec<String>> {
         let token = self.authorization.to_str().ok()?.strip_prefix("Bearer ")?;
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-        let claims = object(&payload).ok()?;
-        let roles = present(&claims, "authorities").and_then(Value::as_array);
-        let roles = roles.into_iter().flatten().filter_map(Value::as_str);
+        let claims = Fields::of(&payload, &["authorities"]).ok()?;
+        let roles = claims.present("authorities").unwrap_or_default();
+        let roles: Vec<Value> = serde_json::from_str(roles).unwrap_or_default();
+        let roles = roles.iter().filter_map(Value::as_str);
         Some(roles.map(str::to_owned).collect())
     }
 }
@@ -86,7 +94,7 @@ impl TokenSource {
     /// A source that has fetched nothing yet.
     #[must_use]
     pub fn new(
-        http: Client,
+        http: HttpClient,
         auth_url: &str,
         client_id: String,
         client_secret: SecretString,
@@ -136,15 +144,28 @@ impl TokenSource {
         fetching.await
     }
 
-    /// Forgets a token that was refused, unless it has been replaced already.
-    pub fn refused(&self, refused: &Token) {
+    /// Forgets a token that was refused, unless it has been replaced already. The answer is whether to try another one.
+    #[must_use]
+    pub fn refused(&self, refused: &Token) -> bool {
         let mut state = self.0.state();
-        if state
-            .token
-            .as_ref()
-            .is_some_and(|token| token.number == refused.number)
-        {
+        let now = Instant::now();
+        let is_kept = |token: &Token| token.number == refused.number;
+        if state.token.as_ref().is_some_and(is_kept) {
+            if state.refused_until.is_some_and(|until| now < until) {
+                return false;
+            }
             state.token = None;
+        }
+        true
+    }
+
+    /// A token that was fetched since another one was refused is refused as well: a third one would be no better. For some
+    /// seconds no other one is fetched because of a refusal.
+    pub fn new_one_refused(&self, refused: &Token) {
+        let mut state = self.0.state();
+        let is_kept = |token: &Token| token.number == refused.number;
+        if state.token.as_ref().is_some_and(is_kept) {
+            state.refused_until = Some(Instant::now() + REFUSAL_PAUSE);
         }
     }
 
@@ -177,7 +198,7 @@ impl TokenSource {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     async fn fetch_and_keep(&self) -> Result<Token, CallError> {
@@ -215,12 +236,13 @@ impl Inner {
         let secret = form_encoded(self.client_secret.expose_secret());
         let request = self
             .http
-            .post(&self.endpoint)
+            .request(Method::POST, &self.endpoint)
             .timeout(self.fetch_timeout)
             .basic_auth(form_encoded(&self.client_id), Some(secret))
             .header(ACCEPT, "application/json")
             .form(&[("grant_type", "client_credentials"), ("scope", "read")]);
-        let response = http::send(request, "auth", &self.endpoint, "POST /oauth/token").await?;
+        let route = "POST /oauth/token";
+        let response = http::send(&self.http, request, "auth", &self.endpoint, route).await?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
             let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";
@@ -232,7 +254,7 @@ impl Inner {
         if !status.is_success() {
             return Err(http::refused(status, response.headers()));
         }
-        read(&http::body(response).await?, asked_at).map_err(CallError::unavailable)
+        read(&self.http.body(response).await?, asked_at).map_err(CallError::unavailable)
     }
 }
 
@@ -246,21 +268,19 @@ fn form_encoded(text: &str) -> String {
 /// # Errors
 /// What is wrong with it, never quoting a value.
 pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
-    let fields = object(body)?;
-    if let Some(kind) = present(&fields, "token_type")
-        && !kind
-            .as_str()
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"))
-    {
+    let fields = Fields::of(body, &["access_token", "token_type", "expires_in"]);
+    let fields = fields.map_err(|problem| problem.to_string())?;
+    let kind = fields.optional_text("token_type");
+    let kind = kind.map_err(|_| "token_type is not bearer")?;
+    if kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
         return Err("token_type is not bearer".to_owned());
     }
     let mut authorization =
-        HeaderValue::from_str(&format!("Bearer {}", text(&fields, "access_token")?))
+        HeaderValue::from_str(&format!("Bearer {}", fields.text("access_token")?))
             .map_err(|_| "access_token has characters that no header may have")?;
     authorization.set_sensitive(true);
-    let life = present(&fields, "expires_in")
-        .and_then(seconds)
-        .unwrap_or(UNTOLD_LIFE);
+    let life = fields.present("expires_in").and_then(seconds);
+    let life = life.unwrap_or(UNTOLD_LIFE).max(SHORTEST_LIFE);
     let used_for = life
         .checked_sub(RENEWED_EARLY)
         .filter(|used| !used.is_zero())
@@ -273,13 +293,10 @@ pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     })
 }
 
-/// A number, or a string with one; a year at most, which is more than any token lives and less than what overflows a clock.
-fn seconds(value: &Value) -> Option<Duration> {
-    let seconds = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
+/// A number, or a string with one. A year at most, which is more than any token lives and less than what overflows a clock.
+fn seconds(json: &str) -> Option<Duration> {
+    let text: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
+    let seconds: f64 = text.trim().parse().ok()?;
     if !seconds.is_finite() {
         return None;
     }
@@ -306,6 +323,7 @@ mod tests {
             (r#","expires_in":"3600""#, (3540, 3600)),
             (r#","expires_in":3600.5"#, (3540, 3600)),
             (r#","expires_in":40"#, (20, 40)),
+            (r#","expires_in":0"#, (5, 10)),
             ("", (240, 300)),
             (r#","expires_in":null"#, (240, 300)),
             (r#","expires_in":"soon""#, (240, 300)),
@@ -322,8 +340,10 @@ mod tests {
     #[test]
     fn what_is_no_usable_token_is_refused_without_quoting_it() {
         for (json, problem) in [
-            ("", "it is not JSON"),
-            ("null", "it is not a JSON object"),
+            ("", "it is empty"),
+            ("null", "it is empty"),
+            ("[]", "it is not a JSON object"),
+            ("<", "it is not JSON"),
             ("{}", "access_token is missing"),
             (r#"{"access_token":7}"#, "access_token is not a string"),
             (r#"{"access_token":""}"#, "access_token is empty"),

@@ -3,25 +3,48 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
+use aws_config::SdkConfig;
+use aws_config::identity::IdentityCache;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sns::Client;
+use aws_sdk_sns::config::Builder;
 use aws_sdk_sns::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::operation::publish_batch::PublishBatchOutput;
 use aws_sdk_sns::types::{BatchResultErrorEntry, MessageAttributeValue, PublishBatchRequestEntry};
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 use crate::event::Event;
-use crate::http::with_causes;
+use crate::http::{cause_of, printable};
 use crate::insights;
 use crate::metrics::Metrics;
 use crate::ports::{CallError, CallErrorKind, Topic};
 
+/// Codes that say that credentials are too old, or not known any more.
+const OUTDATED_CREDENTIALS: [&str; 3] =
+    ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
+/// Credentials are not fetched anew more often than this.
+const CREDENTIALS_PAUSE: Duration = Duration::from_secs(10);
+/// A topic that has accepted a message within this time is well configured.
+const ACCEPTED_LATELY: Duration = Duration::from_mins(10);
+
 /// A client of one topic.
 #[derive(Debug)]
 pub struct SnsTopic {
-    sns: Client,
+    config: SdkConfig,
+    sns: Mutex<Client>,
     arn: String,
     metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_accepted: Option<Instant>,
+    last_credentials: Option<Instant>,
 }
 
 /// What SNS says of the topic, for the health check.
@@ -36,8 +59,48 @@ pub struct TopicAttributes {
 impl SnsTopic {
     /// A client for the topic with this ARN.
     #[must_use]
-    pub fn new(sns: Client, arn: String, metrics: Arc<Metrics>) -> Self {
-        Self { sns, arn, metrics }
+    pub fn new(config: SdkConfig, arn: String, metrics: Arc<Metrics>) -> Self {
+        Self {
+            sns: Mutex::new(Client::new(&config)),
+            config,
+            arn,
+            metrics,
+            state: Mutex::default(),
+        }
+    }
+
+    fn sns(&self) -> Client {
+        self.sns.lock().clone()
+    }
+
+    /// The SDK keeps credentials for hours, whatever SNS says of them: leaves them behind.
+    fn fetch_credentials_anew(&self) {
+        let now = Instant::now();
+        let last = &mut self.state.lock().last_credentials;
+        if last.is_none_or(|last| now.duration_since(last) >= CREDENTIALS_PAUSE) {
+            *last = Some(now);
+            let config = Builder::from(&self.config).identity_cache(IdentityCache::lazy().build());
+            *self.sns.lock() = Client::from_conf(config.build());
+        }
+    }
+
+    /// What a refused call means: while the topic accepts messages, the refusal is of this message. Otherwise it is of the
+    /// topic or the configuration (a FIFO topic, another account's ARN), and no row is at fault.
+    fn judged(&self, error: CallError) -> CallError {
+        let last = self.state.lock().last_accepted;
+        let is_well = last.is_some_and(|last| last.elapsed() < ACCEPTED_LATELY);
+        if error.kind == CallErrorKind::Refused && !is_well {
+            CallError {
+                kind: CallErrorKind::Unavailable,
+                cause: format!(
+                    "{}; the topic has accepted nothing lately, so check its ARN and type",
+                    error.cause
+                ),
+                ..error
+            }
+        } else {
+            error
+        }
     }
 
     /// The topic's ARN.
@@ -56,7 +119,7 @@ impl SnsTopic {
     /// In words.
     pub async fn attributes(&self) -> Result<TopicAttributes, String> {
         let answer = self
-            .sns
+            .sns()
             .get_topic_attributes()
             .topic_arn(&self.arn)
             .send()
@@ -85,24 +148,37 @@ impl SnsTopic {
         let entries =
             entries.map_err(|error| CallError::new(CallErrorKind::Refused, error.to_string()))?;
         let request = self
-            .sns
+            .sns()
             .publish_batch()
             .topic_arn(&self.arn)
             .set_publish_batch_request_entries(Some(entries));
         match request.send().await {
-            Ok(answer) => Ok((0..events.len())
-                .map(|index| {
-                    let (label, answer) = entry_answer(&answer, &index.to_string());
-                    self.count_results(label, 1);
-                    answer
-                })
-                .collect()),
+            Ok(answer) => {
+                let answers: Vec<_> = (0..events.len())
+                    .map(|index| {
+                        let (label, answer) = entry_answer(&answer, &index.to_string());
+                        self.count_results(label, 1);
+                        answer
+                    })
+                    .collect();
+                if answers.iter().any(Result::is_ok) {
+                    self.state.lock().last_accepted = Some(Instant::now());
+                }
+                Ok(answers)
+            }
             Err(error) => {
                 let code = error
                     .as_service_error()
                     .and_then(ProvideErrorMetadata::code);
                 self.count_results(code_label(code), events.len() as u64);
-                Err(call_error(&error))
+                if code.is_some_and(|code| {
+                    OUTDATED_CREDENTIALS
+                        .iter()
+                        .any(|sign| code.starts_with(sign))
+                }) {
+                    self.fetch_credentials_anew();
+                }
+                Err(self.judged(call_error(&error)))
             }
         }
     }
@@ -126,7 +202,9 @@ impl Topic for SnsTopic {
             None => "ok",
             Some(CallErrorKind::Contended) => "contended",
             Some(CallErrorKind::Refused) => "refused",
-            Some(CallErrorKind::NoToken | CallErrorKind::Unauthorised) => "unauthorised",
+            Some(
+                CallErrorKind::NoToken | CallErrorKind::TokenRefused | CallErrorKind::Unauthorised,
+            ) => "unauthorised",
             Some(CallErrorKind::AnswerLost) => "answer_lost",
             Some(CallErrorKind::Unavailable) => "failed",
         };
@@ -191,7 +269,11 @@ fn entry_answer(answer: &PublishBatchOutput, id: &str) -> (&'static str, Result<
 fn entry_error(failed: &BatchResultErrorEntry) -> CallError {
     CallError::new(
         meaning_of(failed.code()),
-        format!("publish: SNS answered {} for an event", failed.code()),
+        format!(
+            "publish: SNS answered {} for an event{}",
+            printable(failed.code()),
+            said(failed.message())
+        ),
     )
 }
 
@@ -211,7 +293,9 @@ where
                         }
                         kind => kind,
                     };
-                    CallError::new(kind, format!("SNS answered {status} {code}"))
+                    let said = said(answer.err().message());
+                    let code = printable(code);
+                    CallError::new(kind, format!("SNS answered {status} {code}{said}"))
                 }
 
                 None if status == 429 => {
@@ -240,11 +324,18 @@ where
             } else {
                 CallErrorKind::AnswerLost
             };
-            CallError::new(kind, format!("SNS: {}", with_causes(error)))
+            CallError::new(kind, format!("SNS: {}", cause_of(error)))
         }
-        // The request could not even be made.
-        _ => CallError::unavailable(format!("SNS: {}", with_causes(error))),
+        // The request could not even be made. The SDK's words for that may hold all of it.
+        _ => CallError::unavailable(
+            "SNS: the request could not be made; check the address of SNS and the credentials",
+        ),
     }
+}
+
+/// SNS' own words, which hold nothing of the request.
+fn said(message: Option<&str>) -> String {
+    message.map_or_else(String::new, |message| format!(": {}", printable(message)))
 }
 
 fn no_credentials(error: &(dyn Error + 'static)) -> bool {

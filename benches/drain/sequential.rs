@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aws_sdk_sns::config::{BehaviorVersion, Credentials, Region};
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_sns::config::Credentials;
 use probation_offender_events::community_api::CommunityApi;
 use probation_offender_events::config::Settings;
 use probation_offender_events::event::events_of;
-use probation_offender_events::http;
+use probation_offender_events::http::HttpClient;
 use probation_offender_events::http::sdk::SdkHttp;
 use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::{ClaimedRow, OffenderUpdate};
@@ -27,7 +28,7 @@ const BETWEEN_POLLS: Duration = Duration::from_millis(200);
 pub async fn run() -> Result<()> {
     let settings = Settings::from_environment().map_err(|faults| anyhow::anyhow!("{faults}"))?;
     let metrics = Arc::new(Metrics::new()?);
-    let http = http::client(settings.connect_timeout, settings.poller.claim_timeout)?;
+    let http = HttpClient::new(settings.connect_timeout)?;
     let tokens = TokenSource::new(
         http.clone(),
         &settings.auth_url,
@@ -43,8 +44,7 @@ pub async fn run() -> Result<()> {
         metrics.clone(),
     );
     let (id, secret) = settings.topic.keys.context("no keys")?;
-    let sns = aws_sdk_sns::Config::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
+    let sns = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(SdkHttp::new(http))
         .region(Region::new(settings.topic.region))
         .credentials_provider(Credentials::new(
@@ -55,12 +55,9 @@ pub async fn run() -> Result<()> {
             "bench",
         ))
         .endpoint_url(settings.topic.endpoint.context("no address")?)
-        .build();
-    let topic = SnsTopic::new(
-        aws_sdk_sns::Client::from_conf(sns),
-        settings.topic.arn,
-        metrics,
-    );
+        .load()
+        .await;
+    let topic = SnsTopic::new(sns, settings.topic.arn, metrics);
     loop {
         match updates.next().await? {
             Some(ClaimedRow::Update(row)) => {

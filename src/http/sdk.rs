@@ -7,16 +7,18 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use reqwest::{Body, Client, Request};
+use reqwest::{Body, Request};
+
+use super::HttpClient as OurClient;
 
 /// What the SDK makes its calls with.
 #[derive(Clone, Debug)]
-pub struct SdkHttp(Client);
+pub struct SdkHttp(OurClient);
 
 impl SdkHttp {
     /// Calls over this client, whose limits hold for the SDK's calls, too.
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: OurClient) -> Self {
         Self(client)
     }
 }
@@ -43,9 +45,8 @@ impl HttpConnector for SdkHttp {
             if let Some(headers) = head.headers_mut() {
                 headers.clone_from(answer.headers());
             }
-            let body = super::body(answer)
-                .await
-                .map_err(|error| ConnectorError::io(error.into()))?;
+            let body = client.body(answer).await;
+            let body = body.map_err(|error| ConnectorError::io(error.into()))?;
             let answer = head.body(SdkBody::from(body));
             let answer = answer.map_err(|error| ConnectorError::user(error.into()))?;
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::user(error.into()))

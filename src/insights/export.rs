@@ -12,6 +12,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use prometheus::IntCounterVec;
+use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
@@ -49,13 +50,13 @@ fn track_url(endpoint: &str) -> String {
 ///
 /// # Errors
 /// In words.
-pub async fn try_endpoint(http: &reqwest::Client, endpoint: &str) -> Result<(), String> {
+pub async fn try_endpoint(http: &http::HttpClient, endpoint: &str) -> Result<(), String> {
     let nothing = http
-        .post(track_url(endpoint))
+        .request(Method::POST, track_url(endpoint))
         .timeout(REQUEST_LIMIT)
         .header("content-type", "application/json")
         .body("[]");
-    let answer = nothing.send().await.map_err(http::not_answered);
+    let answer = http.send(nothing).await.map_err(http::not_answered);
     match answer.map_err(|error| error.cause)?.status().as_u16() {
         status @ (404 | 500..) => Err(format!("answered {status}")),
         _ => Ok(()),
@@ -71,7 +72,7 @@ pub fn start(
     version: &str,
     dropped: IntCounterVec,
 ) -> anyhow::Result<(Insights, Exporting)> {
-    let client = http::client(REQUEST_LIMIT, REQUEST_LIMIT)?;
+    let client = http::HttpClient::new(REQUEST_LIMIT)?;
     let accepted = Arc::new(AtomicU64::new(0));
     let ingestion = Ingestion {
         client,
@@ -198,7 +199,7 @@ impl Batches {
 /// The ingestion endpoint, as the library wants its client to be.
 #[derive(Debug)]
 struct Ingestion {
-    client: reqwest::Client,
+    client: http::HttpClient,
     /// Not the one that the library makes, which is always https.
     url: String,
     accepted: Arc<AtomicU64>,
@@ -208,13 +209,22 @@ struct Ingestion {
 impl HttpClient for Ingestion {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();
-        let request = self.client.post(&self.url).headers(head.headers).body(body);
-        let answer = request
-            .send()
+        let request = self.client.request(Method::POST, &self.url);
+        let request = request
+            .timeout(REQUEST_LIMIT)
+            .headers(head.headers)
+            .body(body);
+        let answer = self
+            .client
+            .send(request)
             .await
             .map_err(|error| http::not_answered(error).cause)?;
         let status = answer.status();
-        let body = http::body(answer).await.map_err(|error| error.cause)?;
+        let body = self
+            .client
+            .body(answer)
+            .await
+            .map_err(|error| error.cause)?;
         let said = serde_json::from_slice::<Value>(&body).ok();
         match said.and_then(|said| said["itemsAccepted"].as_u64()) {
             Some(accepted) => {

@@ -210,6 +210,7 @@ impl HeldRow {
 
     /// Notes that a call for the row failed. The first time, the row loses its place.
     pub fn call_failed(&mut self, step: Step, error: &CallError) {
+        tracing::debug!(step = step.name(), cause = %error, "call failed");
         let now = Instant::now();
         let loses_place = self.standing == Standing::Running;
         let failed_before = self.failing.replace(step);

@@ -144,7 +144,7 @@ async fn a_lost_race_is_followed_by_another_try_within_the_same_poll() {
 async fn a_row_whose_task_panics_is_counted_gives_its_place_back_and_stops_nothing() {
     let row = br#"{"offenderDeltaId":7,"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT",
         "sourceTable":"ALIAS","sourceRecordId":3,"failedUpdate":false}"#;
-    let source = PanicOnce(Arc::new(Mutex::new(Some(ClaimedRow::from_json(row)))));
+    let source = PanicOnce(Arc::new(Mutex::new(ClaimedRow::from_json(row).unwrap())));
     let metrics = Arc::new(Metrics::new().unwrap());
     let poller = Poller::new(source, Nothing::default(), settings(), metrics.clone());
     let stop = CancellationToken::new();

@@ -141,26 +141,48 @@ async fn every_kind_of_status_of_a_delete_is_survived_and_loses_no_row() {
 }
 
 #[tokio::test]
-async fn bodies_of_next_update_that_are_no_row_are_counted_and_the_next_row_is_served_at_once() {
+async fn bodies_of_next_update_that_are_no_object_are_no_rows() {
     let sandbox = sandbox().await;
-    let bodies = bad_bodies();
-    // In a row, they would end the drain: after each come good rows.
-    for body in &bodies {
+    for body in bad_bodies() {
         sandbox
             .faults()
-            .once(Endpoint::NextUpdate, Fault::body(200, body.clone()));
+            .once(Endpoint::NextUpdate, Fault::body(200, body));
     }
     add(&sandbox, row(1, "CONTACT"));
     let world = World::around(sandbox, &[]).await;
     world.messages(1).await;
     still_works(&world).await;
-    assert_eq!(
-        world
-            .metric("offender_updates_total{type=\"failed\"}")
-            .await,
-        bodies.len() as f64
-    );
+    // Two are objects without a field.
+    for (kind, rows) in [("failed", 2.0), ("read", 4.0)] {
+        let metric = format!("offender_updates_total{{type=\"{kind}\"}}");
+        assert_eq!(world.metric(&metric).await, rows, "{kind}");
+    }
     world.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_to_do_has_many_forms() {
+    for answer in [
+        Fault::status(204),
+        Fault::body(200, ""),
+        Fault::body(200, "null"),
+        Fault::body(200, "\u{feff}"),
+        Fault::status(404),
+    ] {
+        let sandbox = sandbox().await;
+        sandbox.faults().always(Endpoint::NextUpdate, answer);
+        let world = World::around(sandbox, &[]).await;
+        eventually("polled twice", async || {
+            world
+                .metric("offender_poll_results_total{result=\"empty\"}")
+                .await
+                >= 2.0
+        })
+        .await;
+        let read = "offender_updates_total{type=\"read\"}";
+        assert_eq!(world.metric(read).await, 0.0);
+        world.stop().await;
+    }
 }
 
 #[tokio::test]

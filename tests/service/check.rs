@@ -119,7 +119,7 @@ async fn a_token_that_is_no_jwt_is_told_by_community_api() {
     assert!(checked.of("token").starts_with("ok"), "{:?}", checked.lines);
     checked.assert_failed(
         "acceptance",
-        "identifiers: answered 401: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
+        "identifiers: answered 401: the token has expired: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
     );
 }
 
@@ -146,7 +146,7 @@ async fn a_topic_that_is_not_there_is_named() {
     check(&sandbox, &variables).await.assert_failed(
         "topic",
         &format!(
-            "{other}: SNS answered 404 NotFound; {LOCALSTACK}; there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?"
+            "{other}: SNS answered 404 NotFound: Topic does not exist; {LOCALSTACK}; there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?"
         ),
     );
 }
@@ -181,7 +181,7 @@ async fn credentials_without_permission_are_told_with_their_holder() {
     check(&sandbox, &aws).await.assert_failed(
         "topic",
         &format!(
-            "{TOPIC}: SNS answered 403 AuthorizationError; {holder}; \
+            "{TOPIC}: SNS answered 403 AuthorizationError: Injected fault; {holder}; \
              have sns:GetTopicAttributes and sns:Publish on the topic granted to these credentials"
         ),
     );
@@ -199,7 +199,7 @@ async fn missing_credentials_are_one_line_as_well() {
     ];
     let checked = check(&sandbox, &aws).await;
     let line = checked.of("topic");
-    assert!(line.contains("no credentials found in chain"), "{line}");
+    assert!(line.contains("no credentials found"), "{line}");
     let advice = "; set both keys of the topic, or give the pod a role by its service account";
     assert!(line.ends_with(advice), "{line}");
     assert_eq!(checked.lines.len(), 8, "{:#?}", checked.lines);

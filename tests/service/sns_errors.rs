@@ -1,7 +1,7 @@
 //! What SNS answers, code by code, for a whole call and for an entry of a batch; and credentials that come and go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -63,29 +63,33 @@ fn forms((status, code): (u16, &str)) -> [Fault; 2] {
 
 /// A world with a row for each error in each form, each for an offender of its own.
 async fn world_with(errors: &[(u16, &str)]) -> (World, usize) {
-    let sandbox = sandbox().await;
+    let world = World::start().await;
+    let sandbox = &world.sandbox;
     sandbox.delius().seed_people(100).unwrap();
+    // The topic is well: it has accepted a message.
+    world.add(row(1, "CONTACT"));
+    world.messages(1).await;
     let faults = errors.iter().copied().flat_map(forms);
     let mut rows = 0;
     for (offender, fault) in (10..).zip(faults) {
-        add(&sandbox, row(offender, "ALIAS"));
         let rule = Rule::new(Endpoint::PublishBatch, fault);
         sandbox.faults().inject(Rule {
             offender_id: Some(offender),
             times: Some(1),
             ..rule
         });
+        add(sandbox, row(offender, "ALIAS"));
         rows += 1;
     }
-    (World::around(sandbox, &[]).await, rows)
+    (world, rows)
 }
 
 #[tokio::test]
 async fn every_passing_error_is_tried_again_until_both_events_are_there_once() {
     let (world, rows) = world_with(PASSING).await;
-    world.messages(2 * rows).await;
+    world.messages(1 + 2 * rows).await;
     world.drained().await;
-    assert_eq!(world.sandbox.topic().len(), 2 * rows);
+    assert_eq!(world.sandbox.topic().len(), 1 + 2 * rows);
     assert_eq!(
         world
             .metric("offender_updates_total{type=\"failed\"}")
@@ -107,7 +111,7 @@ async fn every_refusal_leaves_its_row_for_a_second_chance_and_suspends_nothing()
     .await;
     assert_eq!(
         world.sandbox.faults().calls(Endpoint::PublishBatch),
-        rows as u64
+        rows as u64 + 1
     );
     assert_eq!(
         world
@@ -116,13 +120,43 @@ async fn every_refusal_leaves_its_row_for_a_second_chance_and_suspends_nothing()
         rows as f64
     );
     assert_eq!(world.metric("offender_places_lost").await, 0.0);
-    assert!(world.sandbox.topic().is_empty());
+    assert_eq!(world.sandbox.topic().len(), 1);
+    world.stop().await;
+}
+
+/// A FIFO topic, another account's ARN: SNS refuses every call, and no row is at fault.
+#[tokio::test]
+async fn a_topic_that_refuses_every_call_costs_no_row() {
+    let sandbox = sandbox().await;
+    let refuse = Fault::SnsError {
+        status: 400,
+        code: "InvalidParameter".to_owned(),
+    };
+    sandbox.faults().always(Endpoint::PublishBatch, refuse);
+    sandbox.delius().seed_people(40).unwrap();
+    for offender in 1..=40 {
+        add(&sandbox, row(offender, "CONTACT"));
+    }
+    let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
+    sandbox.delius().execute(returned).unwrap();
+    let world = World::around(sandbox, &[]).await;
+    eventually("all places are lost", async || {
+        world.metric("offender_places_lost").await >= 31.0
+    })
+    .await;
+    world.sandbox.faults().clear();
+    world.messages(40).await;
+    world.drained().await;
+    let failed = "offender_updates_total{type=\"permanentlyFailed\"}";
+    assert_eq!(world.metric(failed).await, 0.0);
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 0);
     world.stop().await;
 }
 
 /// Credentials as a container gets them, from an address of their own.
-async fn credentials(are_there: Arc<AtomicBool>) -> String {
+async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> String {
     let answer = move || async move {
+        fetches.fetch_add(1, Ordering::SeqCst);
         if are_there.load(Ordering::SeqCst) {
             let hour = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
             let body = serde_json::json!({"AccessKeyId": "id", "SecretAccessKey": "secret", "Token": "t", "Expiration": hour.to_string()});
@@ -156,7 +190,7 @@ async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there
             ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
             (
                 "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-                &credentials(are_there.clone()).await,
+                &credentials(are_there.clone(), Arc::default()).await,
             ),
         ],
     );
@@ -170,4 +204,35 @@ async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there
     let output = service.terminate().await;
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(sandbox.topic().len(), 5);
+}
+
+/// The SDK keeps credentials for as long as they say that they are good.
+#[tokio::test]
+async fn credentials_that_sns_calls_expired_are_fetched_anew() {
+    let sandbox = sandbox().await;
+    let expired = Fault::SnsError {
+        status: 403,
+        code: "ExpiredToken".to_owned(),
+    };
+    sandbox.faults().once(Endpoint::PublishBatch, expired);
+    add(&sandbox, row(1, "CONTACT"));
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let service = Service::start(
+        &sandbox,
+        &[
+            ("HMPPS_SQS_PROVIDER", "aws"),
+            (
+                "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+                sandbox.topic().arn(),
+            ),
+            ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
+            (
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                &credentials(Arc::new(AtomicBool::new(true)), fetches.clone()).await,
+            ),
+        ],
+    );
+    sandbox.topic().wait_for(1, PATIENCE).await.unwrap();
+    assert_eq!(fetches.load(Ordering::SeqCst), 2);
+    service.terminate().await;
 }

@@ -67,7 +67,8 @@ pub fn expected_events(update: &NewUpdate, id: i64, count: usize) -> Vec<Event> 
         "sourceTable": update.source_table,
         "sourceRecordId": update.source_record_id,
     });
-    let ClaimedRow::Update(update) = ClaimedRow::from_json(json.to_string().as_bytes()) else {
+    let row = ClaimedRow::from_json(json.to_string().as_bytes());
+    let Ok(Some(ClaimedRow::Update(update))) = row else {
         panic!("the row can be read: {json}");
     };
     let events = events_of(&update, &identifiers_of(update.offender_id.0));

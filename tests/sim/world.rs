@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use probation_offender_events::event::{Event, Identifiers};
-use probation_offender_events::offender_update::{ClaimedRow, UnreadableUpdate};
+use probation_offender_events::offender_update::ClaimedRow;
 use probation_offender_events::ports::{CallError, CallErrorKind};
 use sandbox::Delius;
 use sandbox::delius::{Candidate, NewUpdate, UpdateRow};
@@ -221,10 +221,12 @@ impl World {
 
     fn as_answer(row: &UpdateRow) -> ClaimedRow {
         ClaimedRow::from_json(&serde_json::to_vec(row).unwrap())
+            .unwrap()
+            .unwrap()
     }
 
     pub fn garbled() -> ClaimedRow {
-        ClaimedRow::Unreadable(UnreadableUpdate::nothing("it is not JSON"))
+        ClaimedRow::from_json(b"{}").unwrap().unwrap()
     }
 
     pub fn identifiers(&self, offender: i64) -> Option<Identifiers> {
