@@ -218,6 +218,7 @@ pub async fn send(
 
 /// A call that brought no answer, and may have taken effect unless it failed while connecting.
 #[must_use]
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 pub fn not_answered(error: reqwest::Error) -> CallError {
     let kind = if error.is_connect() || error.is_builder() {
         CallErrorKind::Unavailable
