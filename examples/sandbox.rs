@@ -38,6 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     telemetry::start(
         LogFormat::Text,
+        std::env::var_os("NO_COLOR").is_none(),
         &std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()),
     )?;
     let sandbox = Sandbox::start(sandbox::Settings {

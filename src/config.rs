@@ -48,6 +48,8 @@ pub struct Settings {
     pub health_timeout: Duration,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Whether text on a terminal may have colours.
+    pub log_colours: bool,
     /// Levels of the service's own log, in the words of `RUST_LOG`.
     pub log_levels: String,
     /// Version to show.

@@ -111,7 +111,11 @@ async fn check(settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    telemetry::start(settings.log_format, &settings.log_levels)?;
+    telemetry::start(
+        settings.log_format,
+        settings.log_colours,
+        &settings.log_levels,
+    )?;
     let stop = CancellationToken::new();
     let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

@@ -17,11 +17,12 @@ use crate::config::LogFormat;
 ///
 /// # Errors
 /// If the log has been set up already.
-pub fn start(format: LogFormat, levels: &str) -> anyhow::Result<()> {
+pub fn start(format: LogFormat, colours: bool, levels: &str) -> anyhow::Result<()> {
+    let on_terminal = std::io::stdout().is_terminal();
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stdout().is_terminal(),
+        LogFormat::Auto => !on_terminal,
     };
     // That a line cannot be written would be told on stderr, and that it cannot be told there would be a panic.
     let lines = if json {
@@ -36,7 +37,7 @@ pub fn start(format: LogFormat, levels: &str) -> anyhow::Result<()> {
         fmt::layer()
             .log_internal_errors(false)
             .with_target(false)
-            .with_ansi(std::io::stdout().is_terminal())
+            .with_ansi(colours && on_terminal)
             .boxed()
     };
     let own_or_warning = filter_fn(|metadata| {

@@ -173,6 +173,12 @@ pub const VARIABLES: &[Variable] = &[
         "json, text or auto",
         "`auto`: text on a terminal, otherwise JSON",
     ),
+    variable("NO_COLOR", "any value", "Text without colours"),
+    variable(
+        "TERM",
+        "the name of a terminal",
+        "`dumb`: text without colours",
+    ),
     variable(
         "RUST_LOG",
         "a level such as info",
@@ -180,7 +186,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     secret(
         "APPLICATIONINSIGHTS_CONNECTION_STRING",
-        "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://…",
+        "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…",
         "Application Insights; without it nothing is sent there",
     ),
     variable(
