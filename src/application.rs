@@ -89,6 +89,7 @@ impl Application {
                 health: Arc::new(health),
                 metrics: clients.metrics,
                 info,
+                api_docs: settings.api_docs,
             },
             poller,
             exporting,
@@ -105,7 +106,7 @@ impl Application {
         self.server.local_addr()
     }
 
-    /// The address of `/prometheus`, `/health` and `/info`: the management port, or else the main one.
+    /// The address of `/prometheus`, and of everything else: the management port, or else the main one.
     ///
     /// # Errors
     /// If the system does not tell.

@@ -20,8 +20,8 @@ use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.
 const CACHED_FOR: Duration = Duration::from_secs(2);
-/// How much of a failing service's answer is shown.
-const LONGEST_BODY_SHOWN: usize = 500;
+/// How many characters of a failing service's answer are shown.
+const LONGEST_BODY_SHOWN: usize = 200;
 
 /// What is checked, and how.
 #[derive(Clone, Debug)]
@@ -74,22 +74,22 @@ pub enum Status {
 /// One component's health.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Component {
+    /// Its status.
+    pub status: Status,
     /// What is shown besides the status; keys sorted.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<&'static str, Value>,
-    /// Its status.
-    pub status: Status,
 }
 
-/// The health of the whole; the fields in the order of their names.
+/// The health of the whole; the fields in the order that Spring writes them.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
+    /// The worst status of any component.
+    pub status: Status,
     /// All components by name.
     pub components: BTreeMap<&'static str, Component>,
     /// The probes that exist as groups of their own.
     pub groups: [&'static str; 2],
-    /// The worst status of any component.
-    pub status: Status,
 }
 
 impl Component {
@@ -227,16 +227,12 @@ impl Checks {
             return Ok(Component::of(Status::Up, [name]));
         }
         let body = http::body(response).await.unwrap_or_default();
-        let shown: String = String::from_utf8_lossy(&body)
-            .chars()
-            .take(LONGEST_BODY_SHOWN)
-            .collect();
         Ok(Component::of(
             Status::Down,
             [
                 name,
                 ("error", json!(format!("answered {}", status.as_u16()))),
-                ("body", json!(shown)),
+                ("body", json!(shown(&body))),
             ],
         ))
     }
@@ -281,6 +277,15 @@ pub async fn is_ready(port: u16) -> anyhow::Result<()> {
         response.status()
     );
     Ok(())
+}
+
+/// What a terminal or a browser can show of a text that came from outside.
+fn shown(body: &[u8]) -> String {
+    // Debug's escapes know what cannot be printed; they escape quotes and backslashes as well.
+    let is_printable = |c: &char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
+    let text = String::from_utf8_lossy(body);
+    let printable = text.chars().filter(is_printable);
+    printable.take(LONGEST_BODY_SHOWN).collect()
 }
 
 /// A status by the name that Spring gives it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.

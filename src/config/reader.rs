@@ -115,6 +115,7 @@ impl Reader {
         let poll_enabled = self.boolean("OFFENDERUPDATEPOLL_ENABLED");
         let connect_timeout = self.duration("API_CONNECTTIMEOUT");
         let health_timeout = self.duration("API_HEALTHTIMEOUT");
+        let api_docs = self.boolean("SPRINGDOC_APIDOCS_ENABLED");
         let log_format = self.parsed("LOG_FORMAT");
         let log_levels = self.log_levels();
         Some(Settings {
@@ -137,6 +138,7 @@ impl Reader {
             poller: poller?,
             connect_timeout: connect_timeout?,
             health_timeout: health_timeout?,
+            api_docs: api_docs?,
             log_colours: self.optional("NO_COLOR").is_none()
                 && self.optional("TERM").as_deref() != Some("dumb"),
             log_format: log_format?,

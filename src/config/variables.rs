@@ -101,7 +101,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MANAGEMENT_SERVER_PORT",
         "a port, 0 to 65535",
-        "Port that `/prometheus`, `/health` and `/info` move to; only the probes and the API docs stay on SERVER_PORT",
+        "Port that `/prometheus` moves to; everything else is on both ports",
     ),
     variable(
         "OFFENDERUPDATEPOLL_ENABLED",
@@ -167,6 +167,11 @@ pub const VARIABLES: &[Variable] = &[
         "SHUTDOWN_GRACEPERIOD",
         "a duration such as 25s",
         "Time for claimed rows to be settled after SIGTERM",
+    ),
+    variable(
+        "SPRINGDOC_APIDOCS_ENABLED",
+        "true or false",
+        "Whether to serve `/v3/api-docs` and `/swagger-ui.html`",
     ),
     variable(
         "LOG_FORMAT",

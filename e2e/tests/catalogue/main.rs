@@ -1,9 +1,16 @@
 //! What the documents say about events and endpoints, held against the running service.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod events;
 mod openapi;
 #[path = "../../../tests/service/world.rs"]
-#[allow(dead_code, reason = "shared with the tests of the service, which use all of it")]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the service, which use all of it"
+)]
 mod world;
