@@ -52,7 +52,8 @@ async fn main() -> anyhow::Result<()> {
         sandbox.delius().seed_backlog(rows)?;
     }
     let application = Application::build(settings_for(&sandbox)?).await?;
-    print_addresses(&sandbox, &format!("http://{}", application.address()?));
+    let port = application.address()?.port();
+    print_addresses(&sandbox, &format!("http://127.0.0.1:{port}"));
     let stop = CancellationToken::new();
     let service = tokio::spawn(application.run_until_stopped(stop.clone()));
     tokio::select! {

@@ -1,6 +1,6 @@
 //! The only place where rooms are joined: settings become clients, poller and web servers.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use crate::poller::Poller;
 use crate::poller::heartbeat::Heartbeat;
 use crate::token::TokenSource;
 use crate::topic::SnsTopic;
+use crate::web::server::{self, Limits};
 use crate::web::{self, Pages};
 
 /// How long the end waits for Application Insights, however little of the grace period is left or however much.
@@ -80,9 +81,9 @@ impl Application {
         let info = Arc::new(info(&settings));
         say_settings(&settings);
         Ok(Self {
-            server: bind(settings.server_port, "SERVER_PORT").await?,
+            server: listen(settings.server_port, "SERVER_PORT")?,
             management: match settings.management_port {
-                Some(port) => Some(bind(port, "MANAGEMENT_SERVER_PORT").await?),
+                Some(port) => Some(listen(port, "MANAGEMENT_SERVER_PORT")?),
                 None => None,
             },
             pages: Pages {
@@ -133,12 +134,8 @@ impl Application {
             None => vec![(self.server, web::on_one_port(self.pages))],
         };
         for (listener, router) in routers {
-            let settled = settled.clone();
-            servers.spawn(async move {
-                axum::serve(listener, router)
-                    .with_graceful_shutdown(settled.cancelled_owned())
-                    .await
-            });
+            let limits = Limits::within_descriptor_limit();
+            servers.spawn(server::serve(listener, router, limits, settled.clone()));
         }
         let stopping = self.stop.clone();
         let mut polling = tokio::spawn(async move {
@@ -306,10 +303,8 @@ impl Clients {
     }
 }
 
-async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
-        .await
-        .with_context(|| format!("cannot listen on {variable} {port}"))
+fn listen(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
+    server::listen(port).with_context(|| format!("cannot listen on {variable} {port}"))
 }
 
 /// Clients of AWS make each call once and with a limit: the SDK has no limit of its own, does not repeat the entries of a

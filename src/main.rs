@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use probation_offender_events::application::{self, Application};
 use probation_offender_events::config::{self, Settings};
-use probation_offender_events::{health, telemetry};
+use probation_offender_events::{health, telemetry, web};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -116,6 +116,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         settings.log_colours,
         &settings.log_levels,
     )?;
+    web::server::raise_descriptor_limit();
     let stop = CancellationToken::new();
     let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

@@ -1,7 +1,9 @@
 //! The sidecar over HTTP: health, info, metrics and their description, and nothing else.
 
 mod accept;
+mod connections;
 mod docs;
+pub mod server;
 
 use std::sync::Arc;
 

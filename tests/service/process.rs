@@ -3,9 +3,10 @@
 use std::process::{Output, Stdio};
 
 use crate::ingestion::{Ingestion, KEY};
-use crate::world::{add, eventually, row, sandbox, variables};
+use crate::world::{PATIENCE, add, eventually, row, sandbox, variables};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
@@ -15,8 +16,14 @@ pub struct Service {
     output: JoinHandle<Output>,
 }
 
+const SERVICE: &str = env!("CARGO_BIN_EXE_probation-offender-events");
+
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_probation-offender-events"));
+    command_of(SERVICE)
+}
+
+fn command_of(program: &str) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .stdout(Stdio::piped())
@@ -29,6 +36,10 @@ impl Service {
     pub fn start(sandbox: &Sandbox, more: &[(&str, &str)]) -> Self {
         let mut command = command();
         command.envs(variables(sandbox)).envs(more.iter().copied());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let child = command.spawn().unwrap();
         Self {
             id: child.id().unwrap(),
@@ -61,6 +72,12 @@ impl Service {
         assert!(sent.await.unwrap().success());
         self.ended().await
     }
+}
+
+/// A port that nobody listens on. Somebody may take it meanwhile, so this is only for those who need to know it beforehand.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 pub fn text(output: &Output) -> String {
@@ -110,6 +127,36 @@ async fn a_port_that_is_taken_is_named_and_ends_the_process_with_1() {
         "{}",
         text(&output)
     );
+}
+
+/// The hard limit too, so that the service cannot raise it.
+#[tokio::test]
+async fn strangers_take_neither_probes_nor_polls_their_descriptors() {
+    let sandbox = sandbox().await;
+    let port = free_port();
+    let mut command = command_of("sh");
+    command
+        .args(["-c", "ulimit -n 96 && exec \"$0\"", SERVICE])
+        .envs(variables(&sandbox))
+        .env("SERVER_PORT", port.to_string());
+    let service = Service::spawn(command);
+    let url = format!("http://127.0.0.1:{port}/health/liveness");
+    let probe = async || {
+        reqwest::get(&url)
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+    };
+    eventually("started", probe).await;
+    let mut strangers = Vec::new();
+    for _ in 0..150 {
+        strangers.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    assert!(probe().await);
+    add(&sandbox, row(1, "ALIAS"));
+    sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
+    assert!(probe().await);
+    service.terminate().await;
+    drop(strangers);
 }
 
 #[tokio::test]
@@ -174,12 +221,7 @@ async fn log_format_text_is_for_people() {
 #[tokio::test]
 async fn the_health_check_of_a_container_follows_readiness() {
     let sandbox = sandbox().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-        .to_string();
+    let port = free_port().to_string();
     let check = async || {
         let mut command = command();
         command
