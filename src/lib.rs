@@ -13,7 +13,7 @@
 //!    the HTTP clients share.
 //! 4. [`health`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
 //! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined. [`check`] tells whether
-//!    it would work, with [`identity`].
+//!    it would work, with [`identity`]. [`signals`] stop the service.
 
 pub mod application;
 pub mod check;
@@ -29,6 +29,7 @@ pub mod insights;
 pub mod metrics;
 pub mod offender_update;
 pub mod poller;
+pub mod signals;
 pub mod telemetry;
 pub mod token;
 pub mod topic;

@@ -9,9 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use probation_offender_events::application::{self, Application};
 use probation_offender_events::config::{self, Settings};
-use probation_offender_events::{health, telemetry, web};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use probation_offender_events::{health, signals, telemetry, web};
 
 /// Takes a fifth off the CPU time of a row against the C library's, for under a megabyte more: docs/performance.md.
 #[global_allocator]
@@ -117,23 +115,10 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         &settings.log_levels,
     )?;
     web::server::raise_descriptor_limit();
-    let stop = CancellationToken::new();
-    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stop = signals::stop().context("cannot wait for signals")?;
     let version = settings.build_number.clone();
     let application = Application::build(settings).await?;
     tracing::info!(version, address = %application.address()?, "started");
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            let signal = tokio::select! {
-                _ = terminated.recv() => "SIGTERM",
-                _ = interrupted.recv() => "SIGINT",
-            };
-            tracing::info!(signal, "stopping");
-            stop.cancel();
-        }
-    });
     application.run_until_stopped(stop).await?;
     tracing::info!("stopped");
     Ok(())

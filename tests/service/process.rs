@@ -1,6 +1,7 @@
 //! The binary as a process: exit codes, signals, what it prints.
 
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use crate::ingestion::{Ingestion, KEY};
 use crate::world::{PATIENCE, add, eventually, row, sandbox, variables};
@@ -67,10 +68,14 @@ impl Service {
 
     /// Sends any signal, and waits for the end.
     pub async fn signal(self, signal: &str) -> Output {
+        self.send(signal).await;
+        self.ended().await
+    }
+
+    async fn send(&self, signal: &str) {
         let id = self.id.to_string();
         let sent = Command::new("kill").args(["-s", signal, &id]).status();
         assert!(sent.await.unwrap().success());
-        self.ended().await
     }
 }
 
@@ -160,16 +165,12 @@ async fn strangers_take_neither_probes_nor_polls_their_descriptors() {
 }
 
 #[tokio::test]
-async fn sigterm_and_sigint_end_the_process_with_0() {
-    for signal in ["TERM", "INT"] {
+async fn every_signal_that_means_the_end_settles_and_ends_with_0() {
+    for signal in ["TERM", "INT", "HUP", "QUIT"] {
         let sandbox = sandbox().await;
         add(&sandbox, row(1, "ALIAS"));
         let service = Service::start(&sandbox, &[]);
-        sandbox
-            .topic()
-            .wait_for(2, crate::world::PATIENCE)
-            .await
-            .unwrap();
+        sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
         let output = service.signal(signal).await;
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         assert!(
@@ -178,6 +179,36 @@ async fn sigterm_and_sigint_end_the_process_with_0() {
             text(&output)
         );
     }
+}
+
+#[tokio::test]
+async fn other_signals_and_a_second_sigterm_change_nothing() {
+    let sandbox = sandbox().await;
+    add(&sandbox, row(1, "ALIAS"));
+    let service = Service::start(&sandbox, &[]);
+    sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
+    for signal in ["USR1", "USR2", "ALRM"] {
+        service.send(signal).await;
+    }
+    add(&sandbox, row(2, "ALIAS"));
+    sandbox.topic().wait_for(4, PATIENCE).await.unwrap();
+    // Something to settle, so that the second SIGTERM comes before the end.
+    let faults = sandbox.faults();
+    faults.always(
+        Endpoint::Identifiers,
+        Fault::Latency(Duration::from_millis(300)),
+    );
+    let calls = faults.calls(Endpoint::Identifiers);
+    add(&sandbox, row(3, "ALIAS"));
+    eventually("claimed", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) > calls
+    })
+    .await;
+    service.send("TERM").await;
+    let output = service.terminate().await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(text(&output).matches("\"stopping\"").count(), 1);
+    assert_eq!(sandbox.delius().count_updates().unwrap(), 0);
 }
 
 #[tokio::test]
