@@ -55,10 +55,18 @@ impl Application {
     /// # Errors
     /// If a port is taken, or the machine has no root certificates.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        Self::build_with(settings, Arc::new(Metrics::new()?)).await
+    }
+
+    /// The same with metrics that something else counts in, too.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_with(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clients = Clients::new(&settings).await?;
+        let clients = Clients::new(&settings, metrics).await?;
         let version = settings.build_number.as_str();
         clients
             .metrics
@@ -215,7 +223,7 @@ fn insights(
 /// # Errors
 /// If the machine has no root certificates.
 pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
-    let clients = Clients::new(&settings).await?;
+    let clients = Clients::new(&settings, Arc::new(Metrics::new()?)).await?;
     let updates = clients.updates(&settings);
     let health = clients.health(&settings, None, CancellationToken::new());
     Ok(Environment {
@@ -243,8 +251,7 @@ struct Clients {
 }
 
 impl Clients {
-    async fn new(settings: &Settings) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::new()?);
+    async fn new(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         // The poller sets the limit of each call; a claim may take longest.
         let longest_call = settings
             .poller

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub build_info: IntGaugeVec,
     /// What Application Insights was not told, by reason.
     pub telemetry_dropped: IntCounterVec,
+    /// Lines that the log could not be given.
+    pub log_lines_lost: IntCounter,
 }
 
 /// How a poll can end.
@@ -240,6 +242,14 @@ impl Metrics {
                          (not_accepted; the log says why), or did not before the pod ended (stopped).",
                     ),
                     &["reason"],
+                )?,
+            )?,
+            log_lines_lost: register(
+                &registry,
+                IntCounter::new(
+                    "log_lines_lost_total",
+                    "Lines that are missing from the log, since it could not be written quickly enough. The node, or whatever \
+                     reads the log, is overloaded.",
                 )?,
             )?,
             registry,

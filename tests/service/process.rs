@@ -1,5 +1,6 @@
 //! The binary as a process: exit codes, signals, what it prints.
 
+use std::io::Write;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -235,6 +236,47 @@ async fn the_log_has_a_json_line_for_a_row_with_ids_outcome_and_milliseconds() {
     assert_eq!(row["outcome"], "published");
     assert!(row["milliseconds"].is_u64());
     assert_eq!(row["level"], "INFO");
+}
+
+#[tokio::test]
+async fn a_log_that_no_one_reads_does_not_stop_the_service() {
+    let sandbox = sandbox().await;
+    let port = free_port();
+    let (unread, log) = std::io::pipe().unwrap();
+    let mut full = log.try_clone().unwrap();
+    let mut command = command();
+    command
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .envs(variables(&sandbox))
+        .env("SERVER_PORT", port.to_string());
+    // It ends when the pipe does.
+    std::thread::spawn(move || full.write_all(&vec![b'.'; 1 << 20]));
+    let service = Service::spawn(command);
+    add(&sandbox, row(1, "ALIAS"));
+    sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
+    let url = format!("http://127.0.0.1:{port}/health/liveness");
+    assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
+    let output = service.terminate().await;
+    assert_eq!(output.status.code(), Some(0));
+    drop(unread);
+}
+
+#[tokio::test]
+async fn warnings_of_one_kind_are_summed_up() {
+    let sandbox = sandbox().await;
+    for offender in 1..=30 {
+        add(&sandbox, row(1_000_000 + offender, "ALIAS"));
+    }
+    let service = Service::start(&sandbox, &[]);
+    eventually("all were looked up", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) >= 30
+    })
+    .await;
+    let printed = text(&service.terminate().await);
+    let is_row = |line: &&str| line.contains("\"WARN\"") && line.contains("\"offenderId\":");
+    assert_eq!(printed.lines().filter(is_row).count(), 20, "{printed}");
+    assert_eq!(printed.matches("\"more\":10").count(), 1, "{printed}");
 }
 
 #[tokio::test]
