@@ -304,6 +304,7 @@ impl Clients {
             topic: self.topic.clone(),
             timeout: settings.health_timeout,
             version: settings.build_number.clone(),
+            last_claim: self.metrics.last_claim.clone(),
             heartbeat,
             stopping,
         })

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::http;
+use crate::metrics::LastClaim;
 use crate::poller::heartbeat::Heartbeat;
 use crate::topic::SnsTopic;
 
@@ -38,6 +39,8 @@ pub struct Checks {
     pub timeout: Duration,
     /// The version to show.
     pub version: String,
+    /// Shown beside the ping of community-api.
+    pub last_claim: LastClaim,
     /// What liveness follows; without it (polling is switched off) the service is always alive.
     pub heartbeat: Option<Heartbeat>,
     /// Once this is cancelled, the service is no longer ready.
@@ -177,11 +180,16 @@ impl Checks {
     }
 
     async fn check(&self) -> Report {
-        let (auth, community, topic) = tokio::join!(
+        let (auth, mut community, topic) = tokio::join!(
             self.ping(&self.auth_url),
             self.ping(&self.community_url),
             self.topic()
         );
+        if let Some((outcome, ago)) = self.last_claim.get() {
+            let details = &mut community.details;
+            details.insert("lastClaim", json!(outcome));
+            details.insert("lastClaimSecondsAgo", json!(ago.as_secs()));
+        }
         let components = BTreeMap::from([
             ("OAuthApiHealth", auth),
             ("communityApiHealth", community),

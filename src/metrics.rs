@@ -1,6 +1,7 @@
 //! Every metric of the service, as typed fields over a registry of their own; the help texts are what the operator reads.
 
 mod gauges;
+mod last_claim;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use self::gauges::AgeMax;
 pub use self::gauges::SecondsSince;
+pub use self::last_claim::LastClaim;
 
 /// The service's metrics. Every series whose labels are known beforehand exists with 0 from the start, so that a rate over
 /// it is right from the first event on.
@@ -25,6 +27,8 @@ pub struct Metrics {
     pub poll_results: IntCounterVec,
     /// Since community-api last answered a claim.
     pub since_claim_answered: SecondsSince,
+    /// How the last claim went; no metric, but shown by `/health`.
+    pub last_claim: LastClaim,
     /// Rows claimed.
     pub read: IntCounter,
     /// Rows left locked for a second chance, since no events could be made of them.
@@ -122,6 +126,7 @@ impl Metrics {
                     &["result"],
                 )?,
             )?,
+            last_claim: LastClaim::default(),
             since_claim_answered: register(
                 &registry,
                 SecondsSince::new(

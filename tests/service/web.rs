@@ -25,7 +25,7 @@ async fn health(world: &World) -> (StatusCode, Value) {
 
 #[tokio::test]
 async fn health_has_the_actuator_shape_in_its_order() {
-    let world = World::start().await;
+    let world = World::start_with(&[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
     let answer = get(&world, "/health").await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["content-type"], ACTUATOR_JSON);
@@ -112,6 +112,18 @@ async fn a_component_that_is_down_says_why_and_the_whole_is_down() {
         get(&world, "/health/communityApiHealth").await.status(),
         503
     );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn community_api_that_answers_pings_but_no_claims_shows_it() {
+    let world = World::start_with(&[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
+    world.metrics.last_claim.set("failed");
+    let (status, body) = health(&world).await;
+    assert_eq!(status, 200);
+    let details = &body["components"]["communityApiHealth"]["details"];
+    assert_eq!(details["lastClaim"], "failed");
+    assert!(details["lastClaimSecondsAgo"].is_u64(), "{details}");
     world.stop().await;
 }
 
