@@ -20,7 +20,10 @@ pub struct Connections {
 
 #[derive(Debug, Default)]
 struct Open {
+    /// All that hold a descriptor.
     count: usize,
+    /// Those of them that were closed to make room and have not ended yet: at most one, so that no more are closed than needed.
+    closing: usize,
     /// Those that are idle, by their turn to be closed.
     idle: BTreeMap<u64, CancellationToken>,
     last_turn: u64,
@@ -31,7 +34,7 @@ struct Open {
 pub struct Connection {
     all: Arc<Connections>,
     turn: AtomicU64,
-    /// Cancelled when another connection needs the room. This one counts no longer then.
+    /// Cancelled when another connection needs the room.
     pub close: CancellationToken,
 }
 
@@ -62,11 +65,10 @@ impl Connections {
     fn try_open(self: &Arc<Self>) -> Option<Connection> {
         let mut open = self.lock();
         if open.count == self.limit {
-            let (_, longest_idle) = open.idle.pop_first()?;
-            longest_idle.cancel();
-        } else {
-            open.count += 1;
+            open.close_longest_idle();
+            return None;
         }
+        open.count += 1;
         let close = CancellationToken::new();
         Some(Connection {
             all: self.clone(),
@@ -81,6 +83,15 @@ impl Connections {
 }
 
 impl Open {
+    fn close_longest_idle(&mut self) {
+        if self.closing == 0
+            && let Some((_, close)) = self.idle.pop_first()
+        {
+            close.cancel();
+            self.closing = 1;
+        }
+    }
+
     /// Takes a turn for a connection that has become idle.
     fn idle(&mut self, close: CancellationToken) -> u64 {
         self.last_turn += 1;
@@ -112,11 +123,13 @@ impl Drop for Request<'_> {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut open = self.all.lock();
-        if !self.close.is_cancelled() {
+        open.count -= 1;
+        if self.close.is_cancelled() {
+            open.closing = 0;
+        } else {
             open.idle.remove(&self.turn.load(Ordering::Relaxed));
-            open.count -= 1;
-            self.all.changed.notify_one();
         }
+        self.all.changed.notify_one();
     }
 }
 
@@ -126,45 +139,54 @@ mod tests {
 
     use super::*;
 
-    fn opened(connections: &Arc<Connections>) -> Connection {
-        connections.open().now_or_never().expect("there is room")
+    fn opened(connections: &Arc<Connections>) -> Option<Connection> {
+        connections.open().now_or_never()
+    }
+
+    fn is_closed(connection: &Connection) -> bool {
+        connection.close.is_cancelled()
     }
 
     #[test]
-    fn at_the_limit_the_longest_idle_connection_is_closed() {
+    fn at_the_limit_the_longest_idle_connection_makes_room() {
         let connections = Connections::new(3);
-        let [first, second, third] = [(); 3].map(|()| opened(&connections));
+        let [first, second, third] = [(); 3].map(|()| opened(&connections).unwrap());
         // The first is idle anew, so the second has been for longest.
         drop(first.request());
-        let _fourth = opened(&connections);
-        let closed = [&first, &second, &third].map(|one| one.close.is_cancelled());
-        assert_eq!(closed, [false, true, false]);
-        // Its end makes no more room than it has made already.
+        // However often somebody looks whether there is room, one makes it.
+        assert!(opened(&connections).is_none() && opened(&connections).is_none());
+        assert_eq!(
+            [&first, &second, &third].map(is_closed),
+            [false, true, false]
+        );
         drop(second);
-        let _fifth = opened(&connections);
-        let closed = [&first, &third].map(|one| one.close.is_cancelled());
-        assert_eq!(closed, [false, true]);
+        let _fourth = opened(&connections).unwrap();
+        assert!(opened(&connections).is_none());
+        assert_eq!([&first, &third].map(is_closed), [false, true]);
     }
 
     #[test]
     fn a_connection_with_a_request_is_not_closed() {
         let connections = Connections::new(2);
-        let [first, second] = [(); 2].map(|()| opened(&connections));
-        let [of_first, _of_second] = [&first, &second].map(Connection::request);
-        assert!(connections.open().now_or_never().is_none());
+        let [first, second] = [(); 2].map(|()| opened(&connections).unwrap());
+        let of_first = first.request();
+        let _of_second = second.request();
+        assert!(opened(&connections).is_none());
+        assert_eq!([&first, &second].map(is_closed), [false, false]);
         drop(of_first);
-        let third = opened(&connections);
-        assert!(first.close.is_cancelled() && !second.close.is_cancelled());
-        drop(third);
-        let _fourth = opened(&connections);
-        assert!(!second.close.is_cancelled());
+        assert!(opened(&connections).is_none());
+        assert_eq!([&first, &second].map(is_closed), [true, false]);
+        // A request that begins while its connection is being closed changes nothing.
+        drop(first.request());
+        drop(first);
+        assert!(opened(&connections).is_some());
     }
 
     #[tokio::test]
-    async fn who_waits_for_room_gets_it_when_a_connection_ends_or_becomes_idle() {
+    async fn whoever_waits_gets_room_when_a_connection_ends_or_becomes_idle() {
         for ends in [true, false] {
             let connections = Connections::new(1);
-            let first = opened(&connections);
+            let first = connections.open().await;
             let request = first.request();
             let next = tokio::spawn({
                 let connections = connections.clone();
@@ -173,9 +195,10 @@ mod tests {
             tokio::task::yield_now().await;
             assert!(!next.is_finished());
             drop(request);
-            if ends {
-                drop(first);
+            if !ends {
+                first.close.cancelled().await;
             }
+            drop(first);
             next.await.unwrap();
         }
     }

@@ -147,10 +147,11 @@ async fn strangers_take_neither_probes_nor_polls_their_descriptors() {
         .env("SERVER_PORT", port.to_string());
     let service = Service::spawn(command);
     let url = format!("http://127.0.0.1:{port}/health/liveness");
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(2));
+    let http = http.build().unwrap();
     let probe = async || {
-        reqwest::get(&url)
-            .await
-            .is_ok_and(|answer| answer.status() == 200)
+        let answer = http.get(&url).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
     };
     eventually("started", probe).await;
     let mut strangers = Vec::new();
