@@ -17,6 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +31,8 @@ pub struct Limits {
     /// Until a request's header must be complete, from the connection's start or the answer before. So it is the longest time
     /// that a connection may be idle, too.
     pub header_timeout: Duration,
+    /// How long a connection is kept, whatever it is used for. Then it has as long as for a header to take the answer under way.
+    pub lifetime: Duration,
     /// The bytes that a request's header may have, and that wait for the network in each direction.
     pub buffer: usize,
 }
@@ -43,6 +46,7 @@ impl Limits {
         Self {
             connections: share.clamp(1, 256),
             header_timeout: Duration::from_secs(10),
+            lifetime: Duration::from_mins(5),
             buffer: 16 * 1024,
         }
     }
@@ -147,25 +151,30 @@ async fn answer(
     tokio::select! {
         _ = serving.as_mut() => {}
         () = connection.close.cancelled() => {}
-        () = stop.cancelled() => {
+        _ = timeout(limits.lifetime, stop.cancelled()) => {
             serving.as_mut().graceful_shutdown();
-            let _ = serving.await;
+            let _ = timeout(limits.header_timeout, serving).await;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
+    use axum::body::Body;
     use axum::routing::get;
+    use futures_util::StreamExt;
+    use futures_util::stream::{once, pending};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
-    use tokio::time::timeout;
 
     use super::*;
 
     const LIMITS: Limits = Limits {
         connections: 4,
         header_timeout: Duration::from_secs(10),
+        lifetime: Duration::from_mins(5),
         buffer: 16 * 1024,
     };
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
@@ -179,7 +188,11 @@ mod tests {
     fn start(limits: Limits) -> Server {
         let listener = listen(0).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let router = Router::new().route("/", get(async || "hello"));
+        let endless =
+            async || Body::from_stream(once(ready(Ok::<_, io::Error>("first"))).chain(pending()));
+        let router = Router::new()
+            .route("/", get(async || "hello"))
+            .route("/endless", get(endless));
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, router, limits, stop.clone()));
         Server {
@@ -231,6 +244,18 @@ mod tests {
             assert!(answer.starts_with(starts_with), "{answer}");
             assert_eq!(answer.is_empty(), starts_with.is_empty(), "{answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_is_given_up() {
+        let server = start(Limits {
+            header_timeout: Duration::from_millis(50),
+            lifetime: Duration::from_millis(50),
+            ..LIMITS
+        });
+        let endless = b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n";
+        let answer = rest(sent(&server, endless).await).await;
+        assert!(answer.contains("first"), "{answer}");
     }
 
     #[tokio::test]
