@@ -81,7 +81,8 @@ fn main() -> ExitCode {
 fn say(reason: &dyn Display) {
     let reason = format!("{reason}\n");
     let (done, said) = mpsc::channel();
-    thread::spawn(move || done.send(std::io::stderr().write_all(reason.as_bytes())));
+    let say = move || done.send(std::io::stderr().write_all(reason.as_bytes()));
+    let _ = thread::Builder::new().spawn(say);
     let _ = said.recv_timeout(Duration::from_secs(1));
 }
 

@@ -148,14 +148,15 @@ async fn answer(
         .max_buf_size(limits.buffer)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
-    tokio::select! {
-        _ = serving.as_mut() => {}
-        () = connection.close.cancelled() => {}
-        _ = timeout(limits.lifetime, stop.cancelled()) => {
-            serving.as_mut().graceful_shutdown();
-            let _ = timeout(limits.header_timeout, serving).await;
+    let until_the_end = async {
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            _ = timeout(limits.lifetime, stop.cancelled()) => {}
         }
-    }
+        serving.as_mut().graceful_shutdown();
+        let _ = timeout(limits.header_timeout, serving).await;
+    };
+    connection.close.run_until_cancelled(until_the_end).await;
 }
 
 #[cfg(test)]
@@ -177,6 +178,7 @@ mod tests {
         lifetime: Duration::from_mins(5),
         buffer: 16 * 1024,
     };
+    const PATIENCE: Duration = Duration::from_secs(5);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
 
     struct Server {
@@ -210,8 +212,7 @@ mod tests {
     /// What comes until the server closes the connection.
     async fn rest(mut stream: TcpStream) -> String {
         let mut bytes = Vec::new();
-        let patience = Duration::from_secs(5);
-        let read = timeout(patience, stream.read_to_end(&mut bytes)).await;
+        let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
         // A connection that is closed with bytes unread is reset.
         let _ = read.expect("the server closes the connection");
         String::from_utf8_lossy(&bytes).into_owned()
@@ -256,6 +257,20 @@ mod tests {
         let endless = b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n";
         let answer = rest(sent(&server, endless).await).await;
         assert!(answer.contains("first"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_time_is_over_makes_room_at_once() {
+        let server = start(Limits {
+            connections: 1,
+            lifetime: Duration::ZERO,
+            ..LIMITS
+        });
+        let endless = b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n";
+        let mut stranger = sent(&server, endless).await;
+        assert!(is_answered(&mut stranger).await);
+        let mut probe = sent(&server, REQUEST).await;
+        assert!(timeout(PATIENCE, is_answered(&mut probe)).await.unwrap());
     }
 
     #[tokio::test]
