@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::cast_precision_loss)]
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,6 +13,7 @@ use clap::Parser;
 use jiff::Timestamp;
 use probation_offender_events::application::Application;
 use probation_offender_events::config::{LogFormat, Settings};
+use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::LocalDateTime;
 use probation_offender_events::telemetry;
 use sandbox::{Message, PAGE_PORT, Sandbox};
@@ -36,9 +38,12 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    telemetry::start(
+    let metrics = Arc::new(Metrics::new()?);
+    let _log = telemetry::start(
         LogFormat::Text,
+        std::env::var_os("NO_COLOR").is_none(),
         &std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()),
+        metrics.log_lines_lost.clone(),
     )?;
     let sandbox = Sandbox::start(sandbox::Settings {
         page_address: Some(page_address(arguments.page_port)),
@@ -50,8 +55,9 @@ async fn main() -> anyhow::Result<()> {
         sandbox.delius().seed_people(rows.min(10_000))?;
         sandbox.delius().seed_backlog(rows)?;
     }
-    let application = Application::build(settings_for(&sandbox)?).await?;
-    print_addresses(&sandbox, &format!("http://{}", application.address()?));
+    let application = Application::build_with(settings_for(&sandbox)?, metrics).await?;
+    let port = application.address()?.port();
+    print_addresses(&sandbox, &format!("http://127.0.0.1:{port}"));
     let stop = CancellationToken::new();
     let service = tokio::spawn(application.run_until_stopped(stop.clone()));
     tokio::select! {

@@ -1,6 +1,6 @@
 //! The only place where rooms are joined: settings become clients, poller and web servers.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::poller::Poller;
 use crate::token::TokenSource;
 use crate::topic::SnsTopic;
+use crate::web::server::{self, Limits};
 use crate::web::{self, Pages};
 
 /// How long the end waits for Application Insights, however little of the grace period is left or however much.
@@ -53,10 +54,18 @@ impl Application {
     /// # Errors
     /// If a port is taken, or the machine has no root certificates.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        Self::build_with(settings, Arc::new(Metrics::new()?)).await
+    }
+
+    /// The same with metrics that something else counts in, too.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_with(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clients = Clients::new(&settings).await?;
+        let clients = Clients::new(&settings, metrics).await?;
         let version = settings.build_number.as_str();
         clients
             .metrics
@@ -79,15 +88,16 @@ impl Application {
         let info = Arc::new(info(&settings));
         say_settings(&settings);
         Ok(Self {
-            server: bind(settings.server_port, "SERVER_PORT").await?,
+            server: listen(settings.server_port, "SERVER_PORT")?,
             management: match settings.management_port {
-                Some(port) => Some(bind(port, "MANAGEMENT_SERVER_PORT").await?),
+                Some(port) => Some(listen(port, "MANAGEMENT_SERVER_PORT")?),
                 None => None,
             },
             pages: Pages {
                 health: Arc::new(health),
                 metrics: clients.metrics,
                 info,
+                api_docs: settings.api_docs,
             },
             poller,
             exporting,
@@ -104,7 +114,7 @@ impl Application {
         self.server.local_addr()
     }
 
-    /// The address of `/prometheus`, `/health` and `/info`: the management port, or else the main one.
+    /// The address of `/prometheus`, and of everything else: the management port, or else the main one.
     ///
     /// # Errors
     /// If the system does not tell.
@@ -131,12 +141,8 @@ impl Application {
             None => vec![(self.server, web::on_one_port(self.pages))],
         };
         for (listener, router) in routers {
-            let settled = settled.clone();
-            servers.spawn(async move {
-                axum::serve(listener, router)
-                    .with_graceful_shutdown(settled.cancelled_owned())
-                    .await
-            });
+            let limits = Limits::within_descriptor_limit();
+            servers.spawn(server::serve(listener, router, limits, settled.clone()));
         }
         let stopping = self.stop.clone();
         let mut polling = tokio::spawn(async move {
@@ -215,7 +221,7 @@ fn insights(
 /// # Errors
 /// If the machine has no root certificates.
 pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
-    let clients = Clients::new(&settings).await?;
+    let clients = Clients::new(&settings, Arc::new(Metrics::new()?)).await?;
     let updates = clients.updates(&settings);
     let health = clients.health(&settings, None, CancellationToken::new());
     Ok(Environment {
@@ -243,8 +249,7 @@ struct Clients {
 }
 
 impl Clients {
-    async fn new(settings: &Settings) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::new()?);
+    async fn new(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let http = HttpClient::new(settings.connect_timeout).context("cannot make HTTP calls")?;
         let aws = aws(settings, http.clone()).await;
         let is_aws = settings.topic.endpoint.is_none();
@@ -290,16 +295,15 @@ impl Clients {
             topic: self.topic.clone(),
             timeout: settings.health_timeout,
             version: settings.build_number.clone(),
+            last_claim: self.metrics.last_claim.clone(),
             heartbeat,
             stopping,
         })
     }
 }
 
-async fn bind(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
-        .await
-        .with_context(|| format!("cannot listen on {variable} {port}"))
+fn listen(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
+    server::listen(port).with_context(|| format!("cannot listen on {variable} {port}"))
 }
 
 /// Clients of AWS make each call once. The SDK does not repeat the entries of a batch that failed and knows nothing of

@@ -33,9 +33,9 @@ pub struct Settings {
     pub topic: TopicSettings,
     /// Where telemetry goes; `None`: nowhere.
     pub insights: Option<InsightsSettings>,
-    /// Port for everything, or for all but what moves to the management port.
+    /// Port for everything, or for everything except the metrics.
     pub server_port: u16,
-    /// Port for health, info and metrics, if they are to be apart.
+    /// Port that has the metrics too, if they must not be on the main port.
     pub management_port: Option<u16>,
     /// Whether to poll.
     pub poll_enabled: bool,
@@ -45,8 +45,12 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest time of one health check.
     pub health_timeout: Duration,
+    /// Whether to serve the OpenAPI description and Swagger UI.
+    pub api_docs: bool,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Whether text on a terminal may have colours.
+    pub log_colours: bool,
     /// Levels of the service's own log, in the words of `RUST_LOG`.
     pub log_levels: String,
     /// Version to show.

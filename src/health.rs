@@ -16,12 +16,14 @@ use utoipa::ToSchema;
 
 use crate::heartbeat::Heartbeat;
 use crate::http::{self, HttpClient};
+use crate::metrics::LastClaim;
+use crate::outcome::Label;
 use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.
 const CACHED_FOR: Duration = Duration::from_secs(2);
-/// How much of a failing service's answer is shown.
-const LONGEST_BODY_SHOWN: usize = 500;
+/// How many characters of a failing service's answer are shown.
+const LONGEST_BODY_SHOWN: usize = 200;
 
 /// What is checked, and how.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct Checks {
     pub timeout: Duration,
     /// The version to show.
     pub version: String,
+    /// Shown beside the ping of community-api.
+    pub last_claim: LastClaim,
     /// What liveness follows; without it (polling is switched off) the service is always alive.
     pub heartbeat: Option<Heartbeat>,
     /// Once this is cancelled, the service is no longer ready.
@@ -74,22 +78,22 @@ pub enum Status {
 /// One component's health.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Component {
+    /// Its status.
+    pub status: Status,
     /// What is shown besides the status; keys sorted.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<&'static str, Value>,
-    /// Its status.
-    pub status: Status,
 }
 
-/// The health of the whole; the fields in the order of their names.
+/// The health of the whole; the fields in the order that Spring writes them.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
+    /// The worst status of any component.
+    pub status: Status,
     /// All components by name.
     pub components: BTreeMap<&'static str, Component>,
     /// The probes that exist as groups of their own.
     pub groups: [&'static str; 2],
-    /// The worst status of any component.
-    pub status: Status,
 }
 
 impl Component {
@@ -177,11 +181,16 @@ impl Checks {
     }
 
     async fn check(&self) -> Report {
-        let (auth, community, topic) = tokio::join!(
+        let (auth, mut community, topic) = tokio::join!(
             self.ping(&self.auth_url),
             self.ping(&self.community_url),
             self.topic()
         );
+        if let Some((outcome, ago)) = self.last_claim.get() {
+            let details = &mut community.details;
+            details.insert("lastClaim", json!(outcome.name()));
+            details.insert("lastClaimSecondsAgo", json!(ago.as_secs()));
+        }
         let components = BTreeMap::from([
             ("OAuthApiHealth", auth),
             ("communityApiHealth", community),
@@ -226,16 +235,12 @@ impl Checks {
             return Ok(Component::of(Status::Up, [name]));
         }
         let body = self.http.body(response).await.unwrap_or_default();
-        let shown: String = String::from_utf8_lossy(&body)
-            .chars()
-            .take(LONGEST_BODY_SHOWN)
-            .collect();
         Ok(Component::of(
             Status::Down,
             [
                 name,
                 ("error", json!(format!("answered {}", status.as_u16()))),
-                ("body", json!(shown)),
+                ("body", json!(shown(&body))),
             ],
         ))
     }
@@ -282,6 +287,15 @@ pub async fn is_ready(port: u16) -> anyhow::Result<()> {
         response.status()
     );
     Ok(())
+}
+
+/// What a terminal or a browser can show of a text that came from outside.
+fn shown(body: &[u8]) -> String {
+    // Debug's escapes know what cannot be printed; they escape quotes and backslashes as well.
+    let is_printable = |c: &char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
+    let text = String::from_utf8_lossy(body);
+    let printable = text.chars().filter(is_printable);
+    printable.take(LONGEST_BODY_SHOWN).collect()
 }
 
 /// A status by the name that Spring gives it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.

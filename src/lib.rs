@@ -14,7 +14,7 @@
 //!    outgoing calls share.
 //! 4. [`health`] with its [`heartbeat`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
 //! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined. [`check`] tells whether
-//!    it would work, with [`identity`].
+//!    it would work, with [`identity`]. [`signals`] stop the service.
 
 pub mod application;
 pub mod check;
@@ -33,6 +33,7 @@ pub mod offender_update;
 pub mod outcome;
 pub mod poller;
 pub mod ports;
+pub mod signals;
 pub mod telemetry;
 pub mod token;
 pub mod topic;

@@ -1,6 +1,7 @@
 //! Every metric of the service, as typed fields over a registry of their own; the help texts are what the operator reads.
 
 mod gauges;
+mod last_claim;
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use self::gauges::AgeMax;
 pub use self::gauges::SecondsSince;
+pub use self::last_claim::LastClaim;
 use crate::outcome::{Label, PollResult, Reason, RedeliveryCause, Step};
 
 /// A metric with one label, whose series all exist from the start.
@@ -43,6 +45,8 @@ pub struct Metrics {
     pub poll_results: By<PollResult, IntCounter>,
     /// Since community-api last answered a claim.
     pub since_claim_answered: SecondsSince,
+    /// How the last claim went; no metric, but shown by `/health`.
+    pub last_claim: LastClaim,
     /// Rows claimed.
     pub read: IntCounter,
     /// Rows left locked for a second chance, since no events could be made of them.
@@ -82,6 +86,8 @@ pub struct Metrics {
     pub build_info: IntGaugeVec,
     /// What Application Insights was not told, by reason.
     pub telemetry_dropped: IntCounterVec,
+    /// Lines that the log could not be given.
+    pub log_lines_lost: IntCounter,
 }
 
 /// Why Application Insights was not told something.
@@ -116,6 +122,7 @@ impl Metrics {
                  hmpps-auth), unauthorised (by community-api). The log has the cause of the last three.",
                 "result",
             )?,
+            last_claim: LastClaim::default(),
             since_claim_answered: table.add(SecondsSince::new(
                 "offender_seconds_since_successful_poll",
                 "Since community-api last answered a claim, or since the start. More than a few intervals: polls fail, or \
@@ -204,6 +211,11 @@ impl Metrics {
                 "Items that Application Insights did not get: its endpoint is slow (queue_full), does not take them \
                  (not_accepted; the log says why), or did not before the pod ended (stopped).",
                 "reason",
+            )?,
+            log_lines_lost: table.counter(
+                "log_lines_lost_total",
+                "Lines that are missing from the log, since it could not be written quickly enough. The node, or whatever \
+                 reads the log, is overloaded.",
             )?,
             registry: registry.clone(),
         };

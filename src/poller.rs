@@ -274,6 +274,11 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             }
             Err(CallError::no_answer_within(limit))
         });
+        metrics.last_claim.set(match &claimed {
+            Ok(Some(_)) => PollResult::Found,
+            Ok(None) => PollResult::Empty,
+            Err(error) => result_of_failure(error.kind),
+        });
         let failed = claimed.as_ref().err().map(|error| error.kind);
         if failed == Some(CallErrorKind::AnswerLost) {
             metrics.claims_without_answer.inc();
@@ -364,18 +369,21 @@ impl DrainEnd {
     /// The result of the poll; `None` if the pod only stopped.
     fn result(&self, has_found: bool) -> Option<PollResult> {
         match self {
-            Self::Failed(error) => Some(match error.kind {
-                CallErrorKind::NoToken => PollResult::NoToken,
-                CallErrorKind::TokenRefused | CallErrorKind::Unauthorised => {
-                    PollResult::Unauthorised
-                }
-                _ => PollResult::Failed,
-            }),
+            Self::Failed(error) => Some(result_of_failure(error.kind)),
             _ if has_found => Some(PollResult::Found),
             Self::Contended => Some(PollResult::Contended),
             Self::NothingLeft => Some(PollResult::Empty),
             Self::Stopped => None,
         }
+    }
+}
+
+fn result_of_failure(kind: CallErrorKind) -> PollResult {
+    match kind {
+        CallErrorKind::Contended => PollResult::Contended,
+        CallErrorKind::NoToken => PollResult::NoToken,
+        CallErrorKind::TokenRefused | CallErrorKind::Unauthorised => PollResult::Unauthorised,
+        _ => PollResult::Failed,
     }
 }
 

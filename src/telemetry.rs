@@ -1,52 +1,89 @@
-//! The log: JSON lines in the cluster, readable text on a terminal, and nothing personal at any level.
+//! The log: JSON lines in the cluster, readable text on a terminal, and nothing personal at any level. It never holds up the
+//! service.
+
+mod lines;
+mod repeats;
 
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
 
+use prometheus::IntCounter;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use self::lines::{CAPACITY, Lines};
+use self::repeats::Repeats;
 use crate::config::LogFormat;
 
-/// Sets up the log of the process.
+/// How long the end of the process waits for lines to be written.
+const LONGEST_FINISH: Duration = Duration::from_secs(1);
+
+/// The log of the process. When it is dropped, it writes what still waits, if that is quick.
+#[derive(Debug)]
+#[must_use]
+pub struct Log {
+    lines: Arc<Lines>,
+    repeats: Repeats,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.repeats.sum_up_all();
+        self.lines.finish(LONGEST_FINISH);
+    }
+}
+
+/// Sets up the log of the process. `lost` counts lines that are not written.
 ///
 /// `levels` counts for the service's own lines only. The libraries below it print whole requests at lower levels, tokens
 /// and message bodies included, so that of theirs nothing under WARN is ever written.
 ///
 /// # Errors
-/// If the log has been set up already.
-pub fn start(format: LogFormat, levels: &str) -> anyhow::Result<()> {
+/// If the log has been set up already, or the system has no more threads.
+pub fn start(
+    format: LogFormat,
+    colours: bool,
+    levels: &str,
+    lost: IntCounter,
+) -> anyhow::Result<Log> {
+    let log = Log {
+        lines: Lines::new(CAPACITY, lost),
+        repeats: Repeats::default(),
+    };
+    let on_terminal = std::io::stdout().is_terminal();
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stdout().is_terminal(),
+        LogFormat::Auto => !on_terminal,
     };
-    // That a line cannot be written would be told on stderr, and that it cannot be told there would be a panic.
+    let lines = fmt::layer().with_writer(log.lines.clone());
     let lines = if json {
-        fmt::layer()
-            .log_internal_errors(false)
+        lines
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
             .boxed()
     } else {
-        fmt::layer()
-            .log_internal_errors(false)
+        lines
             .with_target(false)
-            .with_ansi(std::io::stdout().is_terminal())
+            .with_ansi(colours && on_terminal)
             .boxed()
     };
     let own_or_warning = filter_fn(|metadata| {
         metadata.target().starts_with("probation_offender_events")
             || *metadata.level() <= LevelFilter::WARN
     });
-    let lines = lines
-        .with_filter(EnvFilter::try_new(levels)?)
-        .with_filter(own_or_warning);
-    tracing_subscriber::registry().with(lines).try_init()?;
+    let filter = EnvFilter::try_new(levels)?
+        .and(own_or_warning)
+        .and(log.repeats.clone());
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
         // Not the message, which may quote what was being worked on.
         tracing::error!(
@@ -54,5 +91,15 @@ pub fn start(format: LogFormat, levels: &str) -> anyhow::Result<()> {
             "a task panicked"
         );
     }));
-    Ok(())
+    let repeats = log.repeats.clone();
+    log.lines.write_to(std::io::stdout(), move |lost| {
+        repeats.sum_up();
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "log lines were lost: the log could not be written quickly enough"
+            );
+        }
+    })?;
+    Ok(log)
 }

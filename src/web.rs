@@ -1,18 +1,22 @@
 //! The sidecar over HTTP: health, info, metrics and their description, and nothing else.
 
+mod accept;
+mod connections;
 mod docs;
+pub mod server;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HeaderName, HeaderValue, PRAGMA,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HeaderName, HeaderValue, PRAGMA,
+    STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    X_XSS_PROTECTION,
 };
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::map_response;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
@@ -20,11 +24,14 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::accept::prefers;
 use crate::health::{Component, Health, Report, Status};
 use crate::metrics::Metrics;
 
 const ACTUATOR_JSON: &str = "application/vnd.spring-boot.actuator.v3+json";
+const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text";
+const TEXT: &str = "text/plain";
 
 /// What the pages show.
 #[derive(Clone, Debug)]
@@ -35,56 +42,59 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// What `/info` answers.
     pub info: Arc<Value>,
+    /// Whether the endpoints are described.
+    pub api_docs: bool,
 }
 
 /// Everything on the only port.
 pub fn on_one_port(pages: Pages) -> Router {
-    let (endpoints, docs) = endpoints_and_docs(&pages);
-    finished(endpoints.merge(docs), pages)
+    finished(public().merge(metrics()), pages)
 }
 
-/// What is on the main port when there is a management port, and what on that one: everything there, and here the probes, which
-/// the chart sends to port `http`, and the documentation, for those who come through the ingress.
+/// The main port, which the ingress leads to, and the management port, which only Prometheus and operators reach: all but the
+/// metrics is on both.
 pub fn on_two_ports(pages: Pages) -> (Router, Router) {
-    let (endpoints, docs) = endpoints_and_docs(&pages);
-    let main = docs
-        .clone()
-        .route("/health/ping", get(|pages| probe("ping", pages)))
-        .route("/health/liveness", get(|pages| probe("liveness", pages)))
-        .route("/health/readiness", get(|pages| probe("readiness", pages)));
-    (
-        finished(main, pages.clone()),
-        finished(endpoints.merge(docs), pages),
-    )
+    (finished(public(), pages.clone()), on_one_port(pages))
 }
 
-fn endpoints_and_docs(pages: &Pages) -> (Router<Pages>, Router<Pages>) {
-    let version = pages.info["build"]["version"].as_str().unwrap_or_default();
-    let (endpoints, description) = OpenApiRouter::with_openapi(docs::description(version))
+/// With a slash at the end, too, as the predecessor had it.
+fn public() -> OpenApiRouter<Pages> {
+    OpenApiRouter::new()
         .routes(routes!(health))
+        .route("/health/", get(health))
         .routes(routes!(component))
+        .route("/health/{component}/", get(component))
         .routes(routes!(info))
-        .routes(routes!(prometheus))
-        .split_for_parts();
-    (endpoints, docs::pages(&description))
 }
 
-fn finished(router: Router<Pages>, pages: Pages) -> Router {
+fn metrics() -> OpenApiRouter<Pages> {
+    OpenApiRouter::new()
+        .routes(routes!(prometheus))
+        .route("/prometheus/", get(prometheus))
+}
+
+fn finished(endpoints: OpenApiRouter<Pages>, pages: Pages) -> Router {
+    let version = pages.info["build"]["version"].as_str().unwrap_or_default();
+    let (mut router, description) = OpenApiRouter::with_openapi(docs::description(version))
+        .merge(endpoints)
+        .split_for_parts();
+    if pages.api_docs {
+        router = router.merge(docs::pages(&description));
+    }
     router
         .fallback(unauthorised)
-        .method_not_allowed_fallback(unauthorised)
-        .layer(map_response(with_security_headers))
+        .layer(from_fn(with_security_headers))
         .with_state(pages)
 }
 
 /// Health of the service and everything it depends on.
 #[utoipa::path(get, path = "/health", tag = "health", responses(
-    (status = 200, description = "All is well", body = Report, content_type = ACTUATOR_JSON),
-    (status = 503, description = "A component is down", body = Report, content_type = ACTUATOR_JSON),
+    (status = 200, description = "All is well", content((Report = ACTUATOR_JSON), (Report = JSON))),
+    (status = 503, description = "A component is down", content((Report = ACTUATOR_JSON), (Report = JSON))),
 ))]
 async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     match pages.health.report().await {
-        Some(report) => actuator(report.status, &report, &headers),
+        Some(report) => actuator(code_of(report.status), &report, &headers),
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -93,37 +103,37 @@ async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
 #[utoipa::path(get, path = "/health/{component}", tag = "health", params(
     ("component" = String, Path, description = "Name of the component", example = "liveness"),
 ), responses(
-    (status = 200, description = "It is well", body = Component, content_type = ACTUATOR_JSON),
-    (status = 503, description = "It is down, or the service stops", body = Component, content_type = ACTUATOR_JSON),
+    (status = 200, description = "It is well", content((Component = ACTUATOR_JSON), (Component = JSON))),
+    (status = 503, description = "It is down, or the service stops", content((Component = ACTUATOR_JSON), (Component = JSON))),
     (status = 404, description = "There is none of this name"),
 ))]
 async fn component(
     // An error where the path is not text: no component's name.
     name: Result<Path<String>, PathRejection>,
-    pages: (State<Pages>, HeaderMap),
+    State(pages): State<Pages>,
+    headers: HeaderMap,
 ) -> Response {
-    match name {
-        Ok(Path(name)) => probe(&name, pages).await,
-        Err(_) => StatusCode::NOT_FOUND.into_response(),
-    }
-}
-
-async fn probe(name: &str, (State(pages), headers): (State<Pages>, HeaderMap)) -> Response {
-    match pages.health.component(name).await {
-        Some(component) => actuator(component.status, &component, &headers),
+    let component = match name {
+        Ok(Path(name)) => pages.health.component(&name).await,
+        Err(_) => None,
+    };
+    match component {
+        Some(component) => actuator(code_of(component.status), &component, &headers),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-fn actuator(status: Status, body: &impl Serialize, headers: &HeaderMap) -> Response {
-    let code = if status == Status::Up {
+fn code_of(status: Status) -> StatusCode {
+    if status == Status::Up {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
-    };
-    let plain = accepts(headers, "application/json") && !accepts(headers, ACTUATOR_JSON);
-    let content_type = if plain {
-        "application/json"
+    }
+}
+
+fn actuator(code: StatusCode, body: &impl Serialize, headers: &HeaderMap) -> Response {
+    let content_type = if prefers(headers, JSON, ACTUATOR_JSON) {
+        JSON
     } else {
         ACTUATOR_JSON
     };
@@ -135,19 +145,22 @@ fn actuator(status: Status, body: &impl Serialize, headers: &HeaderMap) -> Respo
 
 /// What runs here: version, build, product.
 #[utoipa::path(get, path = "/info", tag = "info", responses(
-    (status = 200, description = "Version, build and product", body = Object, content_type = "application/json",
-        example = json!({"build": {"name": "probation-offender-events", "version": "2026-11-24.1.abcdef"}, "productId": "default"})),
+    (status = 200, description = "Version, build and product", content(
+        (Object = ACTUATOR_JSON,
+            example = json!({"build": {"name": "probation-offender-events", "version": "2026-11-24.1.abcdef"}, "productId": "default"})),
+        (Object = JSON),
+    )),
 ))]
-async fn info(State(pages): State<Pages>) -> Response {
-    axum::Json(&*pages.info).into_response()
+async fn info(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    actuator(StatusCode::OK, &*pages.info, &headers)
 }
 
 /// Metrics for Prometheus, as text or, when asked for, as OpenMetrics.
 #[utoipa::path(get, path = "/prometheus", tag = "metrics", responses(
-    (status = 200, description = "Every metric with its help", body = String, content_type = "text/plain"),
+    (status = 200, description = "Every metric with its help", content((String = TEXT), (String = OPEN_METRICS))),
 ))]
 async fn prometheus(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let (content_type, text) = if accepts(&headers, OPEN_METRICS) {
+    let (content_type, text) = if prefers(&headers, OPEN_METRICS, TEXT) {
         (
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
             pages.metrics.to_open_metrics(),
@@ -167,23 +180,17 @@ async fn prometheus(State(pages): State<Pages>, headers: HeaderMap) -> Response 
     }
 }
 
-fn accepts(headers: &HeaderMap, content_type: &str) -> bool {
-    headers.get_all(ACCEPT).iter().any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.contains(content_type))
-    })
-}
-
 /// What a Spring resource server answers to whoever asks for anything else without a token.
 async fn unauthorised() -> Response {
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()
 }
 
-async fn with_security_headers(mut response: Response) -> Response {
-    let headers: [(HeaderName, &'static str); 5] = [
+/// The headers of Spring Security.
+async fn with_security_headers(request: Request, next: Next) -> Response {
+    const ALWAYS: [(HeaderName, &str); 6] = [
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
+        (X_XSS_PROTECTION, "0"),
         (
             CACHE_CONTROL,
             "no-cache, no-store, max-age=0, must-revalidate",
@@ -191,10 +198,23 @@ async fn with_security_headers(mut response: Response) -> Response {
         (PRAGMA, "no-cache"),
         (EXPIRES, "0"),
     ];
-    for (name, value) in headers {
+    const BY_HTTPS: (HeaderName, &str) = (
+        STRICT_TRANSPORT_SECURITY,
+        "max-age=31536000 ; includeSubDomains",
+    );
+    let by_https = came_by_https(request.headers()).then_some(BY_HTTPS);
+    let mut response = next.run(request).await;
+    for (name, value) in ALWAYS.into_iter().chain(by_https) {
         response
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// The first of several proxies is the one that the caller spoke to.
+fn came_by_https(headers: &HeaderMap) -> bool {
+    let scheme = headers.get("x-forwarded-proto");
+    let scheme = scheme.and_then(|value| value.to_str().ok()?.split(',').next());
+    scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
 }

@@ -15,8 +15,8 @@ const TOPIC_ARN: &str = "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN";
 pub(super) const LOCALSTACK_TOPIC: &str =
     "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
 
-/// Where Application Insights takes telemetry if the connection string does not say.
-const INGESTION_ENDPOINT: &str = "https://dc.services.visualstudio.com";
+/// Where Application Insights takes telemetry if the connection string does not say: the public cloud.
+const ENDPOINT_SUFFIX: &str = "services.visualstudio.com";
 
 /// What is odd about a configuration that works.
 const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
@@ -50,11 +50,13 @@ impl Reader {
         let profiles = look_up("SPRING_PROFILES_ACTIVE")
             .and_then(Result::ok)
             .unwrap_or_default();
-        for section in std::iter::once("default").chain(profiles.split(',').map(str::trim)) {
-            for (name, value) in defaults.get_table(section).unwrap_or_default() {
-                if section != "default" {
-                    origins.insert(name.to_ascii_uppercase(), format!("profile {section}"));
-                }
+        for (name, value) in defaults.get_table("default").map_err(broken)? {
+            layers = layers.set_override(name, value).map_err(broken)?;
+        }
+        for profile in profiles.split(',').map(str::trim) {
+            let section = defaults.get_table(&format!("profiles.{profile}"));
+            for (name, value) in section.unwrap_or_default() {
+                origins.insert(name.to_ascii_uppercase(), format!("profile {profile}"));
                 layers = layers.set_override(name, value).map_err(broken)?;
             }
         }
@@ -119,6 +121,7 @@ impl Reader {
         let poll_enabled = self.boolean("OFFENDERUPDATEPOLL_ENABLED");
         let connect_timeout = self.duration("API_CONNECTTIMEOUT");
         let health_timeout = self.duration("API_HEALTHTIMEOUT");
+        let api_docs = self.boolean("SPRINGDOC_APIDOCS_ENABLED");
         let log_format = self.parsed("LOG_FORMAT");
         let log_levels = self.log_levels();
         Some(Settings {
@@ -141,6 +144,9 @@ impl Reader {
             poller: poller?,
             connect_timeout: connect_timeout?,
             health_timeout: health_timeout?,
+            api_docs: api_docs?,
+            log_colours: self.optional("NO_COLOR").is_none()
+                && self.optional("TERM").as_deref() != Some("dumb"),
             log_format: log_format?,
             log_levels: log_levels?,
             build_number: self.required("BUILD_NUMBER")?,
@@ -214,10 +220,12 @@ impl Reader {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
-        let endpoint = part("IngestionEndpoint");
-        let endpoint = endpoint.map_or(Some(INGESTION_ENDPOINT.to_owned()), |text| {
-            base_address(&text)
+        let endpoint = part("IngestionEndpoint").unwrap_or_else(|| {
+            let suffix = part("EndpointSuffix").unwrap_or_else(|| ENDPOINT_SUFFIX.to_owned());
+            let location = part("Location").map_or_else(String::new, |name| name + ".");
+            format!("https://{location}dc.{suffix}")
         });
+        let endpoint = base_address(&endpoint).filter(|endpoint| !endpoint.ends_with('.'));
         match (part("InstrumentationKey").filter(is_key), endpoint) {
             (Some(key), Some(endpoint)) => Some(InsightsSettings {
                 instrumentation_key: key.into(),

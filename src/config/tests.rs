@@ -154,6 +154,18 @@ fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
     let global = "https://dc.services.visualstudio.com";
     for (connection, endpoint) in [
         ("InstrumentationKey=0000-hush", global),
+        (
+            "InstrumentationKey=0000-hush;EndpointSuffix=applicationinsights.azure.cn",
+            "https://dc.applicationinsights.azure.cn",
+        ),
+        (
+            "InstrumentationKey=0000-hush;endpointsuffix=example.org;Location=uksouth",
+            "https://uksouth.dc.example.org",
+        ),
+        (
+            "InstrumentationKey=0000-hush;EndpointSuffix=example.org;IngestionEndpoint=https://in",
+            "https://in",
+        ),
         (" instrumentationkey = 0000-hush ; ;Other", global),
         (
             "IngestionEndpoint=https://uksouth-1.in/;LiveEndpoint=x;InstrumentationKey=0000-hush;ApplicationId=a=b",
@@ -177,12 +189,14 @@ fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
         "InstrumentationKey=$(APPINSIGHTS_INSTRUMENTATIONKEY)",
         "InstrumentationKey=0000-hush;IngestionEndpoint=ingest",
         "InstrumentationKey=0000-hush;IngestionEndpoint=",
+        "InstrumentationKey=0000-hush;EndpointSuffix=",
+        "InstrumentationKey=0000-hush;EndpointSuffix=a b",
         "InstrumentationKey=0000-hush0000-hush0000-hush0000-hush00000",
         "IngestionEndpoint=https://uksouth-1.in/",
     ] {
         let faults = read_with(&[(name, bad)]).unwrap_err().0;
         assert_eq!(faults.len(), 1, "{bad}");
-        let wants = "it wants InstrumentationKey=… and perhaps ;IngestionEndpoint=https://…";
+        let wants = "it wants InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
         assert_eq!(
             faults[0],
             format!("{name} is set to something else; {wants}")
@@ -271,6 +285,33 @@ fn localstack_has_address_keys_and_topic_of_its_own_and_the_dev_profile_everythi
 }
 
 #[test]
+fn a_profile_that_is_not_ours_changes_nothing() {
+    for profiles in [
+        "dev,default",
+        "default,dev",
+        "profiles,dev",
+        "dev,profiles.localstack,[0]",
+    ] {
+        let settings = read(&[("SPRING_PROFILES_ACTIVE", profiles)]).unwrap();
+        assert_eq!(settings.server_port, 8081, "{profiles}");
+    }
+}
+
+#[test]
+fn no_color_and_a_dumb_terminal_switch_colours_off() {
+    for (variables, colours) in [
+        (&[][..], true),
+        (&[("NO_COLOR", ""), ("TERM", "xterm-256color")], true),
+        (&[("NO_COLOR", "1")], false),
+        (&[("NO_COLOR", "0")], false),
+        (&[("TERM", "dumb")], false),
+    ] {
+        let settings = read_with(variables).unwrap();
+        assert_eq!(settings.log_colours, colours, "{variables:?}");
+    }
+}
+
+#[test]
 fn the_readme_shows_this_table_of_variables() {
     let table: String = VARIABLES.iter().map(Variable::readme_row).collect();
     let readme = include_str!("../../README.md");
@@ -282,7 +323,7 @@ fn the_readme_shows_this_table_of_variables() {
 
 #[test]
 fn every_default_belongs_to_a_variable() {
-    for section in ["default", "dev", "localstack"] {
+    for section in ["default", "profiles.dev", "profiles.localstack"] {
         for (name, _) in defaults().unwrap().get_table(section).unwrap() {
             let known = |variable: &Variable| variable.name.eq_ignore_ascii_case(&name);
             assert!(VARIABLES.iter().any(known), "{name}");

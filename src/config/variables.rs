@@ -101,7 +101,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MANAGEMENT_SERVER_PORT",
         "a port, 0 to 65535",
-        "Port that `/prometheus`, `/health` and `/info` move to; only the probes and the API docs stay on SERVER_PORT",
+        "Port that `/prometheus` moves to; everything else is on both ports",
     ),
     variable(
         "OFFENDERUPDATEPOLL_ENABLED",
@@ -169,9 +169,20 @@ pub const VARIABLES: &[Variable] = &[
         "Time for claimed rows to be settled after SIGTERM",
     ),
     variable(
+        "SPRINGDOC_APIDOCS_ENABLED",
+        "true or false",
+        "Whether to serve `/v3/api-docs` and `/swagger-ui.html`",
+    ),
+    variable(
         "LOG_FORMAT",
         "json, text or auto",
         "`auto`: text on a terminal, otherwise JSON",
+    ),
+    variable("NO_COLOR", "any value", "Text without colours"),
+    variable(
+        "TERM",
+        "the name of a terminal",
+        "`dumb`: text without colours",
     ),
     variable(
         "RUST_LOG",
@@ -180,7 +191,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     secret(
         "APPLICATIONINSIGHTS_CONNECTION_STRING",
-        "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://…",
+        "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…",
         "Application Insights; without it nothing is sent there",
     ),
     variable(

@@ -4,21 +4,21 @@
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
 use axum::response::AppendHeaders;
 use axum::routing::get;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, PathItem, PathsBuilder};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref,
-    ResponseBuilder, ServerBuilder,
+    ComponentsBuilder, ContactBuilder, ContentBuilder, Deprecated, InfoBuilder, LicenseBuilder,
+    OpenApi, OpenApiBuilder, Ref, ResponseBuilder, ServerBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::event::mappings::{GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, markdown_table};
 use crate::event::{GenericMessage, SpecificMessage};
 
-/// The description of everything but the endpoints, which [`super::endpoints_and_docs`] adds where it routes them.
+/// The description of everything except the endpoints. The routes that are served add those.
 pub fn description(version: &str) -> OpenApi {
     let text = include_str!("openapi.md").replace("{events}", &markdown_table());
     let components = ComponentsBuilder::new()
@@ -27,22 +27,34 @@ pub fn description(version: &str) -> OpenApi {
     let webhooks = PathsBuilder::new()
         .path(
             GENERIC_EVENT_TYPE,
-            message(&GenericMessage::name(), GENERIC_RAISED_WHEN),
+            webhook(
+                message(&GenericMessage::name(), GENERIC_RAISED_WHEN)
+                    .operation_id(Some("genericEvent"))
+                    .deprecated(Some(Deprecated::True)),
+            ),
         )
         .path(
             "specific events",
-            message(
-                &SpecificMessage::name(),
-                "Every other event type: see the table of events",
+            webhook(
+                message(
+                    &SpecificMessage::name(),
+                    "Every other event type: see the table of events",
+                )
+                .operation_id(Some("specificEvent")),
             ),
         );
+    let contact = ContactBuilder::new()
+        .name(Some("HMPPS Digital Studio"))
+        .email(Some("feedback@digital.justice.gov.uk"));
+    let licence = LicenseBuilder::new().name("MIT").identifier(Some("MIT"));
     OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
-                .title(env!("CARGO_PKG_NAME"))
+                .title("Probation Offender Events")
                 .version(version)
                 .description(Some(text))
-                .license(Some(LicenseBuilder::new().name("MIT").build()))
+                .contact(Some(contact.build()))
+                .license(Some(licence.build()))
                 .build(),
         )
         .servers(Some([ServerBuilder::new().url("/").build()]))
@@ -51,11 +63,15 @@ pub fn description(version: &str) -> OpenApi {
         .build()
 }
 
-fn message(schema: &str, summary: &str) -> PathItem {
+fn webhook(operation: OperationBuilder) -> PathItem {
+    PathItem::new(HttpMethod::Post, operation)
+}
+
+fn message(schema: &str, summary: &str) -> OperationBuilder {
     let body = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name(schema)))
         .build();
-    let operation = OperationBuilder::new()
+    OperationBuilder::new()
         .summary(Some(summary))
         .tag("messages on the topic")
         .request_body(Some(
@@ -69,8 +85,7 @@ fn message(schema: &str, summary: &str) -> PathItem {
             ResponseBuilder::new()
                 .description("Deleting the message from the queue is the answer")
                 .build(),
-        );
-    PathItem::new(HttpMethod::Post, operation)
+        )
 }
 
 /// One file of Swagger UI: its path, content type, bytes, and whether they are compressed.
@@ -104,6 +119,10 @@ const SWAGGER_UI: [File; 4] = [
     ),
 ];
 
+/// Swagger UI sets styles on its elements, and its icons are data. All else comes from this origin, and no page may frame it.
+const SWAGGER_UI_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 /// The pages that show a finished description.
 pub fn pages<S: Clone + Send + Sync + 'static>(description: &OpenApi) -> Router<S> {
     // Nothing in it can fail to become JSON.
@@ -118,7 +137,11 @@ pub fn pages<S: Clone + Send + Sync + 'static>(description: &OpenApi) -> Router<
         let file = async move || {
             let encoding = compressed.then_some((CONTENT_ENCODING, "gzip"));
             let encoding = AppendHeaders(encoding);
-            ([(CONTENT_TYPE, content_type)], encoding, bytes)
+            let headers = [
+                (CONTENT_TYPE, content_type),
+                (CONTENT_SECURITY_POLICY, SWAGGER_UI_POLICY),
+            ];
+            (headers, encoding, bytes)
         };
         router = router.route(path, get(file));
     }

@@ -1,11 +1,14 @@
 //! The binary as a process: exit codes, signals, what it prints.
 
+use std::io::Write;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use crate::ingestion::{Ingestion, KEY};
-use crate::world::{add, eventually, row, sandbox, variables};
+use crate::world::{PATIENCE, add, eventually, row, sandbox, variables};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
@@ -15,8 +18,14 @@ pub struct Service {
     output: JoinHandle<Output>,
 }
 
+const SERVICE: &str = env!("CARGO_BIN_EXE_probation-offender-events");
+
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_probation-offender-events"));
+    command_of(SERVICE)
+}
+
+fn command_of(program: &str) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .stdout(Stdio::piped())
@@ -29,6 +38,10 @@ impl Service {
     pub fn start(sandbox: &Sandbox, more: &[(&str, &str)]) -> Self {
         let mut command = command();
         command.envs(variables(sandbox)).envs(more.iter().copied());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let child = command.spawn().unwrap();
         Self {
             id: child.id().unwrap(),
@@ -56,11 +69,21 @@ impl Service {
 
     /// Sends any signal, and waits for the end.
     pub async fn signal(self, signal: &str) -> Output {
+        self.send(signal).await;
+        self.ended().await
+    }
+
+    async fn send(&self, signal: &str) {
         let id = self.id.to_string();
         let sent = Command::new("kill").args(["-s", signal, &id]).status();
         assert!(sent.await.unwrap().success());
-        self.ended().await
     }
+}
+
+/// A port that nobody listens on. Somebody may take it meanwhile, so this is only for those who need to know it beforehand.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 pub fn text(output: &Output) -> String {
@@ -112,17 +135,44 @@ async fn a_port_that_is_taken_is_named_and_ends_the_process_with_1() {
     );
 }
 
+/// The hard limit too, so that the service cannot raise it.
 #[tokio::test]
-async fn sigterm_and_sigint_end_the_process_with_0() {
-    for signal in ["TERM", "INT"] {
+async fn strangers_take_neither_probes_nor_polls_their_descriptors() {
+    let sandbox = sandbox().await;
+    let port = free_port();
+    let mut command = command_of("sh");
+    command
+        .args(["-c", "ulimit -n 96 && exec \"$0\"", SERVICE])
+        .envs(variables(&sandbox))
+        .env("SERVER_PORT", port.to_string());
+    let service = Service::spawn(command);
+    let url = format!("http://127.0.0.1:{port}/health/liveness");
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(2));
+    let http = http.build().unwrap();
+    let probe = async || {
+        let answer = http.get(&url).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    };
+    eventually("started", probe).await;
+    let mut strangers = Vec::new();
+    for _ in 0..150 {
+        strangers.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    assert!(probe().await);
+    add(&sandbox, row(1, "ALIAS"));
+    sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
+    assert!(probe().await);
+    service.terminate().await;
+    drop(strangers);
+}
+
+#[tokio::test]
+async fn every_signal_that_means_the_end_settles_and_ends_with_0() {
+    for signal in ["TERM", "INT", "HUP", "QUIT"] {
         let sandbox = sandbox().await;
         add(&sandbox, row(1, "ALIAS"));
         let service = Service::start(&sandbox, &[]);
-        sandbox
-            .topic()
-            .wait_for(2, crate::world::PATIENCE)
-            .await
-            .unwrap();
+        sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
         let output = service.signal(signal).await;
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         assert!(
@@ -131,6 +181,36 @@ async fn sigterm_and_sigint_end_the_process_with_0() {
             text(&output)
         );
     }
+}
+
+#[tokio::test]
+async fn other_signals_and_a_second_sigterm_change_nothing() {
+    let sandbox = sandbox().await;
+    add(&sandbox, row(1, "ALIAS"));
+    let service = Service::start(&sandbox, &[]);
+    sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
+    for signal in ["USR1", "USR2", "ALRM"] {
+        service.send(signal).await;
+    }
+    add(&sandbox, row(2, "ALIAS"));
+    sandbox.topic().wait_for(4, PATIENCE).await.unwrap();
+    // Something to settle, so that the second SIGTERM comes before the end.
+    let faults = sandbox.faults();
+    faults.always(
+        Endpoint::Identifiers,
+        Fault::Latency(Duration::from_millis(300)),
+    );
+    let calls = faults.calls(Endpoint::Identifiers);
+    add(&sandbox, row(3, "ALIAS"));
+    eventually("claimed", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) > calls
+    })
+    .await;
+    service.send("TERM").await;
+    let output = service.terminate().await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(text(&output).matches("\"stopping\"").count(), 1);
+    assert_eq!(sandbox.delius().count_updates().unwrap(), 0);
 }
 
 #[tokio::test]
@@ -160,6 +240,47 @@ async fn the_log_has_a_json_line_for_a_row_with_ids_outcome_and_milliseconds() {
 }
 
 #[tokio::test]
+async fn a_log_that_no_one_reads_does_not_stop_the_service() {
+    let sandbox = sandbox().await;
+    let port = free_port();
+    let (unread, log) = std::io::pipe().unwrap();
+    let mut full = log.try_clone().unwrap();
+    let mut command = command();
+    command
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .envs(variables(&sandbox))
+        .env("SERVER_PORT", port.to_string());
+    // It ends when the pipe does.
+    std::thread::spawn(move || full.write_all(&vec![b'.'; 1 << 20]));
+    let service = Service::spawn(command);
+    add(&sandbox, row(1, "ALIAS"));
+    sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
+    let url = format!("http://127.0.0.1:{port}/health/liveness");
+    assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
+    let output = service.terminate().await;
+    assert_eq!(output.status.code(), Some(0));
+    drop(unread);
+}
+
+#[tokio::test]
+async fn warnings_of_one_kind_are_summed_up() {
+    let sandbox = sandbox().await;
+    for offender in 1..=30 {
+        add(&sandbox, row(1_000_000 + offender, "ALIAS"));
+    }
+    let service = Service::start(&sandbox, &[]);
+    eventually("all were looked up", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) >= 30
+    })
+    .await;
+    let printed = text(&service.terminate().await);
+    let is_row = |line: &&str| line.contains("\"WARN\"") && line.contains("\"offenderId\":");
+    assert_eq!(printed.lines().filter(is_row).count(), 20, "{printed}");
+    assert_eq!(printed.matches("\"more\":10").count(), 1, "{printed}");
+}
+
+#[tokio::test]
 async fn log_format_text_is_for_people() {
     let sandbox = sandbox().await;
     let service = Service::start(&sandbox, &[("LOG_FORMAT", "text")]);
@@ -174,12 +295,7 @@ async fn log_format_text_is_for_people() {
 #[tokio::test]
 async fn the_health_check_of_a_container_follows_readiness() {
     let sandbox = sandbox().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-        .to_string();
+    let port = free_port().to_string();
     let check = async || {
         let mut command = command();
         command

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::world::{World, eventually};
-use reqwest::{Response, StatusCode};
+use crate::world::{World, eventually, sandbox};
+use reqwest::{Method, Response, StatusCode};
 use sandbox::{Endpoint, Fault};
 use serde_json::{Value, json};
+
+const ACTUATOR_JSON: &str = "application/vnd.spring-boot.actuator.v3+json";
 
 async fn get(world: &World, path: &str) -> Response {
     world
@@ -22,30 +24,51 @@ async fn health(world: &World) -> (StatusCode, Value) {
 }
 
 #[tokio::test]
-async fn health_has_the_actuator_shape_with_sorted_keys() {
-    let world = World::start().await;
+async fn health_has_the_actuator_shape_in_its_order() {
+    let world = World::start_with(&[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
     let answer = get(&world, "/health").await;
     assert_eq!(answer.status(), 200);
-    assert_eq!(
-        answer.headers()["content-type"],
-        "application/vnd.spring-boot.actuator.v3+json"
-    );
-    let expected = r#"{"components":{"OAuthApiHealth":{"details":{"HttpStatus":"OK"},"status":"UP"},"communityApiHealth":{"details":{"HttpStatus":"OK"},"status":"UP"},"healthInfo":{"details":{"version":"2026-11-24.1.abcdef"},"status":"UP"},"livenessState":{"status":"UP"},"ping":{"status":"UP"},"probationevents-health":{"details":{"subscriptionsConfirmed":"1","subscriptionsPending":"0","topicArn":"arn:aws:sns:eu-west-2:000000000000:probation_offender_events"},"status":"UP"},"readinessState":{"status":"UP"}},"groups":["liveness","readiness"],"status":"UP"}"#;
+    assert_eq!(answer.headers()["content-type"], ACTUATOR_JSON);
+    let expected = r#"{"status":"UP","components":{"OAuthApiHealth":{"status":"UP","details":{"HttpStatus":"OK"}},"communityApiHealth":{"status":"UP","details":{"HttpStatus":"OK"}},"healthInfo":{"status":"UP","details":{"version":"2026-11-24.1.abcdef"}},"livenessState":{"status":"UP"},"ping":{"status":"UP"},"probationevents-health":{"status":"UP","details":{"subscriptionsConfirmed":"1","subscriptionsPending":"0","topicArn":"arn:aws:sns:eu-west-2:000000000000:probation_offender_events"}},"readinessState":{"status":"UP"}},"groups":["liveness","readiness"]}"#;
     assert_eq!(answer.text().await.unwrap(), expected);
     world.stop().await;
 }
 
 #[tokio::test]
-async fn health_is_plain_json_when_asked_for() {
+async fn content_types_follow_the_accept_header() {
     let world = World::start().await;
-    let answer = world
-        .http
-        .get(format!("{}/health", world.address))
-        .header("Accept", "application/json")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.headers()["content-type"], "application/json");
+    let text = "text/plain; version=0.0.4; charset=utf-8";
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    for (path, accept, expected) in [
+        ("/health", "*/*", ACTUATOR_JSON),
+        ("/health", "application/json", "application/json"),
+        ("/health", "application/json;q=0", ACTUATOR_JSON),
+        ("/health/ping", "application/json, */*", "application/json"),
+        ("/info", "*/*", ACTUATOR_JSON),
+        ("/info", "application/json", "application/json"),
+        ("/prometheus", "*/*", text),
+        ("/prometheus", "application/openmetrics-text;q=0", text),
+        (
+            "/prometheus",
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",
+            open_metrics,
+        ),
+        (
+            "/prometheus",
+            "application/openmetrics-text;q=0.3,text/plain;q=0.5",
+            text,
+        ),
+    ] {
+        let request = world.http.get(format!("{}{path}", world.address));
+        let answer = request.header("Accept", accept).send().await.unwrap();
+        assert_eq!(
+            answer.headers()["content-type"],
+            expected,
+            "{path} {accept}"
+        );
+        let is_open = answer.text().await.unwrap().ends_with("# EOF\n");
+        assert_eq!(is_open, expected == open_metrics, "{path} {accept}");
+    }
     world.stop().await;
 }
 
@@ -89,6 +112,24 @@ async fn a_component_that_is_down_says_why_and_the_whole_is_down() {
         get(&world, "/health/communityApiHealth").await.status(),
         503
     );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn community_api_that_answers_pings_but_no_claims_shows_it() {
+    let sandbox = sandbox().await;
+    let dead_database = Fault::status(500);
+    sandbox.faults().always(Endpoint::NextUpdate, dead_database);
+    let world = World::around(sandbox, &[]).await;
+    eventually("a claim has failed", async || {
+        world.metrics.last_claim.get().is_some()
+    })
+    .await;
+    let (status, body) = health(&world).await;
+    assert_eq!(status, 200);
+    let details = &body["components"]["communityApiHealth"]["details"];
+    assert_eq!(details["lastClaim"], "failed");
+    assert!(details["lastClaimSecondsAgo"].is_u64(), "{details}");
     world.stop().await;
 }
 
@@ -141,11 +182,11 @@ async fn each_component_has_a_page_and_an_unknown_one_has_none() {
         ("/health/readiness", r#"{"status":"UP"}"#),
         (
             "/health/OAuthApiHealth",
-            r#"{"details":{"HttpStatus":"OK"},"status":"UP"}"#,
+            r#"{"status":"UP","details":{"HttpStatus":"OK"}}"#,
         ),
         (
             "/health/healthInfo",
-            r#"{"details":{"version":"2026-11-24.1.abcdef"},"status":"UP"}"#,
+            r#"{"status":"UP","details":{"version":"2026-11-24.1.abcdef"}}"#,
         ),
     ] {
         let answer = get(&world, path).await;
@@ -176,37 +217,7 @@ async fn info_tells_build_and_product() {
 }
 
 #[tokio::test]
-async fn metrics_come_as_text_or_as_open_metrics_when_asked_for() {
-    let world = World::start().await;
-    let text = get(&world, "/prometheus").await;
-    assert_eq!(
-        text.headers()["content-type"],
-        "text/plain; version=0.0.4; charset=utf-8"
-    );
-    assert!(
-        text.text()
-            .await
-            .unwrap()
-            .contains("\noffender_updates_total{type=\"permanentlyFailed\"} 0\n")
-    );
-    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
-    let open = world
-        .http
-        .get(format!("{}/prometheus", world.address))
-        .header("Accept", accept)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        open.headers()["content-type"],
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    );
-    assert!(open.text().await.unwrap().ends_with("# EOF\n"));
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn anything_else_is_401_with_an_empty_body_and_every_answer_has_the_security_headers() {
+async fn unknown_paths_are_401_with_an_empty_body() {
     let world = World::start().await;
     for path in [
         "/",
@@ -222,13 +233,49 @@ async fn anything_else_is_401_with_an_empty_body_and_every_answer_has_the_securi
         assert_eq!(answer.headers()["www-authenticate"], "Bearer");
         assert_eq!(answer.text().await.unwrap(), "");
     }
-    let posted = world
-        .http
-        .post(format!("{}/health", world.address))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(posted.status(), 401);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_changes_nothing() {
+    let world = World::start().await;
+    for path in ["/health", "/health/ping", "/health/liveness", "/prometheus"] {
+        let answer = get(&world, &format!("{path}/")).await;
+        assert_eq!(answer.status(), 200, "{path}/");
+        let content_type = answer.headers()["content-type"].clone();
+        let without = get(&world, path).await;
+        assert_eq!(content_type, without.headers()["content-type"], "{path}/");
+    }
+    assert_eq!(get(&world, "/health/nothing/").await.status(), 404);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn another_method_on_a_known_path_is_405_with_the_allowed_ones() {
+    let world = World::start().await;
+    for path in [
+        "/health",
+        "/health/ping/",
+        "/info",
+        "/prometheus",
+        "/v3/api-docs",
+    ] {
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            let url = format!("{}{path}", world.address);
+            let answer = world.http.request(method, url).send().await.unwrap();
+            assert_eq!(answer.status(), 405, "{path}");
+            assert_eq!(answer.headers()["allow"], "GET,HEAD", "{path}");
+            assert_eq!(answer.text().await.unwrap(), "", "{path}");
+        }
+    }
+    let posted = world.http.post(format!("{}/nothing", world.address));
+    assert_eq!(posted.send().await.unwrap().status(), 401);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_has_the_security_headers() {
+    let world = World::start().await;
     for path in [
         "/nothing",
         "/health",
@@ -240,6 +287,7 @@ async fn anything_else_is_401_with_an_empty_body_and_every_answer_has_the_securi
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("x-frame-options", "DENY"),
+            ("x-xss-protection", "0"),
             (
                 "cache-control",
                 "no-cache, no-store, max-age=0, must-revalidate",
@@ -254,29 +302,74 @@ async fn anything_else_is_401_with_an_empty_body_and_every_answer_has_the_securi
 }
 
 #[tokio::test]
-async fn a_management_port_takes_everything_but_the_probes_and_the_docs() {
+async fn browsers_that_come_by_https_are_told_to_stay_there() {
+    let world = World::start().await;
+    for (proto, is_secure) in [
+        (None, false),
+        (Some("http"), false),
+        (Some("http, https"), false),
+        (Some("https"), true),
+        (Some("HTTPS,http"), true),
+    ] {
+        let mut request = world.http.get(format!("{}/health/ping", world.address));
+        if let Some(proto) = proto {
+            request = request.header("X-Forwarded-Proto", proto);
+        }
+        let answer = request.send().await.unwrap();
+        let header = answer.headers().get("strict-transport-security");
+        let expected = is_secure.then_some("max-age=31536000 ; includeSubDomains");
+        assert_eq!(
+            header.map(|value| value.to_str().unwrap()),
+            expected,
+            "{proto:?}"
+        );
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_metrics_move_to_the_management_port() {
     let world = World::start_with(&[("MANAGEMENT_SERVER_PORT", "0")]).await;
     assert_ne!(world.address, world.management_address);
-    for path in ["/prometheus", "/health", "/info", "/health/liveness"] {
-        let answer = world
-            .http
-            .get(format!("{}{path}", world.management_address))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 200, "{path}");
-    }
-    for path in ["/health/ping", "/health/liveness", "/health/readiness"] {
-        assert_eq!(get(&world, path).await.status(), 200, "{path}");
-    }
-    for path in [
-        "/prometheus",
-        "/health",
-        "/info",
-        "/health/communityApiHealth",
+    for (path, on_main) in [
+        ("/health", 200),
+        ("/health/communityApiHealth", 200),
+        ("/health/liveness", 200),
+        ("/info", 200),
+        ("/v3/api-docs", 200),
+        ("/prometheus", 401),
+        ("/prometheus/", 401),
     ] {
-        assert_eq!(get(&world, path).await.status(), 401, "{path}");
+        assert_eq!(get(&world, path).await.status(), on_main, "{path}");
+        let management = world
+            .http
+            .get(format!("{}{path}", world.management_address));
+        assert_eq!(management.send().await.unwrap().status(), 200, "{path}");
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_api_docs_can_be_switched_off() {
+    let world = World::start_with(&[("SPRINGDOC_APIDOCS_ENABLED", "false")]).await;
+    for path in ["/v3/api-docs", "/swagger-ui.html", "/swagger-ui/index.html"] {
+        let answer = get(&world, path).await;
+        assert_eq!(answer.status(), 401, "{path}");
+        assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+    }
+    assert_eq!(get(&world, "/info").await.status(), 200);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_failing_pings_body_is_shown_up_to_200_printable_characters() {
+    let world = World::start().await;
+    let body = format!("broken\u{7}\r\n\u{202e}\u{1b}[31m{}", "é".repeat(300));
+    let faults = world.sandbox.faults();
+    faults.always(Endpoint::AuthPing, Fault::body(500, &*body));
+    let (_, health) = health(&world).await;
+    let shown = &health["components"]["OAuthApiHealth"]["details"]["body"];
+    assert_eq!(*shown, format!("broken[31m{}", "é".repeat(190)));
     world.stop().await;
 }
 

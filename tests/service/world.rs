@@ -1,10 +1,12 @@
 //! A service and its world, made for one test.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use probation_offender_events::application::Application;
 use probation_offender_events::config::Settings;
+use probation_offender_events::metrics::Metrics;
 use sandbox::delius::NewUpdate;
 use sandbox::{Message, Sandbox, Timings};
 use tokio::task::JoinHandle;
@@ -19,6 +21,7 @@ pub struct World {
     pub address: String,
     pub management_address: String,
     pub http: reqwest::Client,
+    pub metrics: Arc<Metrics>,
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -68,7 +71,9 @@ impl World {
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
         let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
-        let application = Application::build(settings.unwrap()).await.unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let application = Application::build_with(settings.unwrap(), metrics.clone());
+        let application = application.await.unwrap();
         let local = |port| format!("http://127.0.0.1:{port}");
         let address = local(application.address().unwrap().port());
         let management_address = local(application.management_address().unwrap().port());
@@ -79,6 +84,7 @@ impl World {
             address,
             management_address,
             http: reqwest::Client::new(),
+            metrics,
             stop,
             running,
         }

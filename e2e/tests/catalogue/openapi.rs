@@ -19,6 +19,11 @@ async fn description(world: &World) -> Value {
     answer.json().await.unwrap()
 }
 
+fn paths(description: &Value) -> Vec<String> {
+    let paths = description["paths"].as_object().unwrap();
+    paths.keys().cloned().collect()
+}
+
 /// A schema of the description, with what it refers to.
 fn validator(description: &Value, schema: &Value) -> jsonschema::Validator {
     let whole = json!({"components": description["components"], "allOf": [schema]});
@@ -31,7 +36,7 @@ async fn every_endpoint_is_described_and_answers_as_described() {
     let description = description(&world).await;
     assert_eq!(description["openapi"], "3.1.0");
     assert_eq!(description["info"]["version"], "2026-11-24.1.abcdef");
-    let paths: Vec<_> = description["paths"].as_object().unwrap().keys().collect();
+    let paths = paths(&description);
     assert_eq!(
         paths,
         ["/health", "/health/{component}", "/info", "/prometheus"]
@@ -48,23 +53,62 @@ async fn every_endpoint_is_described_and_answers_as_described() {
         ("/info", "/info", "200"),
         ("/prometheus", "/prometheus", "200"),
     ] {
-        let answer = get(&world, asked).await;
-        assert_eq!(answer.status().as_str(), status, "{asked}");
         let described = &description["paths"][path]["get"]["responses"][status];
         assert!(described["description"].is_string(), "{asked}");
         let Some(content) = described["content"].as_object() else {
+            let answer = get(&world, asked).await;
+            assert_eq!(answer.status().as_str(), status, "{asked}");
             assert_eq!(answer.text().await.unwrap(), "", "{asked}");
             continue;
         };
-        let content_type = answer.headers()["content-type"].to_str().unwrap();
-        let content_type = content_type.split(';').next().unwrap().to_owned();
-        assert_eq!(content.keys().collect::<Vec<_>>(), [&content_type]);
-        let text = answer.text().await.unwrap();
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        let validator = validator(&description, &content[&content_type]["schema"]);
-        assert!(validator.is_valid(&body), "{asked}: {body}");
-        assert!(!validator.is_valid(&json!([])), "{asked}");
+        assert_eq!(content.len(), 2, "{asked}");
+        for (content_type, described) in content {
+            let url = format!("{}{asked}", world.address);
+            let request = world.http.get(url).header("Accept", content_type);
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status().as_str(), status, "{asked}");
+            let answered = answer.headers()["content-type"].to_str().unwrap();
+            assert_eq!(answered.split(';').next(), Some(&**content_type));
+            let text = answer.text().await.unwrap();
+            let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            let validator = validator(&description, &described["schema"]);
+            assert!(validator.is_valid(&body), "{asked}: {body}");
+            assert!(!validator.is_valid(&json!([])), "{asked}");
+        }
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_description_names_title_contact_licence_and_every_operation() {
+    let world = World::start().await;
+    let description = description(&world).await;
+    let info = &description["info"];
+    assert_eq!(info["title"], "Probation Offender Events");
+    assert_eq!(
+        info["contact"],
+        json!({"name": "HMPPS Digital Studio", "email": "feedback@digital.justice.gov.uk"})
+    );
+    assert_eq!(info["license"], json!({"name": "MIT", "identifier": "MIT"}));
+    let mut ids: Vec<_> = ["paths", "webhooks"]
+        .iter()
+        .flat_map(|kind| description[kind].as_object().unwrap().values())
+        .flat_map(|path| path.as_object().unwrap().values())
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    ids.sort_unstable();
+    let expected = [
+        "component",
+        "genericEvent",
+        "health",
+        "info",
+        "prometheus",
+        "specificEvent",
+    ];
+    assert_eq!(ids, expected);
+    let webhooks = &description["webhooks"];
+    assert_eq!(webhooks["OFFENDER_CHANGED"]["post"]["deprecated"], true);
+    assert!(webhooks["specific events"]["post"]["deprecated"].is_null());
     world.stop().await;
 }
 
@@ -81,6 +125,14 @@ async fn swagger_ui_loads_everything_from_here_and_shows_the_description() {
     }
     let index = get(&world, "/swagger-ui/index.html").await;
     assert_eq!(index.headers()["content-type"], "text/html; charset=utf-8");
+    let policy = index.headers()["content-security-policy"].to_str().unwrap();
+    for rule in [
+        "default-src 'none';",
+        "script-src 'self';",
+        "frame-ancestors 'none'",
+    ] {
+        assert!(policy.contains(rule), "{policy}");
+    }
     let index = index.text().await.unwrap();
     assert!(!index.contains("//"), "nothing comes from elsewhere");
     for (file, content_type, holds) in [
@@ -113,12 +165,17 @@ async fn swagger_ui_loads_everything_from_here_and_shows_the_description() {
 }
 
 #[tokio::test]
-async fn the_description_is_on_both_ports_so_that_it_can_be_read_through_the_ingress() {
+async fn each_port_describes_what_it_serves() {
     let world = World::start_with(&[("MANAGEMENT_SERVER_PORT", "0")]).await;
-    for path in ["/v3/api-docs", "/swagger-ui/index.html"] {
-        assert_eq!(get(&world, path).await.status(), 200, "{path}");
-        let main = world.http.get(format!("{}{path}", world.address));
-        assert_eq!(main.send().await.unwrap().status(), 200, "{path}");
+    let public = ["/health", "/health/{component}", "/info"];
+    let management = description(&world).await;
+    assert_eq!(paths(&management), [&public[..], &["/prometheus"]].concat());
+    let main = world.http.get(format!("{}/v3/api-docs", world.address));
+    let main: Value = main.send().await.unwrap().json().await.unwrap();
+    assert_eq!(paths(&main), public);
+    for address in [&world.address, &world.management_address] {
+        let page = world.http.get(format!("{address}/swagger-ui/index.html"));
+        assert_eq!(page.send().await.unwrap().status(), 200);
     }
     world.stop().await;
 }

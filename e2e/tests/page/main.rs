@@ -298,3 +298,21 @@ async fn the_page_can_be_used_with_the_keys_alone() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn swagger_ui_works_within_its_content_security_policy() {
+    visit(2, DESK, async |visit| {
+        let url = format!("{}/swagger-ui.html", visit.service);
+        visit.browser.goto(url).await.unwrap();
+        visit.shows(".info", &["Probation Offender Events"]).await;
+        let parts = ["/health/{component}", "/prometheus", "OFFENDER_CHANGED"];
+        visit.shows("#swagger-ui", &parts).await;
+        visit.press("#operations-info-info button").await;
+        visit.shows("#operations-info-info", &["Try it out"]).await;
+        visit.press("#operations-info-info .try-out button").await;
+        visit.press("#operations-info-info button.execute").await;
+        let answer = ["Server response", "productId"];
+        visit.shows("#operations-info-info", &answer).await;
+    })
+    .await;
+}

@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 pub struct Visit {
     pub sandbox: Sandbox,
     pub browser: WebDriver,
+    /// The address of the service.
+    pub service: String,
 }
 
 /// A screen of this width and height, in CSS pixels.
@@ -51,10 +53,14 @@ pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOn
     .await
     .unwrap();
     let stop = CancellationToken::new();
-    let service = start_service(&sandbox, stop.clone()).await;
+    let (running, service) = start_service(&sandbox, stop.clone()).await;
     let browser = driver.open(screen).await;
     browser.goto(sandbox.page_url().unwrap()).await.unwrap();
-    let visit = Visit { sandbox, browser };
+    let visit = Visit {
+        sandbox,
+        browser,
+        service,
+    };
     // The browser has to be closed whatever becomes of the test: nobody else would.
     let outcome = AssertUnwindSafe(test(&visit)).catch_unwind().await;
     let closed = visit.browser.quit().await;
@@ -64,20 +70,21 @@ pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOn
     }
     closed.unwrap();
     stop.cancel();
-    service.await.unwrap().unwrap();
+    running.await.unwrap().unwrap();
 }
 
 async fn start_service(
     sandbox: &Sandbox,
     stop: CancellationToken,
-) -> tokio::task::JoinHandle<anyhow::Result<()>> {
+) -> (tokio::task::JoinHandle<anyhow::Result<()>>, String) {
     let mut variables = sandbox.environment();
     variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
     let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
     let application = Application::build(settings.unwrap()).await.unwrap();
     let port = application.address().unwrap().port();
-    sandbox.watch_service(format!("http://127.0.0.1:{port}"));
-    tokio::spawn(application.run_until_stopped(stop))
+    let address = format!("http://127.0.0.1:{port}");
+    sandbox.watch_service(address.clone());
+    (tokio::spawn(application.run_until_stopped(stop)), address)
 }
 
 struct Chromedriver {

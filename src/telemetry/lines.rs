@@ -1,0 +1,240 @@
+//! The way of log lines to standard output: a bounded buffer and a thread that writes it, so that nothing else ever waits for
+//! whoever reads the log.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+
+/// The bytes that wait at most, beside as many that are being written.
+pub const CAPACITY: usize = 512 * 1024;
+/// How long the thread collects lines to write them at once: being woken for each line costs more than the line.
+const COLLECTED_FOR: Duration = Duration::from_millis(10);
+/// How long the thread waits for lines at most.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Lines that wait to be written.
+#[derive(Debug)]
+pub struct Lines {
+    state: Mutex<State>,
+    changed: Condvar,
+    capacity: usize,
+    lost: IntCounter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    is_writing: bool,
+    /// Lines that were lost, and the log does not say so yet.
+    lost: u64,
+}
+
+impl Lines {
+    /// No lines yet. `lost` counts those that find no room, or cannot be written.
+    pub fn new(capacity: usize, lost: IntCounter) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            capacity,
+            lost,
+        })
+    }
+
+    /// Starts the thread that writes them to `out`. Each second, or more often, it calls `tick` with the number of lines that were
+    /// lost before the log flowed again, mostly 0.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn write_to(
+        self: &Arc<Self>,
+        out: impl Write + Send + 'static,
+        tick: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<()> {
+        let lines = self.clone();
+        let thread = thread::Builder::new().name("log".to_owned());
+        thread.spawn(move || lines.keep_writing(out, tick))?;
+        Ok(())
+    }
+
+    fn keep_writing(&self, mut out: impl Write, tick: impl Fn(u64)) {
+        let mut batch = Vec::new();
+        let mut flows = true;
+        loop {
+            if self.has_lines_within(TICK) {
+                thread::sleep(COLLECTED_FOR);
+            }
+            let lost = self.take(&mut batch, flows);
+            // There is room now for the lines that this writes.
+            tick(lost);
+            if !batch.is_empty() {
+                flows = out.write_all(&batch).and_then(|()| out.flush()).is_ok();
+            }
+            self.written(&batch, flows);
+        }
+    }
+
+    fn has_lines_within(&self, limit: Duration) -> bool {
+        let state = self.lock();
+        let is_empty = |state: &mut State| state.waiting.is_empty();
+        let waited = self.changed.wait_timeout_while(state, limit, is_empty);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !state.waiting.is_empty()
+    }
+
+    /// Takes all lines, and tells how many were lost if the log flows.
+    fn take(&self, batch: &mut Vec<u8>, flows: bool) -> u64 {
+        batch.clear();
+        let mut state = self.lock();
+        std::mem::swap(batch, &mut state.waiting);
+        state.is_writing = true;
+        if flows {
+            std::mem::take(&mut state.lost)
+        } else {
+            0
+        }
+    }
+
+    fn written(&self, batch: &[u8], successfully: bool) {
+        let mut state = self.lock();
+        state.is_writing = false;
+        if !successfully {
+            let lines = batch.split(|&byte| byte == b'\n').count() - 1;
+            self.lose(&mut state, lines as u64);
+        }
+        self.changed.notify_all();
+    }
+
+    fn lose(&self, state: &mut State, lines: u64) {
+        state.lost += lines;
+        self.lost.inc_by(lines);
+    }
+
+    /// Waits until all lines are written, but no longer than `limit`.
+    pub fn finish(&self, limit: Duration) {
+        let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
+        let _ = self.changed.wait_timeout_while(self.lock(), limit, is_busy);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Each write is a line.
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut state = self.lock();
+        if state.waiting.len() + line.len() > self.capacity {
+            self.lose(&mut state, 1);
+        } else {
+            // The thread waits for nothing but the first line.
+            if state.waiting.is_empty() {
+                self.changed.notify_all();
+            }
+            state.waiting.extend_from_slice(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// A log that takes a write only when it is read.
+    struct Pipe(SyncSender<String>);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            let sent = self.0.send(text);
+            sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(capacity: usize) -> (Arc<Lines>, IntCounter) {
+        let lost = IntCounter::new("lost", "lost").unwrap();
+        (Lines::new(capacity, lost.clone()), lost)
+    }
+
+    fn piped(lines: &Arc<Lines>) -> (Receiver<String>, Receiver<u64>) {
+        let (pipe, log) = sync_channel(0);
+        let (told, losses): (Sender<u64>, _) = channel();
+        let tick = move |lost| {
+            if lost > 0 {
+                told.send(lost).unwrap();
+            }
+        };
+        lines.write_to(Pipe(pipe), tick).unwrap();
+        (log, losses)
+    }
+
+    fn say(mut lines: &Lines, line: &str) {
+        lines.write_all(line.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_no_one_reads_holds_up_no_one_and_what_is_lost_is_counted() {
+        let (lines, lost) = lines(4);
+        let (log, losses) = piped(&lines);
+        say(&lines, "a\n");
+        // Being written, until somebody reads.
+        while !lines.lock().is_writing {
+            thread::yield_now();
+        }
+        for line in ["b\n", "c\n", "d\n", "e\n"] {
+            say(&lines, line);
+        }
+        assert_eq!(lost.get(), 2);
+        // The end does not wait for ever either.
+        lines.finish(Duration::from_millis(1));
+        assert_eq!(log.recv_timeout(PATIENCE).unwrap(), "a\n");
+        assert_eq!(losses.recv_timeout(PATIENCE).unwrap(), 2);
+        assert_eq!(log.recv_timeout(PATIENCE).unwrap(), "b\nc\n");
+        lines.finish(PATIENCE);
+        assert_eq!(lines.lock().lost, 0);
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_written() {
+        let (lines, lost) = lines(CAPACITY);
+        for line in 0..1000 {
+            say(&lines, &format!("{line}\n"));
+        }
+        let (reader, writer) = io::pipe().unwrap();
+        lines.write_to(writer, |_| {}).unwrap();
+        lines.finish(PATIENCE);
+        let written = BufReader::new(reader).lines().take(1000);
+        assert_eq!(written.last().unwrap().unwrap(), "999");
+        assert_eq!(lost.get(), 0);
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_the_log_stays_quiet() {
+        let (lines, lost) = lines(CAPACITY);
+        let (log, losses) = piped(&lines);
+        drop(log);
+        say(&lines, "a\nb\n");
+        say(&lines, "c\n");
+        lines.finish(PATIENCE);
+        assert_eq!(lost.get(), 3);
+        assert!(losses.try_recv().is_err());
+    }
+}

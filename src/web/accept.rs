@@ -1,0 +1,93 @@
+//! Which content type a request asks for: the Accept header of RFC 9110, section 12.5.1.
+
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT;
+
+/// Whether a request wants `other` more than `usual`, which is for everyone who has no preference.
+pub fn prefers(headers: &HeaderMap, other: &str, usual: &str) -> bool {
+    weight(headers, other) > weight(headers, usual)
+}
+
+/// The quality of a content type, then how exactly the request names it. The range that names it best decides.
+fn weight(headers: &HeaderMap, content_type: &str) -> (f32, u8) {
+    let named = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|range| {
+            let (range, parameters) = range.split_once(';').unwrap_or((range, ""));
+            Some((exactness(range.trim(), content_type)?, quality(parameters)))
+        })
+        .max_by_key(|(exactness, _)| *exactness);
+    match named {
+        Some((exactness, quality)) if quality > 0.0 => (quality, exactness),
+        _ => (0.0, 0),
+    }
+}
+
+fn exactness(range: &str, content_type: &str) -> Option<u8> {
+    if range.eq_ignore_ascii_case(content_type) {
+        return Some(3);
+    }
+    let (kind, "*") = range.split_once('/')? else {
+        return None;
+    };
+    let (wanted, _) = content_type.split_once('/')?;
+    match kind {
+        "*" => Some(1),
+        _ => kind.eq_ignore_ascii_case(wanted).then_some(2),
+    }
+}
+
+/// 1 if it is not given, 0 if it cannot be read.
+fn quality(parameters: &str) -> f32 {
+    let given = parameters.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then_some(value)
+    });
+    given.map_or(1.0, |value| {
+        let value = value.trim().parse().unwrap_or(0.0);
+        if (0.0..=1.0).contains(&value) {
+            value
+        } else {
+            0.0
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_chosen_by_quality_then_by_how_exactly_it_is_named() {
+        for (accept, is_preferred) in [
+            (&[][..], false),
+            (&["*/*"], false),
+            (&["text/html, */*;q=0.8"], false),
+            (&["a/other"], true),
+            (&["A/Other ; version=1 ; Q=0.5"], true),
+            (&["a/other;q=0"], false),
+            (&["a/other;q=0.0", "a/usual;q=0"], false),
+            (&["a/other;q=0.5, a/usual;q=0.3, */*;q=0.1"], true),
+            (&["a/other;q=0.3, a/usual;q=0.5"], false),
+            (&["a/other", "a/usual;q=0.5"], true),
+            (&["a/other, a/usual"], false),
+            (&["a/other, */*"], true),
+            (&["a/other, a/*"], true),
+            (&["a/*, a/usual;q=0.1"], true),
+            (&["b/*, a/usual"], false),
+            (&["*/*, a/other;q=0"], false),
+            (&["a/other;q=high", "a/other;q=2", "a/other;q=NaN"], false),
+            (&["other", "", ";;", "*"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accept {
+                headers.append(ACCEPT, value.parse().unwrap());
+            }
+            let preferred = prefers(&headers, "a/other", "a/usual");
+            assert_eq!(preferred, is_preferred, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The open connections of a port. There are never more than its limit: one more closes the one that has been idle for longest.
+//!
+//! A connection is idle from its start to its first request, and between requests.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How many there are, and which of them are idle.
+#[derive(Debug)]
+pub struct Connections {
+    limit: usize,
+    open: Mutex<Open>,
+    /// Tells that one ended or became idle.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// All that hold a descriptor.
+    count: usize,
+    /// Those of them that were closed to make room and have not ended yet: at most one, so that no more are closed than needed.
+    closing: usize,
+    /// Those that are idle, by their turn to be closed.
+    idle: BTreeMap<u64, CancellationToken>,
+    last_turn: u64,
+}
+
+/// A connection, open until this is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    all: Arc<Connections>,
+    turn: AtomicU64,
+    /// Cancelled when another connection needs the room.
+    pub close: CancellationToken,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Request<'a>(&'a Connection);
+
+impl Connections {
+    /// None yet.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            open: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Counts one more, once there is room. That takes as long as a request if all have one.
+    pub async fn open(self: &Arc<Self>) -> Connection {
+        loop {
+            if let Some(connection) = self.try_open() {
+                return connection;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn try_open(self: &Arc<Self>) -> Option<Connection> {
+        let mut open = self.lock();
+        if open.count == self.limit {
+            open.close_longest_idle();
+            return None;
+        }
+        open.count += 1;
+        let close = CancellationToken::new();
+        Some(Connection {
+            all: self.clone(),
+            turn: open.idle(close.clone()).into(),
+            close,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn close_longest_idle(&mut self) {
+        if self.closing == 0
+            && let Some((_, close)) = self.idle.pop_first()
+        {
+            close.cancel();
+            self.closing = 1;
+        }
+    }
+
+    /// Takes a turn for a connection that has become idle.
+    fn idle(&mut self, close: CancellationToken) -> u64 {
+        self.last_turn += 1;
+        self.idle.insert(self.last_turn, close);
+        self.last_turn
+    }
+}
+
+impl Connection {
+    /// Starts a request. Until its answer, the connection is not idle.
+    pub fn request(&self) -> Request<'_> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.all.lock().idle.remove(&turn);
+        Request(self)
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        let Connection { all, turn, close } = self.0;
+        let mut open = all.lock();
+        if !close.is_cancelled() {
+            turn.store(open.idle(close.clone()), Ordering::Relaxed);
+            all.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut open = self.all.lock();
+        open.count -= 1;
+        if self.close.is_cancelled() {
+            open.closing = 0;
+        } else {
+            open.idle.remove(&self.turn.load(Ordering::Relaxed));
+        }
+        self.all.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn opened(connections: &Arc<Connections>) -> Option<Connection> {
+        connections.open().now_or_never()
+    }
+
+    fn is_closed(connection: &Connection) -> bool {
+        connection.close.is_cancelled()
+    }
+
+    #[test]
+    fn at_the_limit_the_longest_idle_connection_makes_room() {
+        let connections = Connections::new(3);
+        let [first, second, third] = [(); 3].map(|()| opened(&connections).unwrap());
+        // The first is idle anew, so the second has been for longest.
+        drop(first.request());
+        // However often somebody looks whether there is room, one makes it.
+        assert!(opened(&connections).is_none() && opened(&connections).is_none());
+        assert_eq!(
+            [&first, &second, &third].map(is_closed),
+            [false, true, false]
+        );
+        drop(second);
+        let _fourth = opened(&connections).unwrap();
+        assert!(opened(&connections).is_none());
+        assert_eq!([&first, &third].map(is_closed), [false, true]);
+    }
+
+    #[test]
+    fn a_connection_with_a_request_is_not_closed() {
+        let connections = Connections::new(2);
+        let [first, second] = [(); 2].map(|()| opened(&connections).unwrap());
+        let of_first = first.request();
+        let _of_second = second.request();
+        assert!(opened(&connections).is_none());
+        assert_eq!([&first, &second].map(is_closed), [false, false]);
+        drop(of_first);
+        assert!(opened(&connections).is_none());
+        assert_eq!([&first, &second].map(is_closed), [true, false]);
+        // A request that begins while its connection is being closed changes nothing.
+        drop(first.request());
+        drop(first);
+        assert!(opened(&connections).is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_gets_room_when_a_connection_ends_or_becomes_idle() {
+        for ends in [true, false] {
+            let connections = Connections::new(1);
+            let first = connections.open().await;
+            let request = first.request();
+            let next = tokio::spawn({
+                let connections = connections.clone();
+                async move { connections.open().await }
+            });
+            tokio::task::yield_now().await;
+            assert!(!next.is_finished());
+            drop(request);
+            if !ends {
+                first.close.cancelled().await;
+            }
+            drop(first);
+            next.await.unwrap();
+        }
+    }
+}
