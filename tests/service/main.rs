@@ -9,7 +9,6 @@
     reason = "a test fails by panicking, and counts in metrics are exact although they are floats"
 )]
 
-mod bad_input;
 mod check;
 mod events;
 mod ingestion;
