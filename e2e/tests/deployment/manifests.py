@@ -25,10 +25,6 @@ KUBERNETES_VERSIONS = ("1.31", "1.37")
 CUSTOM_KINDS = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
     "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
-    "ScaledObject": (
-        "keda.sh/v1alpha1",
-        {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "fallback", "advanced", "triggers"},
-    ),
 }
 SECRETS = {
     ("probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"): "00000000-0000-0000-0000-000000000000",
@@ -195,15 +191,6 @@ def check_changes(loaded):
         raise AssertionError("an alert that does not exist was accepted")
     except Exception as error:
         assert "there is no alert ProbationOffenderEventSlow" in str(error), error
-
-    assert not any(kind == "ScaledObject" for kind, _ in manifests)
-    manifests = render(loaded, "prod", {"keda": {"enabled": True}})
-    check_schemas(manifests)
-    scaled = manifests["ScaledObject", NAME]["spec"]
-    assert ("Deployment", scaled["scaleTargetRef"]["name"]) in manifests
-    assert scaled["minReplicaCount"] == 4 and scaled["maxReplicaCount"] > 4
-    (trigger,) = scaled["triggers"]
-    assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes nothing else"
 
     manifests = render(loaded, "prod", {"generic-service": {"serviceAccountName": "poe-irsa"}})
     assert manifests["Deployment", NAME]["spec"]["template"]["spec"]["serviceAccountName"] == "poe-irsa"

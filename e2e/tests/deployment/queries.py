@@ -1,4 +1,4 @@
-"""Asks a real Prometheus every query of the alerts, the dashboard, the ScaledObject and the README.
+"""Asks a real Prometheus every query of the alerts, the dashboard and the README.
 
     queries.py ADDRESS    starts a Prometheus that scrapes the service whose metrics are at ADDRESS (host:port)
 
@@ -58,9 +58,6 @@ def queries():
         for target in panel.get("targets", []):
             shown = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
             yield panel["title"], target["expr"], shown
-    template = (CHART / "templates" / "scaled-object.yaml").read_text()
-    (query,) = re.findall(r"^ *query: (.*)$", template, re.MULTILINE)
-    yield "ScaledObject", query.replace("{{ .Release.Namespace }}", NAMESPACE), None
     (block,) = re.findall(r"```promql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     for query in block.splitlines():
         if not query.startswith("#"):
