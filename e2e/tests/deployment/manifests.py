@@ -35,13 +35,13 @@ SECRETS = {
     ("probation-offender-events-topic", "topic_arn"): "arn:aws:sns:eu-west-2:000000000000:cloud-platform-dummy",
 }
 IRSA_SECRETS = {place: value for place, value in SECRETS.items() if not place[1].endswith("key_id") and place[1] != "secret_access_key"}
+# By environment: what follows the service's name in its host, and the addresses of hmpps-auth and community-api.
 EXPECTED = {
-    "dev": (4, "-dev", "https://sign-in-dev.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.test.delius.probation.hmpps.dsd.io"),
-    "staging": (2, "-staging", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.stage.delius.probation.hmpps.dsd.io"),
-    "preprod": (4, "-preprod", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.pre-prod.delius.probation.hmpps.dsd.io"),
-    "prod": (4, "", "https://sign-in.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.probation.service.justice.gov.uk"),
+    "dev": ("-dev", "https://sign-in-dev.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.test.delius.probation.hmpps.dsd.io"),
+    "staging": ("-staging", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.stage.delius.probation.hmpps.dsd.io"),
+    "preprod": ("-preprod", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.pre-prod.delius.probation.hmpps.dsd.io"),
+    "prod": ("", "https://sign-in.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.probation.service.justice.gov.uk"),
 }
-
 
 def environment_of(container, secrets):
     """The variables as the kubelet makes them: $(NAME) stands for a variable further up."""
@@ -85,11 +85,13 @@ def check_schemas(manifests):
 
 
 def check_pod(manifests, environment):
-    replicas, _, auth, community = EXPECTED[environment]
-    deployment = manifests["Deployment", NAME]["spec"]
-    assert deployment["replicas"] == replicas
-    assert deployment["selector"]["matchLabels"] == {"app": NAME, "release": NAME}
-    pod = deployment["template"]["spec"]
+    _, auth, community = EXPECTED[environment]
+    spec = manifests["Deployment", NAME]["spec"]
+    assert spec["replicas"] == 2
+    # That of the predecessor: Kubernetes does not allow it to change.
+    assert spec["selector"]["matchLabels"] == {"app": NAME, "release": NAME}
+    pod = spec["template"]["spec"]
+    assert pod["serviceAccountName"] == NAME, "the topic's policy belongs to it"
     container = container_of(manifests)
     assert container["name"] == NAME, "the dashboard selects by it"
     assert container["image"] == "quay.io/hmpps/probation-offender-events:2026-11-24.1.abcdef0"
@@ -109,6 +111,8 @@ def check_pod(manifests, environment):
     assert variables["SERVER_PORT"] == str(ports["http"])
     assert variables["MANAGEMENT_SERVER_PORT"] == str(ports["metrics"])
     assert (variables["OAUTH_ENDPOINT_URL"], variables["COMMUNITY_ENDPOINT_URL"]) == (auth, community)
+    assert variables["PRODUCT_ID"]
+    assert variables["SPRINGDOC_APIDOCS_ENABLED"] == str(environment == "dev").lower()
     key = SECRETS["probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"]
     assert variables["APPLICATIONINSIGHTS_CONNECTION_STRING"] == f"InstrumentationKey={key}"
     # 30 is what Kubernetes gives without a value; Application Insights, the web server and what hangs take a second more each.
@@ -117,7 +121,7 @@ def check_pod(manifests, environment):
 
 
 def check_ways_in(manifests, environment):
-    host = f"probation-offender-events{EXPECTED[environment][1]}.hmpps.service.justice.gov.uk"
+    host = f"probation-offender-events{EXPECTED[environment][0]}.hmpps.service.justice.gov.uk"
     ingress = manifests["Ingress", f"{NAME}-v1-2"]
     assert [rule["host"] for rule in ingress["spec"]["rules"]] == [host]
     assert ingress["spec"]["tls"] == [{"hosts": [host], "secretName": f"{NAME}-cert"}]
@@ -153,6 +157,7 @@ def check_alerts(manifests, environment):
         assert rendered["annotations"]["dashboard_url"].endswith(f"/d/poe-{namespace(environment)}?orgId=1")
         assert rendered["labels"]["severity"] and rendered["labels"]["application"] == NAME
     assert manifests["PrometheusRule", NAME]["metadata"]["labels"]["prometheus"] == "cloud-platform"
+    assert (("PrometheusRule", f"{NAME}-sns") in manifests) == (environment == "prod")
     # The generic ones too: whether Prometheus would take them.
     with tempfile.TemporaryDirectory() as folder:
         for (kind, name), manifest in manifests.items():
@@ -191,9 +196,6 @@ def check_changes(loaded):
         raise AssertionError("an alert that does not exist was accepted")
     except Exception as error:
         assert "there is no alert ProbationOffenderEventSlow" in str(error), error
-
-    manifests = render(loaded, "prod", {"generic-service": {"serviceAccountName": "poe-irsa"}})
-    assert manifests["Deployment", NAME]["spec"]["template"]["spec"]["serviceAccountName"] == "poe-irsa"
 
 
 def check():
