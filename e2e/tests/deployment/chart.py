@@ -47,13 +47,11 @@ def deployment(environment):
 
 
 def _add_dependencies(copy):
-    """Puts the charts that ours depends on beside it: from a folder that has them, or else from their repository."""
+    """Puts the charts that ours depends on beside it: from HELM_CHARTS_DIR, or else from their repository."""
     folder = os.environ.get("HELM_CHARTS_DIR")
-    folder = Path(folder) if folder else ROOT.parent / "shared" / "charts"
-    dependencies = yaml.safe_load((copy / "Chart.yaml").read_text())["dependencies"]
-    if all((folder / dependency["name"] / "Chart.yaml").is_file() for dependency in dependencies):
-        for dependency in dependencies:
-            chart = folder / dependency["name"]
+    if folder:
+        for dependency in yaml.safe_load((copy / "Chart.yaml").read_text())["dependencies"]:
+            chart = Path(folder) / dependency["name"]
             version = str(yaml.safe_load((chart / "Chart.yaml").read_text())["version"])
             if not f"{version}.".startswith(f"{dependency['version']}."):
                 sys.exit(f"{chart} is version {version}, Chart.yaml wants {dependency['version']}")
@@ -62,7 +60,7 @@ def _add_dependencies(copy):
     try:
         helm_python.dependency_update(str(copy))
     except helm_python.HelmError as error:
-        print(f"no charts to depend on in {folder}, and they cannot be fetched: {error}")
+        print(f"HELM_CHARTS_DIR names no folder with the charts that ours depends on, and they cannot be fetched: {error}")
         sys.exit(NOT_POSSIBLE)
 
 
