@@ -207,8 +207,16 @@ def check_dashboard(manifests, environment):
     assert dashboard["uid"] == f"poe-{namespace(environment)}" and len(dashboard["uid"]) <= 40
     assert dashboard["title"] == f"probation-offender-events {namespace(environment)}"
     assert environment == "dev" or "offender-events-dev" not in text
-    ids = [panel["id"] for panel in dashboard["panels"]]
-    assert len(set(ids)) == len(ids)
+    panels = {panel["title"]: panel for panel in dashboard["panels"]}
+    assert len({panel["id"] for panel in panels.values()}) == len(dashboard["panels"])
+    assert dashboard["schemaVersion"] == 40, "that of Grafana 11.5, which runs there"
+    wanted = manifests["Deployment", NAME]["spec"]["replicas"]
+    assert panels["Pods"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1] == {"color": "green", "value": wanted}
+    for panel in panels.values():
+        queries = " ".join(target["expr"] for target in panel.get("targets", []))
+        # Grafana's rate interval is the interval and one scrape (15 s), but at least four scrapes: shorter intervals overlap.
+        assert "$__interval_ms" not in queries or panel["interval"] == "1m", panel["title"]
+        assert "increase(" not in queries or "$__range" in queries, f"{panel['title']} counts an event several times"
 
 
 def check_switches(loaded, environment):
