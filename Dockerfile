@@ -1,43 +1,51 @@
 # The service (the default target) and its sandbox (--target sandbox).
 #
-# The sandbox comes first so that the service, as the last stage, is what `docker build .` makes. Builders that look at the
-# stages' dependencies skip the sandbox then; the classic one builds it as well.
+# The service is the last stage, so `docker build .` makes it. BuildKit skips the stages that a target does not need; the
+# classic builder also builds the sandbox.
 
-# The toolchain of rust-toolchain.toml. That file is not copied: it would have rustup fetch clippy and rustfmt for nothing.
-FROM rust:1.95-slim-bookworm AS manifests
+# The toolchain of rust-toolchain.toml. That file is left out: it would make rustup fetch clippy and rustfmt.
+FROM rust:1.95-slim-trixie AS dependencies
+# docker-compose.yml sets `compose`, which builds faster.
+ARG PROFILE=release
 WORKDIR /build
+# Lists a binary's crates in the binary itself, where image scanners find them.
+RUN cargo install --locked --version 0.7.7 cargo-auditable
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY e2e/Cargo.toml e2e/
 COPY sandbox/Cargo.toml sandbox/
-# Sources that are empty, so that the dependencies can be compiled before ours are there: that layer stays until Cargo.lock
-# or a manifest changes. (A crate without documentation is refused, hence the first line.)
-RUN mkdir -p src sandbox/src \
- && for crate in src sandbox/src; do \
-      echo '//! Nothing yet.' | tee $crate/lib.rs >$crate/main.rs && echo 'fn main() {}' >>$crate/main.rs; \
-    done
+# Empty sources stand in for ours while the dependencies are compiled, so this layer stays until Cargo.lock or a manifest
+# changes. Both packages are named in every build: then both use the same crates with the same features, compiled once.
+RUN for crate in src sandbox/src e2e/src e2e/benches; do \
+      mkdir -p $crate \
+      && echo '//! Empty.' | tee $crate/lib.rs >$crate/main.rs && echo 'fn main() {}' >>$crate/main.rs; \
+    done \
+ && cp e2e/src/main.rs e2e/benches/core.rs \
+ && cargo auditable build --locked --profile $PROFILE --package probation-offender-events --package sandbox
 
 
-FROM manifests AS sandbox-build
-RUN cargo build --release --locked --package sandbox
+FROM dependencies AS sandbox-build
+ARG PROFILE=release
 COPY sandbox/src sandbox/src
-# Cargo goes by the time of change, and that of a checkout may be before that of the layer above.
+# Cargo compares times, and a file from a checkout may be older than the layer above.
 RUN touch sandbox/src/lib.rs sandbox/src/main.rs \
- && cargo build --release --locked --package sandbox
+ && cargo auditable build --locked --profile $PROFILE --package probation-offender-events --package sandbox --bin sandbox \
+ && mv target/$PROFILE/sandbox /
 
 
-# Not distroless: sqlite3 is how changes are made in the mini-Delius, and has to run where the sandbox does (the two share
-# memory, which a mount from a Mac does not). curl is for the health check, socat for the front in docker-compose.yml.
-FROM debian:bookworm-slim AS sandbox
+# Not distroless: changes in the mini-Delius are made with sqlite3, which must run in this container (both use shared
+# memory, which a mount from a Mac does not have). curl is for the health check, socat for the front in docker-compose.yml.
+FROM debian:trixie-slim AS sandbox
 RUN apt-get update \
  && apt-get install -y --no-install-recommends curl socat sqlite3 \
  && rm -rf /var/lib/apt/lists/* \
  && install -d -o 2000 -g 2000 /data
-COPY --from=sandbox-build /build/target/release/sandbox /usr/local/bin/
+COPY --from=sandbox-build /sandbox /usr/local/bin/
 LABEL maintainer="dps-hmpps@digital.justice.gov.uk" \
       org.opencontainers.image.title="probation-offender-events-sandbox" \
       org.opencontainers.image.description="A mini-Delius with community-api, hmpps-auth and an SNS topic, for local use" \
       org.opencontainers.image.source="https://github.com/ministryofjustice/probation-offender-events" \
       org.opencontainers.image.licenses="MIT"
-# From outside the container it is reached by any address. Mount a volume on /data to keep the database.
+# Other containers reach it by any of its addresses. Mount a volume on /data to keep the database.
 ENV SANDBOX_BIND=0.0.0.0 SANDBOX_DATABASE=/data/delius.sqlite
 USER 2000:2000
 EXPOSE 8090 8095 8096 4575
@@ -47,20 +55,22 @@ ENTRYPOINT ["sandbox"]
 CMD ["serve"]
 
 
-FROM manifests AS service-build
-RUN cargo build --release --locked --package probation-offender-events
+FROM dependencies AS service-build
+ARG PROFILE=release
 COPY src src
 RUN touch src/lib.rs src/main.rs \
- && cargo build --release --locked --package probation-offender-events
+ && cargo auditable build --locked --profile $PROFILE --package probation-offender-events --package sandbox \
+      --bin probation-offender-events \
+ && mv target/$PROFILE/probation-offender-events /
 
 
 # The C library and the certificates of the authorities; no shell, no package manager.
-FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=service-build /build/target/release/probation-offender-events /usr/local/bin/
-# Kubernetes' runAsNonRoot believes only in numbers; 2000 is the number in all our charts.
+FROM gcr.io/distroless/cc-debian13:nonroot
+COPY --from=service-build /probation-offender-events /usr/local/bin/
+# Kubernetes' runAsNonRoot needs a number; 2000 is the number in all our charts.
 USER 2000:2000
 EXPOSE 8080
-# Kubernetes has probes of its own; this is for docker and docker-compose.
+# For docker and docker-compose. Kubernetes has its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
   CMD ["/usr/local/bin/probation-offender-events", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/probation-offender-events"]

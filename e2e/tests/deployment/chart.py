@@ -2,6 +2,8 @@
 
     chart.py render ENVIRONMENT      prints the manifests for dev, staging, preprod or prod
 
+HELM_CHARTS_DIR may name a folder with the charts that ours depends on.
+
 Exits with 77 if that cannot be done here, and says why.
 """
 
@@ -19,14 +21,6 @@ ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm_deploy" / "probation-offender-events"
 ENVIRONMENTS = ("dev", "staging", "preprod", "prod")
 NOT_POSSIBLE = 77
-# What the deployment passes in.
-DEPLOYMENT = {
-    "generic-service": {
-        "image": {"tag": "2026-11-24.1.abcdef0"},
-        "allowlist_version": "v1",
-        "allowlist_groups": {"internal": {"office": "192.0.2.1/32", "vpn": "192.0.2.2/32"}},
-    }
-}
 
 
 def merged(base, over):
@@ -40,14 +34,24 @@ def namespace(environment):
     return f"offender-events-{environment}"
 
 
+def deployment(environment):
+    """What the pipeline passes in."""
+    return {
+        "global": {"environment": environment},
+        "generic-service": {
+            "image": {"tag": "2026-11-24.1.abcdef0"},
+            "allowlist_version": "v1",
+            "allowlist_groups": {"internal": {"office": "192.0.2.1/32", "vpn": "192.0.2.2/32"}},
+        },
+    }
+
+
 def _add_dependencies(copy):
-    """Puts the charts that ours depends on beside it: from a folder that has them, or else from their repository."""
+    """Puts the charts that ours depends on beside it: from HELM_CHARTS_DIR, or else from their repository."""
     folder = os.environ.get("HELM_CHARTS_DIR")
-    folder = Path(folder) if folder else ROOT.parent / "shared" / "charts"
-    dependencies = yaml.safe_load((copy / "Chart.yaml").read_text())["dependencies"]
-    if all((folder / dependency["name"] / "Chart.yaml").is_file() for dependency in dependencies):
-        for dependency in dependencies:
-            chart = folder / dependency["name"]
+    if folder:
+        for dependency in yaml.safe_load((copy / "Chart.yaml").read_text())["dependencies"]:
+            chart = Path(folder) / dependency["name"]
             version = str(yaml.safe_load((chart / "Chart.yaml").read_text())["version"])
             if not f"{version}.".startswith(f"{dependency['version']}."):
                 sys.exit(f"{chart} is version {version}, Chart.yaml wants {dependency['version']}")
@@ -56,16 +60,21 @@ def _add_dependencies(copy):
     try:
         helm_python.dependency_update(str(copy))
     except helm_python.HelmError as error:
-        print(f"no charts to depend on in {folder}, and they cannot be fetched: {error}")
+        print(f"HELM_CHARTS_DIR names no folder with the charts that ours depends on, and they cannot be fetched: {error}")
         sys.exit(NOT_POSSIBLE)
 
 
 @contextmanager
-def chart():
-    """A temporary copy of the chart with its dependencies, so that none of them gets into the work tree."""
+def chart(defaults=None):
+    """A temporary copy of the chart with its dependencies, so that none of them gets into the work tree.
+
+    `defaults` replace values.yaml, as the values of the last release do in `helm upgrade --reuse-values`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / CHART.name
         shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns("charts", "Chart.lock"))
+        if defaults is not None:
+            (copy / "values.yaml").write_text(yaml.safe_dump(defaults))
         _add_dependencies(copy)
         with helm_python.Chart.load(copy) as loaded:
             yield loaded
@@ -73,14 +82,16 @@ def chart():
 
 def values(environment, more=None):
     own = yaml.safe_load((CHART.parent / f"values-{environment}.yaml").read_text())
-    return merged(merged(own, DEPLOYMENT), more or {})
+    return merged(merged(own, deployment(environment)), more or {})
 
 
 def render(loaded, environment, more=None):
     """All manifests, by (kind, name)."""
-    rendered = loaded.render(
-        values(environment, more), name=CHART.name, namespace=namespace(environment), is_install=True
-    )
+    return render_values(loaded, environment, values(environment, more))
+
+
+def render_values(loaded, environment, all_values):
+    rendered = loaded.render(all_values, name=CHART.name, namespace=namespace(environment), is_install=True)
     manifests = {}
     for template, text in rendered.items():
         if template.endswith("NOTES.txt"):

@@ -8,15 +8,17 @@ Exits with 77 if the chart cannot be rendered here, and says why.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import helm_python
 import kubernetes_validate
 import yaml
 
-from chart import CHART, ENVIRONMENTS, chart, namespace, render
+from chart import CHART, ENVIRONMENTS, chart, deployment, merged, namespace, render, render_values
 
 NAME = "probation-offender-events"
 # The oldest that a cluster may still be at, and the newest that is known.
@@ -25,10 +27,6 @@ KUBERNETES_VERSIONS = ("1.31", "1.37")
 CUSTOM_KINDS = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
     "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
-    "ScaledObject": (
-        "keda.sh/v1alpha1",
-        {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "fallback", "advanced", "triggers"},
-    ),
 }
 SECRETS = {
     ("probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"): "00000000-0000-0000-0000-000000000000",
@@ -39,11 +37,25 @@ SECRETS = {
     ("probation-offender-events-topic", "topic_arn"): "arn:aws:sns:eu-west-2:000000000000:cloud-platform-dummy",
 }
 IRSA_SECRETS = {place: value for place, value in SECRETS.items() if not place[1].endswith("key_id") and place[1] != "secret_access_key"}
+# By environment: what follows the service's name in its host, and the addresses of hmpps-auth and community-api.
 EXPECTED = {
-    "dev": (4, "-dev", "https://sign-in-dev.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.test.delius.probation.hmpps.dsd.io"),
-    "staging": (2, "-staging", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.stage.delius.probation.hmpps.dsd.io"),
-    "preprod": (4, "-preprod", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.pre-prod.delius.probation.hmpps.dsd.io"),
-    "prod": (4, "", "https://sign-in.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.probation.service.justice.gov.uk"),
+    "dev": ("-dev", "https://sign-in-dev.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.test.delius.probation.hmpps.dsd.io"),
+    "staging": ("-staging", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.stage.delius.probation.hmpps.dsd.io"),
+    "preprod": ("-preprod", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.pre-prod.delius.probation.hmpps.dsd.io"),
+    "prod": ("", "https://sign-in.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.probation.service.justice.gov.uk"),
+}
+# What `helm upgrade --reuse-values` keeps of a release of the predecessor's chart, which had no alerts of its own.
+REUSED = {
+    "generic-service": {
+        "nameOverride": NAME,
+        "replicaCount": 4,
+        "image": {"repository": f"quay.io/hmpps/{NAME}", "port": 8080},
+        "ingress": {"enabled": True, "host": f"{NAME}.example.org", "tlsSecretName": f"{NAME}-cert"},
+        "allowlist": {"office": "192.0.2.1/32"},
+        "env": {"SERVER_PORT": "8080", "JAVA_OPTS": "-Xmx512m"},
+        "namespace_secrets": {f"{NAME}-topic": {"HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN": "topic_arn"}},
+    },
+    "generic-prometheus-alerts": {"targetApplication": NAME, "alertSeverity": "a-severity"},
 }
 
 
@@ -89,11 +101,13 @@ def check_schemas(manifests):
 
 
 def check_pod(manifests, environment):
-    replicas, _, auth, community = EXPECTED[environment]
-    deployment = manifests["Deployment", NAME]["spec"]
-    assert deployment["replicas"] == replicas
-    assert deployment["selector"]["matchLabels"] == {"app": NAME, "release": NAME}
-    pod = deployment["template"]["spec"]
+    _, auth, community = EXPECTED[environment]
+    spec = manifests["Deployment", NAME]["spec"]
+    assert spec["replicas"] == 2
+    # That of the predecessor: Kubernetes does not allow it to change.
+    assert spec["selector"]["matchLabels"] == {"app": NAME, "release": NAME}
+    pod = spec["template"]["spec"]
+    assert pod["serviceAccountName"] == NAME, "the topic's policy belongs to it"
     container = container_of(manifests)
     assert container["name"] == NAME, "the dashboard selects by it"
     assert container["image"] == "quay.io/hmpps/probation-offender-events:2026-11-24.1.abcdef0"
@@ -113,6 +127,8 @@ def check_pod(manifests, environment):
     assert variables["SERVER_PORT"] == str(ports["http"])
     assert variables["MANAGEMENT_SERVER_PORT"] == str(ports["metrics"])
     assert (variables["OAUTH_ENDPOINT_URL"], variables["COMMUNITY_ENDPOINT_URL"]) == (auth, community)
+    assert variables["PRODUCT_ID"]
+    assert variables["SPRINGDOC_APIDOCS_ENABLED"] == str(environment == "dev").lower()
     key = SECRETS["probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"]
     assert variables["APPLICATIONINSIGHTS_CONNECTION_STRING"] == f"InstrumentationKey={key}"
     # 30 is what Kubernetes gives without a value; Application Insights, the web server and what hangs take a second more each.
@@ -121,7 +137,7 @@ def check_pod(manifests, environment):
 
 
 def check_ways_in(manifests, environment):
-    host = f"probation-offender-events{EXPECTED[environment][1]}.hmpps.service.justice.gov.uk"
+    host = f"probation-offender-events{EXPECTED[environment][0]}.hmpps.service.justice.gov.uk"
     ingress = manifests["Ingress", f"{NAME}-v1-2"]
     assert [rule["host"] for rule in ingress["spec"]["rules"]] == [host]
     assert ingress["spec"]["tls"] == [{"hosts": [host], "secretName": f"{NAME}-cert"}]
@@ -137,76 +153,135 @@ def check_ways_in(manifests, environment):
     assert (endpoint["port"], endpoint["path"]) == ("metrics", "/prometheus")
 
 
+def rules_of(manifests, name=NAME):
+    (group,) = manifests["PrometheusRule", name]["spec"]["groups"]
+    return {rule["alert"]: rule for rule in group["rules"] if "alert" in rule}
+
+
+def write_rules(manifests, folder):
+    """The files that Prometheus gets, after promtool has accepted them."""
+    for (kind, name), manifest in manifests.items():
+        if kind == "PrometheusRule":
+            path = Path(folder) / f"{name}.yml"
+            path.write_text(yaml.safe_dump(manifest["spec"]))
+            subprocess.run(["promtool", "check", "rules", path], check=True, stdout=subprocess.DEVNULL)
+
+
 def check_alerts(manifests, environment):
     """They are those of alerts.yml, in this namespace and with the labels that Alertmanager needs."""
-    (group,) = manifests["PrometheusRule", NAME]["spec"]["groups"]
+    rules = rules_of(manifests)
     written = yaml.safe_load((CHART / "alerts.yml").read_text().replace("offender-events-dev", namespace(environment)))
-    rules = {rule["alert"]: rule for rule in group["rules"]}
     expected = [
         rule
         for rule in written["groups"][0]["rules"]
         if environment == "prod" or rule["alert"] != "ProbationOffenderEventNothingRead"
     ]
     assert list(rules) == [rule["alert"] for rule in expected]
+    severity = "probation-integration-notifications"
+    labels = {
+        "severity": severity if environment == "prod" else f"info-{severity}",
+        "application": NAME,
+        "businessUnit": "hmpps",
+        "environment": environment,
+    }
     for rule in expected:
         rendered = rules[rule["alert"]]
         assert rendered["expr"] == rule["expr"], (rendered["expr"], rule["expr"])
         for key in ("for", "keep_firing_for"):
             assert rendered.get(key) == rule.get(key)
         assert rule["annotations"].items() <= rendered["annotations"].items()
+        assert "{{ $labels.namespace }}" in rendered["annotations"]["message"], "a post may be about several environments"
         assert rendered["annotations"]["dashboard_url"].endswith(f"/d/poe-{namespace(environment)}?orgId=1")
-        assert rendered["labels"]["severity"] and rendered["labels"]["application"] == NAME
+        assert rendered["labels"] == labels
     assert manifests["PrometheusRule", NAME]["metadata"]["labels"]["prometheus"] == "cloud-platform"
-    # The generic ones too: whether Prometheus would take them.
+    assert (("PrometheusRule", f"{NAME}-sns") in manifests) == (environment == "prod")
     with tempfile.TemporaryDirectory() as folder:
-        for (kind, name), manifest in manifests.items():
-            if kind == "PrometheusRule":
-                path = Path(folder) / f"{name}.yml"
-                path.write_text(yaml.safe_dump(manifest["spec"]))
-                subprocess.run(["promtool", "check", "rules", path], check=True, stdout=subprocess.DEVNULL)
+        write_rules(manifests, folder)
 
 
 def check_dashboard(manifests, environment):
-    config_map = manifests["ConfigMap", f"{NAME}-grafana-dashboard"]
+    config_map = manifests["ConfigMap", f"poe-{namespace(environment)}"]
     assert config_map["metadata"]["labels"] == {"grafana_dashboard": ""}
     (text,) = config_map["data"].values()
     dashboard = json.loads(text)
     assert dashboard["uid"] == f"poe-{namespace(environment)}" and len(dashboard["uid"]) <= 40
     assert dashboard["title"] == f"probation-offender-events {namespace(environment)}"
     assert environment == "dev" or "offender-events-dev" not in text
-    ids = [panel["id"] for panel in dashboard["panels"]]
-    assert len(set(ids)) == len(ids)
+    panels = {panel["title"]: panel for panel in dashboard["panels"]}
+    assert len({panel["id"] for panel in panels.values()}) == len(dashboard["panels"])
+    assert dashboard["schemaVersion"] == 40, "that of Grafana 11.5, which runs there"
+    wanted = manifests["Deployment", NAME]["spec"]["replicas"]
+    assert panels["Pods"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1] == {"color": "green", "value": wanted}
+    for panel in panels.values():
+        queries = " ".join(target["expr"] for target in panel.get("targets", []))
+        # Grafana's rate interval is the interval and one scrape (15 s), but at least four scrapes: shorter intervals overlap.
+        assert "$__interval_ms" not in queries or panel["interval"] == "1m", panel["title"]
+        assert "increase(" not in queries or "$__range" in queries, f"{panel['title']} counts an event several times"
+
+
+def check_switches(loaded, environment):
+    """The subcharts' switches change our alerts as they change the subchart's own."""
+    downtime = {"generic-service": {"scheduledDowntime": {"enabled": True}}}
+    hours = {"generic-prometheus-alerts": {"businessHoursOnly": True}}
+    labels = {"generic-prometheus-alerts": {"additionalRuleLabels": {"team": "probation-integration"}}}
+    everything = merged(merged(downtime, hours), labels)
+    for switches in (downtime, hours, labels, everything):
+        manifests = render(loaded, environment, switches)
+        check_schemas(manifests)
+        ours, theirs = rules_of(manifests), rules_of(manifests, f"{NAME}-app")
+        on = switches.get("generic-prometheus-alerts", {})
+        for rule in [*ours.values(), *theirs.values()]:
+            assert ("business_hours" in rule["expr"]) == ("businessHoursOnly" in on), rule
+            assert ("team" in rule["labels"]) == ("additionalRuleLabels" in on), rule
+        for rule in ours.values():
+            assert ("kube_deployment_spec_replicas" in rule["expr"]) == ("generic-service" in switches), rule
+        with tempfile.TemporaryDirectory() as folder:
+            write_rules(manifests, folder)
+            if environment == "dev" and switches is everything:
+                test = shutil.copy(Path(__file__).parent / "switches_test.yml", folder)
+                subprocess.run(["promtool", "test", "rules", test], check=True)
 
 
 def check_changes(loaded):
-    """The settings that are off, or as they are, in all environments."""
+    """The values under `alerts`."""
     fewer = {
         "ProbationOffenderEventSlowProcessing": {"threshold": 90, "for": "10m"},
         "ProbationOffenderEventPollingStalled": {"enabled": False},
     }
-    manifests = render(loaded, "prod", {"alerts": fewer})
-    (group,) = manifests["PrometheusRule", NAME]["spec"]["groups"]
-    rules = {rule["alert"]: rule for rule in group["rules"]}
+    rules = rules_of(render(loaded, "prod", {"alerts": fewer}))
     slow = rules["ProbationOffenderEventSlowProcessing"]
     assert slow["expr"].endswith(" > 90") and slow["for"] == "10m"
     assert "ProbationOffenderEventPollingStalled" not in rules and len(rules) > 4
-    try:
-        render(loaded, "prod", {"alerts": {"ProbationOffenderEventSlow": {"enabled": False}}})
-        raise AssertionError("an alert that does not exist was accepted")
-    except Exception as error:
-        assert "there is no alert ProbationOffenderEventSlow" in str(error), error
 
-    assert not any(kind == "ScaledObject" for kind, _ in manifests)
-    manifests = render(loaded, "prod", {"keda": {"enabled": True}})
+    known = rules_of(render(loaded, "prod"))
+    allowed = loaded.schema["properties"]["alerts"]["properties"]
+    assert list(allowed) == list(known), "values.schema.json and alerts.yml name different alerts"
+    for alert, reference in allowed.items():
+        if reference["$ref"].endswith("WithThreshold"):
+            changed = rules_of(render(loaded, "prod", {"alerts": {alert: {"threshold": 12345}}}))
+            before, threshold = changed[alert]["expr"].rsplit(" ", 1)
+            assert threshold == "12345" and known[alert]["expr"].startswith(f"{before} "), alert
+    for wrong in (
+        {"ProbationOffenderEventSlow": {"enabled": False}},
+        {"ProbationOffenderEventPollingAbsent": {"threshold": 3}},
+        {"ProbationOffenderEventPollingAbsent": {"enabled": "no"}},
+    ):
+        try:
+            render(loaded, "prod", {"alerts": wrong})
+        except helm_python.HelmValuesError as error:
+            assert "/alerts" in str(error), error
+        else:
+            raise AssertionError(f"{wrong} was accepted")
+
+
+def check_reused_values():
+    """`helm upgrade --reuse-values` after a release of the predecessor."""
+    with chart(defaults=REUSED) as loaded:
+        manifests = render_values(loaded, "prod", deployment("prod"))
     check_schemas(manifests)
-    scaled = manifests["ScaledObject", NAME]["spec"]
-    assert ("Deployment", scaled["scaleTargetRef"]["name"]) in manifests
-    assert scaled["minReplicaCount"] == 4 and scaled["maxReplicaCount"] > 4
-    (trigger,) = scaled["triggers"]
-    assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes nothing else"
-
-    manifests = render(loaded, "prod", {"generic-service": {"serviceAccountName": "poe-irsa"}})
-    assert manifests["Deployment", NAME]["spec"]["template"]["spec"]["serviceAccountName"] == "poe-irsa"
+    assert len(rules_of(manifests)) > 4
+    with tempfile.TemporaryDirectory() as folder:
+        write_rules(manifests, folder)
 
 
 def check():
@@ -218,8 +293,10 @@ def check():
             check_ways_in(manifests, environment)
             check_alerts(manifests, environment)
             check_dashboard(manifests, environment)
+            check_switches(loaded, environment)
             print(f"{environment}: {len(manifests)} manifests are as they should be")
         check_changes(loaded)
+    check_reused_values()
 
 
 def environments():

@@ -1,4 +1,4 @@
-"""Asks a real Prometheus every query of the alerts, the dashboard, the ScaledObject and the README.
+"""Asks a real Prometheus every query of the alerts, the dashboard and the README.
 
     queries.py ADDRESS    starts a Prometheus that scrapes the service whose metrics are at ADDRESS (host:port)
 
@@ -23,9 +23,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm_deploy" / "probation-offender-events"
 NAMESPACE = "offender-events-dev"
-LABELS = {"namespace": NAMESPACE, "pod": "probation-offender-events-5d4c7b9f6-abcde", "container": "probation-offender-events"}
-# For Grafana's variables; four scrapes fit into each.
-INTERVALS = {"$__rate_interval": "5s", "$__range": "1m"}
+POD = "probation-offender-events-5d4c7b9f6-abcde"
+# For Grafana's variables, with a scrape each second.
+INTERVALS = {"$__rate_interval": "5s", "$__range": "1m", "$__interval_ms": "1000"}
 PATIENCE = 60
 
 # What kube-state-metrics and the kubelet say of a pod, as far as the dashboard asks.
@@ -35,7 +35,16 @@ kube_pod_container_resource_limits{{{labels},resource="memory",unit="byte",node=
 kube_pod_container_status_restarts_total{{{labels},uid="1"}} 0
 container_cpu_usage_seconds_total{{{labels},cpu="total",id="/kubepods/1",image="i",name="n"}} 1.5
 container_memory_working_set_bytes{{{labels},id="/kubepods/1",image="i",name="n"}} 1.2e+07
-""".format(labels=",".join(f'{name}="{value}"' for name, value in LABELS.items()))
+"""
+
+
+def labels(pod):
+    return {"namespace": NAMESPACE, "pod": pod, "container": "probation-offender-events"}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 class Cluster(BaseHTTPRequestHandler):
@@ -43,7 +52,8 @@ class Cluster(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.end_headers()
-        self.wfile.write(CLUSTER.encode())
+        pod = ",".join(f'{name}="{value}"' for name, value in labels(POD).items())
+        self.wfile.write(CLUSTER.format(labels=pod).encode())
 
     def log_message(self, *_):
         pass
@@ -58,9 +68,6 @@ def queries():
         for target in panel.get("targets", []):
             shown = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
             yield panel["title"], target["expr"], shown
-    template = (CHART / "templates" / "scaled-object.yaml").read_text()
-    (query,) = re.findall(r"^ *query: (.*)$", template, re.MULTILINE)
-    yield "ScaledObject", query.replace("{{ .Release.Namespace }}", NAMESPACE), None
     (block,) = re.findall(r"```promql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     for query in block.splitlines():
         if not query.startswith("#"):
@@ -78,18 +85,21 @@ def selectors(query):
 
 
 class Prometheus:
-    def __init__(self, folder, service):
+    def __init__(self, folder, services, scrape_interval="1s"):
+        """Scrapes the services, which are addresses by the name of their pod."""
         cluster = HTTPServer(("127.0.0.1", 0), Cluster)
         threading.Thread(target=cluster.serve_forever, daemon=True).start()
         configuration = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": scrape_interval, "evaluation_interval": scrape_interval},
             "rule_files": [str(CHART / "alerts.yml")],
             "scrape_configs": [
                 {
                     "job_name": "service",
                     "metrics_path": "/prometheus",
                     # As the ServiceMonitor adds them.
-                    "static_configs": [{"targets": [service], "labels": LABELS}],
+                    "static_configs": [
+                        {"targets": [address], "labels": labels(pod)} for pod, address in services.items()
+                    ],
                 },
                 {
                     "job_name": "cluster",
@@ -99,8 +109,7 @@ class Prometheus:
             ],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.log = folder / "prometheus.log"
         with self.log.open("w") as log:
@@ -176,7 +185,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        prometheus = Prometheus(Path(folder), sys.argv[1])
+        prometheus = Prometheus(Path(folder), {POD: sys.argv[1]})
         try:
             # Enough for each rate, and for the rules to be evaluated.
             prometheus.wait_for_scrapes(5)
