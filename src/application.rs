@@ -131,6 +131,17 @@ impl Application {
     /// # Errors
     /// If the poll loop or a web server ended by itself, so that the pod had better be replaced.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let version = self.pages.info["build"]["version"].as_str();
+        tracing::info!(version, address = %self.address()?, "started");
+        let ended = self.run(stop).await;
+        match &ended {
+            Ok(()) => tracing::info!("stopped"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "stopped"),
+        }
+        ended
+    }
+
+    async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let settled = CancellationToken::new();
         let mut servers = tokio::task::JoinSet::new();
         let routers = match self.management {

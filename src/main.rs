@@ -123,19 +123,11 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
         metrics.log_lines_lost.clone(),
     )?;
     web::server::raise_descriptor_limit();
-    let ended = in_runtime(run(settings, metrics));
-    if let Err(error) = &ended {
-        tracing::error!(error = format!("{error:#}"), "stopped");
-    }
-    ended
+    in_runtime(run(settings, metrics))
 }
 
 async fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let stop = signals::stop().context("cannot wait for signals")?;
-    let version = settings.build_number.clone();
     let application = Application::build_with(settings, metrics).await?;
-    tracing::info!(version, address = %application.address()?, "started");
-    application.run_until_stopped(stop).await?;
-    tracing::info!("stopped");
-    Ok(())
+    application.run_until_stopped(stop).await
 }

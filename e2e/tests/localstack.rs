@@ -21,6 +21,8 @@ use aws_sdk_sns::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
 use probation_offender_events::application::Application;
 use probation_offender_events::config::Settings;
+use probation_offender_events::http::HttpClient;
+use probation_offender_events::http::sdk::SdkHttp;
 use sandbox::{Sandbox, Timings};
 use serde_json::{Value, json};
 use testcontainers::core::{IntoContainerPort, WaitFor};
@@ -83,7 +85,9 @@ impl LocalStack {
     }
 
     async fn at(url: String, container: Option<ContainerAsync<GenericImage>>) -> Self {
+        let http = HttpClient::new(PATIENCE).unwrap();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .http_client(SdkHttp::new(http))
             .region(Region::new("eu-west-2"))
             .endpoint_url(&url)
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
