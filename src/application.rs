@@ -245,7 +245,7 @@ pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
         call_timeout: settings.poller.call_timeout,
         auth_url: settings.auth_url,
         community_url: settings.community_url,
-        localstack_url: settings.topic.endpoint,
+        localstack_url: (settings.topic.endpoint).filter(|_| settings.topic.is_localstack),
         warnings: settings.warnings,
     })
 }
@@ -263,7 +263,11 @@ impl Clients {
     async fn new(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let http = HttpClient::new(settings.connect_timeout).context("cannot make HTTP calls")?;
         let aws = aws(settings, http.clone()).await;
-        let is_aws = settings.topic.endpoint.is_none();
+        let sns = aws_sdk_sns::config::Builder::from(&aws);
+        let sns = match &settings.topic.endpoint {
+            Some(endpoint) => sns.endpoint_url(endpoint),
+            None => sns,
+        };
         Ok(Self {
             tokens: TokenSource::new(
                 http.clone(),
@@ -274,11 +278,12 @@ impl Clients {
                 metrics.clone(),
             ),
             topic: Arc::new(SnsTopic::new(
-                aws.clone(),
+                sns.build(),
                 settings.topic.arn.clone(),
                 metrics.clone(),
             )),
-            identity: is_aws.then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
+            identity: (!settings.topic.is_localstack)
+                .then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
             http,
             metrics,
         })
@@ -320,20 +325,12 @@ fn listen(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
 /// Clients of AWS make each call once. The SDK does not repeat the entries of a batch that failed and knows nothing of
 /// leases, so retries and limits are the poller's.
 async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
-    let TopicSettings {
-        region,
-        endpoint,
-        keys,
-        ..
-    } = settings.topic.clone();
+    let TopicSettings { region, keys, .. } = settings.topic.clone();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(SdkHttp::new(http))
         .region(Region::new(region))
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled());
-    if let Some(endpoint) = endpoint {
-        loader = loader.endpoint_url(endpoint);
-    }
     if let Some((id, secret)) = keys {
         loader = loader.credentials_provider(Credentials::new(
             id,

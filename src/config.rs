@@ -95,6 +95,8 @@ pub struct TopicSettings {
     pub region: String,
     /// Another address than AWS'.
     pub endpoint: Option<String>,
+    /// Whether it is LocalStack, which knows no identities.
+    pub is_localstack: bool,
     /// Key id and secret; without them the SDK looks for credentials itself.
     pub keys: Option<(String, SecretString)>,
 }

@@ -5,11 +5,9 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::SdkConfig;
-use aws_config::identity::IdentityCache;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sns::Client;
-use aws_sdk_sns::config::Builder;
+use aws_sdk_sns::config::{Config, IdentityCache};
 use aws_sdk_sns::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::operation::publish_batch::PublishBatchOutput;
 use aws_sdk_sns::types::{BatchResultErrorEntry, MessageAttributeValue, PublishBatchRequestEntry};
@@ -34,7 +32,7 @@ const ACCEPTED_LATELY: Duration = Duration::from_mins(10);
 /// A client of one topic.
 #[derive(Debug)]
 pub struct SnsTopic {
-    config: SdkConfig,
+    config: Config,
     sns: Mutex<Client>,
     arn: String,
     metrics: Arc<Metrics>,
@@ -59,9 +57,9 @@ pub struct TopicAttributes {
 impl SnsTopic {
     /// A client for the topic with this ARN.
     #[must_use]
-    pub fn new(config: SdkConfig, arn: String, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: Config, arn: String, metrics: Arc<Metrics>) -> Self {
         Self {
-            sns: Mutex::new(Client::new(&config)),
+            sns: Mutex::new(Client::from_conf(config.clone())),
             config,
             arn,
             metrics,
@@ -79,7 +77,8 @@ impl SnsTopic {
         let last = &mut self.state.lock().last_credentials;
         if last.is_none_or(|last| now.duration_since(last) >= CREDENTIALS_PAUSE) {
             *last = Some(now);
-            let config = Builder::from(&self.config).identity_cache(IdentityCache::lazy().build());
+            let fresh = IdentityCache::lazy().build();
+            let config = self.config.to_builder().identity_cache(fresh);
             *self.sns.lock() = Client::from_conf(config.build());
         }
     }

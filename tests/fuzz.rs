@@ -137,7 +137,7 @@ async fn topic(sandbox: &Sandbox) -> SnsTopic {
         .load()
         .await;
     SnsTopic::new(
-        config,
+        aws_sdk_sns::config::Builder::from(&config).build(),
         sandbox.topic().arn().into(),
         Arc::new(Metrics::new().unwrap()),
     )

@@ -57,7 +57,11 @@ pub async fn run() -> Result<()> {
         .endpoint_url(settings.topic.endpoint.context("no address")?)
         .load()
         .await;
-    let topic = SnsTopic::new(sns, settings.topic.arn, metrics);
+    let topic = SnsTopic::new(
+        aws_sdk_sns::config::Builder::from(&sns).build(),
+        settings.topic.arn,
+        metrics,
+    );
     loop {
         match updates.next().await? {
             Some(ClaimedRow::Update(row)) => {

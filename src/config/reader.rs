@@ -1,6 +1,7 @@
 //! From defaults, profile and environment to checked values, collecting every fault on the way.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -105,8 +106,8 @@ impl Reader {
     }
 
     pub fn settings(&mut self) -> Option<Settings> {
-        let community_url = self.address("COMMUNITY_ENDPOINT_URL");
-        let auth_url = self.address("OAUTH_ENDPOINT_URL");
+        let community_url = self.secret_address("COMMUNITY_ENDPOINT_URL");
+        let auth_url = self.secret_address("OAUTH_ENDPOINT_URL");
         let client_id = self.required("OAUTH_CLIENT_ID");
         let client_secret = self.required("OAUTH_CLIENT_SECRET").map(SecretString::from);
         let topic = self.topic();
@@ -156,31 +157,50 @@ impl Reader {
     }
 
     fn topic(&mut self) -> Option<TopicSettings> {
-        let localstack = match self.required("HMPPS_SQS_PROVIDER")?.as_str() {
+        let is_localstack = match self.required("HMPPS_SQS_PROVIDER")?.as_str() {
             "aws" => false,
             "localstack" => true,
             _ => return self.fault("HMPPS_SQS_PROVIDER"),
         };
-        if localstack {
-            let dummy = || "localstack".to_owned();
-            return Some(TopicSettings {
-                arn: self.required(TOPIC_ARN)?,
-                region: self.required("HMPPS_SQS_REGION")?,
-                endpoint: Some(self.address("HMPPS_SQS_LOCALSTACKURL")?),
-                keys: Some((dummy(), dummy().into())),
-            });
-        }
-        let arn = self.required(TOPIC_ARN);
-        let is_topic = |arn: &String| {
-            arn.starts_with("arn:aws") && arn.split(':').count() == 6 && arn.contains(":sns:")
-        };
-        let arn = match arn {
+        let arn = match self.required(TOPIC_ARN) {
             Some(arn) if !is_topic(&arn) => self.fault(TOPIC_ARN),
             arn => arn,
         };
+        let region = self.required("HMPPS_SQS_REGION");
+        if is_localstack {
+            let dummy = || "localstack".to_owned();
+            return Some(TopicSettings {
+                arn: arn?,
+                region: region?,
+                endpoint: Some(self.address("HMPPS_SQS_LOCALSTACKURL")?),
+                keys: Some((dummy(), dummy().into())),
+                is_localstack,
+            });
+        }
+        let region = match (&arn, region) {
+            // SNS would refuse each message as a bad parameter (`TopicArn`).
+            (Some(arn), Some(region)) if arn.split(':').nth(3) != Some(region.as_str()) => {
+                self.fault("HMPPS_SQS_REGION")
+            }
+            (_, region) => region,
+        };
+        let keys = self.topic_keys();
+        // The SDK reads them itself, and finds out only at the first call that one is no address.
+        let all_of_aws = self.optional_address("AWS_ENDPOINT_URL");
+        let sns_only = self.optional_address("AWS_ENDPOINT_URL_SNS");
+        Some(TopicSettings {
+            arn: arn?,
+            region: region?,
+            endpoint: sns_only?.or(all_of_aws?),
+            keys,
+            is_localstack,
+        })
+    }
+
+    fn topic_keys(&mut self) -> Option<(String, SecretString)> {
         let key_id = self.optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID");
         let secret_key = self.optional("HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY");
-        let keys = match (key_id, secret_key) {
+        match (key_id, secret_key) {
             (Some(id), Some(secret)) => Some((id, secret.into())),
             (None, None) => None,
             // As before: the keys count where both are set.
@@ -188,20 +208,7 @@ impl Reader {
                 self.warnings.push(HALF_A_KEY.to_owned());
                 None
             }
-        };
-        let region = match (&arn, self.required("HMPPS_SQS_REGION")) {
-            // SNS would refuse each message as a bad parameter (`TopicArn`), which looks like the fault of the row.
-            (Some(arn), Some(region)) if arn.split(':').nth(3) != Some(region.as_str()) => {
-                self.fault("HMPPS_SQS_REGION")
-            }
-            (_, region) => region,
-        };
-        Some(TopicSettings {
-            arn: arn?,
-            region: region?,
-            endpoint: None,
-            keys,
-        })
+        }
     }
 
     /// Parts are `name=value`, names in any case; what is not used here (`LiveEndpoint` and others) may be anything.
@@ -313,6 +320,26 @@ impl Reader {
         base_address(&text).or_else(|| self.fault(name))
     }
 
+    /// An address that need not be set; no answer at all is a fault.
+    fn optional_address(&mut self, name: &str) -> Option<Option<String>> {
+        match self.optional(name) {
+            None => Some(None),
+            Some(_) => self.address(name).map(Some),
+        }
+    }
+
+    /// An address of a service that gets a token or a secret.
+    fn secret_address(&mut self, name: &str) -> Option<String> {
+        let address = self.address(name)?;
+        let is_local = self.optional("HMPPS_SQS_PROVIDER").as_deref() == Some("localstack");
+        if !is_local && address.starts_with("http://") && !is_loopback(&address) {
+            let warning =
+                format!("{name} is not https: secrets and personal data can be read on the way");
+            self.warnings.push(warning);
+        }
+        Some(address)
+    }
+
     fn log_levels(&mut self) -> Option<String> {
         let levels = self.required("RUST_LOG")?;
         match tracing_subscriber::EnvFilter::try_new(&levels) {
@@ -348,7 +375,31 @@ fn base_address(text: &str) -> Option<String> {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    is_base.then(|| text.trim_end_matches('/').to_owned())
+    // As it was understood, not as it was written: the two may differ (`http:/localhost`).
+    is_base.then(|| url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn is_loopback(address: &str) -> bool {
+    let url = reqwest::Url::parse(address).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str);
+    host.is_some_and(|host| {
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// A topic that this service can publish to: a standard one (a FIFO topic wants a message group) of AWS' main partition.
+fn is_topic(arn: &str) -> bool {
+    let parts: Vec<_> = arn.split(':').collect();
+    let ["arn", "aws", "sns", region, account, name] = parts[..] else {
+        return false;
+    };
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=256).contains(&name.len()) && name.bytes().all(is_allowed)
+    };
+    let is_account = !account.is_empty() && account.bytes().all(|byte| byte.is_ascii_digit());
+    !region.is_empty() && is_account && is_name(name)
 }
 
 /// A duration above zero and up to a day, as Spring takes it: `2s`, `500ms`, `10m`, ISO 8601's `PT2S`, or plain milliseconds.

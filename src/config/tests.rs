@@ -72,7 +72,7 @@ fn nothing_set_names_everything_that_has_to_be() {
         "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
         "OAUTH_CLIENT_ID is not set; it wants a client id",
         "OAUTH_CLIENT_SECRET is not set; it wants a client secret",
-        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set; it wants the ARN of an SNS topic",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set; it wants the ARN of a standard SNS topic, arn:aws:sns:… (FIFO topics are not supported)",
     ];
     assert_eq!(faults.0, expected);
     assert!(
@@ -101,8 +101,23 @@ fn every_bad_value_is_one_fault_that_names_it() {
         ),
         (
             "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
-            &["topic", "arn:aws:sqs:eu-west-2:1:queue"],
+            &[
+                "topic",
+                "arn:aws:sqs:eu-west-2:1:queue",
+                "arn:aws:sqs:eu-west-2:sns:q",
+                "arn:aws:sns:eu-west-2:1:topic.fifo",
+                "arn:aws:sns:eu-west-2:1:a/b",
+                "arn:aws:sns:eu-west-2:1:",
+                "arn:aws:sns:eu-west-2::topic",
+                "arn:aws:sns::1:topic",
+                "arn:aws:sns:eu-west-2:1:topic:subscription",
+                "arn:aws-us-gov:sns:eu-west-2:1:topic",
+                "arn:aws-cn:sns:eu-west-2:1:topic",
+                "arn:awsx:sns:eu-west-2:1:topic",
+            ],
         ),
+        ("AWS_ENDPOINT_URL_SNS", &["localhost:4566", "sns"]),
+        ("AWS_ENDPOINT_URL", &["localhost:4566"]),
         ("HMPPS_SQS_REGION", &["eu-west-1", "eu-west", "EU-WEST-2"]),
         ("HMPPS_SQS_PROVIDER", &["azure"]),
         ("LOG_FORMAT", &["xml"]),
@@ -345,5 +360,37 @@ fn durations_are_read_as_spring_reads_them() {
             Some(Duration::from_millis(milliseconds)),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn addresses_are_used_as_they_are_understood() {
+    let settings = read_with(&[
+        ("COMMUNITY_ENDPOINT_URL", "HTTPS://Community-API//"),
+        ("AWS_ENDPOINT_URL", "http:/localhost:1"),
+        ("AWS_ENDPOINT_URL_SNS", "http:/localhost:4566"),
+    ])
+    .unwrap();
+    assert_eq!(settings.community_url, "https://community-api");
+    let endpoint = settings.topic.endpoint.as_deref();
+    assert_eq!(endpoint, Some("http://localhost:4566"));
+    assert!(!settings.topic.is_localstack);
+}
+
+#[test]
+fn http_addresses_outside_this_machine_are_warned_of() {
+    let local = ("HMPPS_SQS_PROVIDER", "localstack");
+    for (address, more, warnings) in [
+        ("http://community-api", None, 1),
+        ("https://community-api", None, 0),
+        ("http://localhost:8096", None, 0),
+        ("http://127.0.0.2:8096", None, 0),
+        ("http://[::1]:8096", None, 0),
+        ("http://community-api", Some(local), 0),
+    ] {
+        let mut variables = vec![("COMMUNITY_ENDPOINT_URL", address)];
+        variables.extend(more);
+        let settings = read_with(&variables).unwrap();
+        assert_eq!(settings.warnings.len(), warnings, "{address} {more:?}");
     }
 }

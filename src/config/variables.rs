@@ -65,7 +65,7 @@ pub const VARIABLES: &[Variable] = &[
     secret("OAUTH_CLIENT_SECRET", "a client secret", "Its secret"),
     variable(
         "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
-        "the ARN of an SNS topic",
+        "the ARN of a standard SNS topic, arn:aws:sns:… (FIFO topics are not supported)",
         "Topic that events are published to",
     ),
     secret(
@@ -92,6 +92,16 @@ pub const VARIABLES: &[Variable] = &[
         "HMPPS_SQS_LOCALSTACKURL",
         "an http(s) address",
         "Address of LocalStack",
+    ),
+    variable(
+        "AWS_ENDPOINT_URL_SNS",
+        "an http(s) address",
+        "Address of SNS instead of AWS' own, for proxies and stand-ins",
+    ),
+    variable(
+        "AWS_ENDPOINT_URL",
+        "an http(s) address",
+        "As above, for all of AWS",
     ),
     variable(
         "SERVER_PORT",
