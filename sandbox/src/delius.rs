@@ -45,9 +45,10 @@ const LOCK: &str = "
     UPDATE OFFENDER_DELTA SET STATUS = 'INPROGRESS', LAST_UPDATED_DATETIME = ?1
     WHERE OFFENDER_DELTA_ID = ?2 AND LAST_UPDATED_DATETIME = ?3 AND STATUS = ?4
     RETURNING *";
+/// Null equals nothing: a row without a table or a record is nobody's duplicate.
 const DELETE_DUPLICATES: &str = "
     DELETE FROM OFFENDER_DELTA
-    WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE IS ?2 AND SOURCE_RECORD_ID IS ?3 AND OFFENDER_DELTA_ID <> ?4";
+    WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE = ?2 AND SOURCE_RECORD_ID = ?3 AND OFFENDER_DELTA_ID <> ?4";
 
 /// The database; a clone is another handle to the same one.
 #[derive(Clone)]

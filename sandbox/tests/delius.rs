@@ -328,19 +328,22 @@ fn locking_a_new_row_deletes_its_duplicates_also_those_being_worked_on() -> Resu
 }
 
 #[test]
-fn nulls_are_duplicates_of_each_other() -> Result<()> {
+fn a_row_without_a_table_or_a_record_has_no_duplicates() -> Result<()> {
     let delius = delius()?;
-    let nothing = NewUpdate {
-        source_table: None,
-        source_record_id: None,
-        ..NewUpdate::default()
-    };
-    for update in [&nothing, &nothing, &NewUpdate::default()] {
-        delius.insert_update(update, NOW)?;
+    for (table, record) in [(None, None), (Some("EVENT"), None), (None, Some(7))] {
+        let update = NewUpdate {
+            source_table: table.map(str::to_owned),
+            source_record_id: record,
+            ..NewUpdate::default()
+        };
+        for _ in 0..2 {
+            delius.insert_update(&update, NOW)?;
+        }
     }
-    let row = claim(&delius, NOW + 2)?.context("the first")?;
-    assert_eq!((row.source_table, row.source_record_id), (None, None));
-    assert_eq!(delius.count_updates()?, 2);
+    for _ in 0..6 {
+        claim(&delius, NOW + 2)?.context("each of the six is served")?;
+    }
+    assert_eq!(delius.count_updates()?, 6);
     Ok(())
 }
 

@@ -310,7 +310,7 @@ impl State {
         let mut swallowed = Vec::new();
         for (&id, row) in &mut self.rows {
             let there = matches!(row.standing, Standing::Live | Standing::Failed);
-            if id != by && there && key(row) == record {
+            if id != by && there && record.2.is_some() && key(row) == record {
                 row.standing = Standing::Swallowed;
                 swallowed.push(id);
             }
