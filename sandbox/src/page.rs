@@ -46,6 +46,7 @@ use crate::faults::Faults;
 use crate::http;
 use crate::locked;
 use crate::topic::Topic;
+use crate::ways::Ways;
 
 /// A filter policy of 256 KB, each character of it escaped in the form.
 const MOST_BYTES: usize = 1024 * 1024;
@@ -61,6 +62,7 @@ struct Inner {
     delius: Delius,
     faults: Faults,
     auth: Auth,
+    ways: Ways,
     inbox: Inbox,
     vital_signs: VitalSigns,
     subscription: Mutex<Subscription>,
@@ -81,12 +83,14 @@ impl Page {
         delius: Delius,
         faults: Faults,
         auth: Auth,
+        ways: Ways,
         queue_url: Option<String>,
     ) -> Self {
         Self(Arc::new(Inner {
             delius,
             faults,
             auth,
+            ways,
             inbox: Inbox::default(),
             vital_signs: VitalSigns::default(),
             subscription: Mutex::default(),

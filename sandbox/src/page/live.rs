@@ -57,6 +57,7 @@ fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
         Status::Created => ("created", "CREATED"),
         Status::InProgress => ("held", "INPROGRESS"),
         Status::Failed => ("failed", "FAILED"),
+        Status::None => ("", "NO STATUS"),
     };
     html! {
         tr {
@@ -74,6 +75,7 @@ fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
                     Status::InProgress if left > 0 => { "claimed; the lock holds for " (duration(left)) }
                     Status::InProgress => "the lock has run out: it is served again",
                     Status::Failed => "given up, and never served again",
+                    Status::None => "never served",
                 }
             }
         }
