@@ -126,13 +126,15 @@ impl Call {
     }
 }
 
+/// What the timer cannot be trusted with.
+const ROUGH: Duration = Duration::from_millis(2);
+
 /// Tokio's timer alone rounds up to the next millisecond, which would be much of a latency of a few. With no duration,
 /// others have a turn all the same.
 pub(crate) async fn sleep_precisely(duration: Duration) {
     if duration.is_zero() {
         return tokio::task::yield_now().await;
     }
-    const ROUGH: Duration = Duration::from_millis(2);
     let due = tokio::time::Instant::now() + duration;
     tokio::time::sleep(duration.saturating_sub(ROUGH)).await;
     let rest = due.saturating_duration_since(tokio::time::Instant::now());

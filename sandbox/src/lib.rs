@@ -249,10 +249,15 @@ impl Sandbox {
         Some(format!("http://{address}"))
     }
 
-    /// Tells the page where to ask the service for its health and metrics.
+    /// Says where the page asks the service for its health and metrics.
     pub fn watch_service(&self, address: String) {
+        self.link_service(address.clone(), address);
+    }
+
+    /// As [`Sandbox::watch_service`], for a service that a browser reaches at another address.
+    pub fn link_service(&self, address: String, link: String) {
         if let Some((page, _)) = &self.page {
-            page.watch_service(address);
+            page.watch_service(address, link);
         }
     }
 

@@ -47,6 +47,9 @@ struct Serve {
         default_value = "http://localhost:8081"
     )]
     service_url: String,
+    /// Where a browser reaches the service, if that is elsewhere
+    #[arg(long, env = "SANDBOX_SERVICE_LINK")]
+    service_link: Option<String>,
     /// The SQS queue of LocalStack that the page shows the messages of, and empties; without it the
     /// page shows those of the topic here
     #[arg(long, env = "SANDBOX_QUEUE_URL")]
@@ -151,7 +154,8 @@ impl Serve {
         for rule in self.faults {
             sandbox.faults().inject(rule);
         }
-        sandbox.watch_service(self.service_url);
+        let link = self.service_link.unwrap_or(self.service_url.clone());
+        sandbox.link_service(self.service_url, link);
         say(&format!(
             "page {}\ncommunity-api {}\nhmpps-auth {}\ntopic {}",
             sandbox.page_url().unwrap_or_default(),

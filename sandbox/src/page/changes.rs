@@ -8,7 +8,7 @@ use anyhow::Result;
 use jiff::civil::Date;
 use rusqlite::{ToSql, params_from_iter};
 
-use crate::delius::Delius;
+use crate::delius::{Delius, text};
 
 /// Longer than any name in Delius.
 pub(super) const MOST_CHARACTERS: usize = 100;
@@ -249,12 +249,10 @@ impl Change {
     pub(super) fn initial(&self, delius: &Delius, offender: i64) -> Result<Values> {
         let connection = delius.connection();
         let values = self.fields.iter().map(|field| {
-            // Whatever its type, as text.
-            let sql = format!("SELECT CAST(({}) AS TEXT)", field.initial);
+            let sql = format!("SELECT ({})", field.initial);
             let mut statement = connection.prepare_cached(&sql)?;
             let parameters = vec![offender; statement.parameter_count()];
-            let value: Option<String> =
-                statement.query_row(params_from_iter(parameters), |row| row.get(0))?;
+            let value = statement.query_row(params_from_iter(parameters), |row| text(row, 0))?;
             Ok((field.name.to_owned(), value.unwrap_or_default()))
         });
         values.collect()
@@ -311,7 +309,10 @@ impl Field {
         let connection = delius.connection();
         let mut statement = connection.prepare_cached(sql)?;
         let rows = statement.query_map([offender], |row| {
-            Ok((row.get::<_, i64>(0)?.to_string(), row.get(1)?))
+            Ok((
+                row.get::<_, i64>(0)?.to_string(),
+                text(row, 1)?.unwrap_or_default(),
+            ))
         })?;
         Ok(Some(rows.collect::<rusqlite::Result<_>>()?))
     }
