@@ -556,17 +556,3 @@ fn random_changes_fire_the_triggers() -> Result<()> {
     assert_eq!(tables.len(), 14);
     Ok(())
 }
-
-#[test]
-fn a_database_in_a_file_is_kept_and_may_be_changed_by_others() -> Result<()> {
-    let directory = std::env::temp_dir().join(format!("sandbox-delius-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)?;
-    let path = directory.join("delius.db");
-    let delius = Delius::open(&path, Timings::default())?;
-    let other = Delius::open(&path, Timings::default())?;
-    other.execute("UPDATE OFFENDER SET DATE_OF_BIRTH = '1980-02-29' WHERE OFFENDER_ID = 1")?;
-    assert_eq!(delius.count_updates()?, 1);
-    drop((delius, other));
-    assert_eq!(Delius::open(&path, Timings::default())?.count_updates()?, 1);
-    Ok(std::fs::remove_dir_all(&directory)?)
-}
