@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 const NEXT_UPDATE: &str = "/secure/offenders/nextUpdate";
 
@@ -407,6 +408,32 @@ async fn concurrent_callers_never_get_the_same_row() -> Result<()> {
     }
     assert_eq!(seen.len(), ROWS);
     assert!(sandbox.faults().peak_concurrency(Endpoint::NextUpdate) > 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_callers_claim_no_faster_and_lose_races_instead() -> Result<()> {
+    const ROWS: u32 = 100;
+    let lock_time = Duration::from_millis(3);
+    let sandbox = start().await?;
+    sandbox.delius().seed_backlog(ROWS as usize)?;
+    let started = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..4 {
+        let url = sandbox.community_url() + NEXT_UPDATE;
+        let (client, token) = (Client::new(), sandbox.auth().issue());
+        callers.spawn(async move {
+            while client.get(&url).bearer_auth(&token).send().await?.status() != 404 {}
+            anyhow::Ok(())
+        });
+    }
+    while let Some(caller) = callers.join_next().await {
+        caller??;
+    }
+    // Nobody can have read a row before the one before it was locked.
+    assert!(started.elapsed() >= lock_time * ROWS);
+    let lost = sandbox.delius().lost_races();
+    assert!(lost >= u64::from(ROWS), "{lost} lost races for {ROWS} rows");
     Ok(())
 }
 
