@@ -11,6 +11,7 @@ use hyper::{HeaderMap, Method, Request};
 use serde_json::json;
 
 use crate::auth::{Auth, Refusal};
+use crate::crowd::Crowd;
 use crate::delius::{Attempt, Claim, Delius};
 use crate::faults::{Endpoint, Fault, Faults};
 use crate::http::{Answer, Reply, sleep_precisely};
@@ -24,7 +25,9 @@ pub(crate) struct Community {
     pub(crate) delius: Delius,
     pub(crate) auth: Auth,
     pub(crate) faults: Faults,
+    /// Of one caller alone.
     pub(crate) lock_time: Duration,
+    pub(crate) crowd: Crowd,
     pub(crate) ways: Ways,
 }
 
@@ -141,7 +144,8 @@ impl Community {
                 Attempt::Conflict => return Ok(Reply::json(409, &json!({"status": 409}))),
             };
             // Other callers come in between, and read the same row.
-            sleep_precisely(self.lock_time).await;
+            let caller = self.crowd.enter();
+            sleep_precisely(caller.time(self.lock_time)).await;
             let lock = move |delius: &Delius| delius.lock(&candidate, now());
             if let Some(row) = self.delius.patiently(lock).await? {
                 self.ways.claimed(&row);

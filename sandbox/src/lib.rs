@@ -10,6 +10,7 @@
 
 pub mod auth;
 mod community;
+mod crowd;
 pub mod delius;
 pub mod faults;
 mod http;
@@ -33,6 +34,7 @@ pub use self::faults::{Endpoint, Fault, Faults, Rule};
 pub use self::topic::{Message, Topic};
 
 use self::community::Community;
+use self::crowd::Crowd;
 use self::http::Manners;
 use self::page::Page;
 use self::topic::TopicSettings;
@@ -49,9 +51,9 @@ const ANSWERS_PER_CONNECTION: u32 = 100;
 pub struct Settings {
     /// When rows are served.
     pub timings: Timings,
-    /// How long `nextUpdate` takes from reading a row to locking it, in which other callers may come
-    /// in; zero: they may all the same. The real one takes 3 ms where its database is near, and 60 ms
-    /// where that is 4 ms away.
+    /// How long `nextUpdate` takes for one caller from reading a row to locking it, in which other
+    /// callers may come in; zero: they may all the same. The real one takes 3 ms where its database is
+    /// near, and 60 ms where that is 4 ms away.
     pub lock_time: Duration,
     /// How long community-api keeps a connection on which nothing comes.
     pub idle_time: Duration,
@@ -152,6 +154,7 @@ impl Sandbox {
             auth: auth.clone(),
             faults: faults.clone(),
             lock_time: settings.lock_time,
+            crowd: Crowd::default(),
             ways: ways.clone(),
         };
         let manners = Manners {
