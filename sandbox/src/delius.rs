@@ -41,7 +41,7 @@ const LOCK: &str = "
     UPDATE OFFENDER_DELTA SET STATUS = 'INPROGRESS', LAST_UPDATED_DATETIME = ?1
     WHERE OFFENDER_DELTA_ID = ?2 AND LAST_UPDATED_DATETIME = ?3 AND STATUS = ?4
     RETURNING *";
-/// Null equals nothing: a row without a table or a record is nobody's duplicate.
+/// Null equals nothing, so a row without a table or a record has no duplicates.
 const DELETE_DUPLICATES: &str = "
     DELETE FROM OFFENDER_DELTA
     WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE = ?2 AND SOURCE_RECORD_ID = ?3 AND OFFENDER_DELTA_ID <> ?4";
@@ -221,7 +221,7 @@ impl Delius {
         Ok(statement.execute([id, version])? > 0)
     }
 
-    /// Gives a row up for good; `false` if another transaction has changed it since its version was read.
+    /// Marks a row as failed; `false` if another transaction has changed it since its version was read.
     pub fn mark_version(&self, id: i64, version: i64, now: i64) -> Result<bool> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
@@ -231,7 +231,7 @@ impl Delius {
         Ok(statement.execute([id, version, now])? > 0)
     }
 
-    /// Deletes a row that nobody else changes at the moment; `false` if it is not there.
+    /// Deletes a row that no one else changes at the moment; `false` if it is not there.
     pub fn delete_update(&self, id: i64) -> Result<bool> {
         match self.version(id)? {
             Some(version) => self.delete_version(id, version),
@@ -239,7 +239,7 @@ impl Delius {
         }
     }
 
-    /// Gives a row up that nobody else changes at the moment; `false` if it is not there.
+    /// Marks a row as failed that no one else changes at the moment; `false` if it is not there.
     pub fn mark_failed(&self, id: i64, now: i64) -> Result<bool> {
         match self.version(id)? {
             Some(version) => self.mark_version(id, version, now),

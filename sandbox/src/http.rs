@@ -164,7 +164,7 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
             effect.await;
             Ok(Reply::error(status, "Injected fault"))
         }
-        // Latency and Hang have been dealt with by now. A race, and SNS' errors, are part of the effect.
+        // Latency and Hang have happened by now. A race, and SNS' errors, are part of the effect.
         None
         | Some(
             Fault::Latency(_)
@@ -181,7 +181,7 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
 pub(crate) struct Manners {
     /// Answers do not say how long they are.
     pub(crate) chunked: bool,
-    /// A connection on which nothing comes for so long is closed.
+    /// After this time without a request, a connection is closed.
     pub(crate) idle: Option<Duration>,
     /// A connection is closed after so many answers; the last one says so.
     pub(crate) answers: Option<u32>,

@@ -125,7 +125,7 @@ impl Serve {
         }
     }
 
-    /// Serves until a signal comes, whatever is waited for at that moment.
+    /// Serves until a signal comes. The signal ends every wait.
     async fn run(self) -> Result<()> {
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,

@@ -430,7 +430,7 @@ async fn more_callers_claim_no_faster_and_lose_races_instead() -> Result<()> {
     while let Some(caller) = callers.join_next().await {
         caller??;
     }
-    // Nobody can have read a row before the one before it was locked.
+    // A row can be read only after the row before it was locked.
     assert!(started.elapsed() >= lock_time * ROWS);
     let lost = sandbox.delius().lost_races();
     assert!(lost >= u64::from(ROWS), "{lost} lost races for {ROWS} rows");

@@ -11,7 +11,7 @@ use sandbox::delius::NewUpdate;
 use sandbox::{Delius, Sandbox, Settings, Timings};
 use tokio::time::{Instant, timeout};
 
-/// A folder of its own for each test, which ends with it.
+/// A separate folder for each test. It is removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! `sandbox serve` as a process, in surroundings that suit nobody.
+//! `sandbox serve` as a process, in difficult surroundings.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -108,8 +108,7 @@ async fn a_locked_file_ends_neither_the_changes_nor_the_wait_for_a_signal() -> R
     terminated
 }
 
-/// A shell in a mount namespace of its own, as in a container; `None`, and the test is skipped, where that is not
-/// allowed.
+/// A shell in a separate mount namespace, as in a container. `None` where that is not allowed: the test is skipped.
 async fn in_namespace(script: &str) -> Option<Command> {
     let namespace = || {
         let mut command = Command::new("unshare");

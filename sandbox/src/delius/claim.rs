@@ -1,4 +1,4 @@
-//! One `nextUpdate`: which row it tries next, and when it gives up.
+//! One `nextUpdate`: which row it tries next, and when it answers 409.
 
 use anyhow::Result;
 

@@ -22,7 +22,7 @@ const TRIGGERS: &str = include_str!("triggers.sql");
 const PREPARED_STATEMENTS: usize = 64;
 /// How long a call waits for another program to end its transaction.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long one attempt waits for it, during which nobody else has the connection, and the pause until the next.
+/// How long one attempt waits for it, while no other call has the connection, and the pause before the next attempt.
 const ATTEMPT: Duration = Duration::from_millis(10);
 const PAUSE: Duration = Duration::from_millis(40);
 /// Ids start somewhere below it, so that no test can know them.
@@ -123,7 +123,7 @@ impl Delius {
         work: impl Fn(&Self) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let Some(path) = &self.path else {
-            // In memory there is nobody to wait for.
+            // No other program uses a database in memory.
             return work(self);
         };
         let (work, deadline) = (Arc::new(work), Instant::now() + PATIENCE);

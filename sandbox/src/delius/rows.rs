@@ -104,7 +104,7 @@ impl UpdateRow {
     }
 }
 
-/// A cell as text, whatever is in it. As in Oracle, an empty text is null.
+/// Any cell as text. As in Oracle, an empty text is null.
 pub(crate) fn text(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<String>> {
     let text = match row.get_ref(column)? {
         ValueRef::Null => return Ok(None),

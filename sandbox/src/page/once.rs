@@ -35,7 +35,7 @@ pub(super) async fn once(State(page): State<Page>, request: Request, next: Next)
         hasher.finish()
     });
     let request = Request::from_parts(head, Body::from(body));
-    // A task of its own, because a browser that sends a form again no longer waits for the first answer.
+    // In a separate task: a browser that sends a form again closes the first connection, which would cancel the work.
     let acted = tokio::spawn(async move { page.0.once.act(form, request, next).await });
     acted
         .await
