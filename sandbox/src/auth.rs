@@ -41,11 +41,11 @@ struct Token {
     expires: Instant,
 }
 
-/// Why a call is refused.
+/// Why a caller is refused.
 pub(crate) enum Refusal {
     NoToken,
-    UnknownToken,
-    MissingRole,
+    /// In words that hold nothing of the token.
+    BadToken(String),
 }
 
 impl Auth {
@@ -139,19 +139,14 @@ impl Auth {
         (token, answer)
     }
 
-    /// Whether the caller's token is good for the role.
-    pub(crate) fn check(&self, headers: &HeaderMap, role: &str) -> Result<(), Refusal> {
+    /// The roles that the caller's token carries.
+    pub(crate) fn roles(&self, headers: &HeaderMap) -> Result<Arc<[String]>, Refusal> {
         let token = credentials(headers, "bearer").ok_or(Refusal::NoToken)?;
-        let tokens = locked(&self.0.tokens);
-        let token = tokens
+        locked(&self.0.tokens)
             .get(token)
-            .filter(|token| token.expires > Instant::now())
-            .ok_or(Refusal::UnknownToken)?;
-        if token.roles.iter().any(|held| held == role) {
-            Ok(())
-        } else {
-            Err(Refusal::MissingRole)
-        }
+            .filter(|known| known.expires > Instant::now())
+            .map(|known| Arc::clone(&known.roles))
+            .ok_or_else(|| Refusal::BadToken(what_is_wrong(token)))
     }
 
     pub(crate) async fn answer(self, faults: Faults, request: Request<Bytes>) -> Answer {
@@ -163,8 +158,7 @@ impl Auth {
             }
             (&Method::GET, "/auth/health/ping") => {
                 let call = faults.receive(Endpoint::AuthPing, |_| false);
-                call.carry_out(async { Reply::json(200, &json!({"status": "UP"})) })
-                    .await
+                call.carry_out(async { Reply::actuator_up() }).await
             }
             _ => Ok(Reply::json(404, &json!({"error": "not_found"}))),
         }
@@ -196,6 +190,28 @@ impl Auth {
             Some((form_decoded(id), form_decoded(secret)))
         };
         given().is_some_and(|(id, secret)| id == self.0.client_id && secret == self.0.client_secret)
+    }
+}
+
+/// Why a token is not, or no longer, known: as the real one, which goes by what the token says of itself.
+fn what_is_wrong(token: &str) -> String {
+    let payload = || {
+        let mut parts = token.split('.');
+        let (Some(_), Some(payload), Some(_), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return None;
+        };
+        serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+    };
+    let expiry = payload().map(|payload| {
+        let expiry = payload["exp"].as_i64().unwrap_or(i64::MAX);
+        jiff::Timestamp::from_second(expiry).unwrap_or(jiff::Timestamp::MAX)
+    });
+    match expiry {
+        None => "Jwt is malformed".into(),
+        Some(expiry) if expiry <= jiff::Timestamp::now() => format!("Jwt expired at {expiry}"),
+        Some(_) => "Jwt was signed by another key".into(),
     }
 }
 

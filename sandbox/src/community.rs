@@ -1,19 +1,22 @@
-//! community-api: the five calls on `OFFENDER_DELTA` and the offenders' identifiers.
+//! community-api: the four calls for rows and identifiers, and its ping.
 
+use std::io::{Write, stderr};
 use std::time::Duration;
 
 use anyhow::Result;
 use hyper::body::Bytes;
+use hyper::header::ACCEPT;
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use serde_json::json;
 
 use crate::auth::{Auth, Refusal};
-use crate::delius::Delius;
-use crate::faults::{Endpoint, Faults};
-use crate::http::{Answer, Reply};
+use crate::crowd::Crowd;
+use crate::delius::{Attempt, Claim, Delius};
+use crate::faults::{Endpoint, Fault, Faults};
+use crate::http::{Answer, Reply, sleep_precisely};
+use crate::ways::Ways;
 
-/// So often does one `nextUpdate` try to lock a row before it answers 409.
-const LOCK_ATTEMPTS: usize = 10;
 const EVENTS: &str = "ROLE_COMMUNITY_EVENTS";
 const COMMUNITY: &str = "ROLE_COMMUNITY";
 
@@ -22,157 +25,218 @@ pub(crate) struct Community {
     pub(crate) delius: Delius,
     pub(crate) auth: Auth,
     pub(crate) faults: Faults,
+    /// Of one caller alone.
     pub(crate) lock_time: Duration,
+    pub(crate) crowd: Crowd,
+    pub(crate) ways: Ways,
 }
 
-/// What is asked for.
+/// What is asked for, and of which offender or row.
 #[derive(Clone, Copy)]
-enum Ask {
-    Next,
-    Identifiers(i64),
-    Delete(i64),
-    MarkAsFailed(i64),
-    Ping,
+struct Ask {
+    endpoint: Endpoint,
+    id: i64,
+}
+
+/// Why a request asks for nothing.
+enum Wrong {
+    Path,
+    /// The path answers this method only.
+    Method(Method),
+    /// The id is no number.
+    Id,
 }
 
 impl Ask {
-    fn read(method: &Method, path: &str) -> Option<Self> {
-        if (method, path) == (&Method::GET, "/health/ping") {
-            return Some(Self::Ping);
-        }
-        let path = path.strip_prefix("/secure/offenders/")?;
-        match *method {
-            Method::GET if path == "nextUpdate" => Some(Self::Next),
-            Method::GET => {
-                let id = path
-                    .strip_prefix("offenderId/")?
-                    .strip_suffix("/identifiers")?;
-                Some(Self::Identifiers(id.parse().ok()?))
+    fn read(method: &Method, path: &str) -> Result<Self, Wrong> {
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let (endpoint, id, allowed) = match parts[..] {
+            ["health", "ping"] => (Endpoint::CommunityPing, "0", Method::GET),
+            ["secure", "offenders", "nextUpdate"] => (Endpoint::NextUpdate, "0", Method::GET),
+            ["secure", "offenders", "offenderId", id, "identifiers"] => {
+                (Endpoint::Identifiers, id, Method::GET)
             }
-            Method::DELETE => Some(Self::Delete(path.strip_prefix("update/")?.parse().ok()?)),
-            Method::PUT => {
-                let id = path
-                    .strip_prefix("update/")?
-                    .strip_suffix("/markAsFailed")?;
-                Some(Self::MarkAsFailed(id.parse().ok()?))
+            ["secure", "offenders", "update", id] => (Endpoint::DeleteUpdate, id, Method::DELETE),
+            ["secure", "offenders", "update", id, "markAsFailed"] => {
+                (Endpoint::MarkAsFailed, id, Method::PUT)
             }
-            _ => None,
+            _ => return Err(Wrong::Path),
+        };
+        // A HEAD does what a GET does, also claim.
+        if *method != allowed && !(method == Method::HEAD && allowed == Method::GET) {
+            return Err(Wrong::Method(allowed));
         }
+        let id = id.parse().map_err(|_| Wrong::Id)?;
+        Ok(Self { endpoint, id })
     }
 
-    fn endpoint(self) -> Endpoint {
-        match self {
-            Self::Next => Endpoint::NextUpdate,
-            Self::Identifiers(_) => Endpoint::Identifiers,
-            Self::Delete(_) => Endpoint::DeleteUpdate,
-            Self::MarkAsFailed(_) => Endpoint::MarkAsFailed,
-            Self::Ping => Endpoint::CommunityPing,
-        }
-    }
-
-    fn role(self) -> Option<&'static str> {
-        match self {
-            Self::Next | Self::Delete(_) | Self::MarkAsFailed(_) => Some(EVENTS),
-            Self::Identifiers(_) => Some(COMMUNITY),
-            Self::Ping => None,
+    fn role(self) -> &'static str {
+        match self.endpoint {
+            Endpoint::Identifiers => COMMUNITY,
+            _ => EVENTS,
         }
     }
 }
 
 impl Community {
     pub(crate) async fn answer(self, request: Request<Bytes>) -> Answer {
-        let Some(ask) = Ask::read(request.method(), request.uri().path()) else {
-            return Ok(Reply::error(404, "No such resource"));
+        let (head, _) = request.into_parts();
+        let ask = match Ask::read(&head.method, head.uri.path()) {
+            Ok(ask) => ask,
+            Err(wrong) => return Ok(self.refuse_wrong(&wrong, &head)),
         };
-        let call = self.faults.receive(
-            ask.endpoint(),
-            |offender| matches!(ask, Ask::Identifiers(id) if id == offender),
-        );
-        call.carry_out(async move { self.effect(ask, request.headers()).await })
+        let call = self.faults.receive(ask.endpoint, |offender| {
+            ask.endpoint == Endpoint::Identifiers && ask.id == offender
+        });
+        let raced = matches!(call.fault, Some(Fault::Race));
+        call.carry_out(async move { self.effect(ask, &head, raced).await })
             .await
     }
 
-    async fn effect(&self, ask: Ask, headers: &HeaderMap) -> Reply {
-        if let Some(role) = ask.role()
-            && let Err(refusal) = self.auth.check(headers, role)
-        {
-            return refuse(&refusal);
+    fn refuse_wrong(&self, wrong: &Wrong, head: &Parts) -> Reply {
+        if let Err(refusal) = self.auth.roles(&head.headers) {
+            return refuse(&refusal, &head.method);
         }
-        let reply = match ask {
-            Ask::Next => self.next_update().await,
-            Ask::Identifiers(offender) => self.identifiers(offender),
-            Ask::Delete(id) => self.delius.delete_update(id).map(|found| done(found, id)),
-            Ask::MarkAsFailed(id) => self
-                .delius
-                .mark_failed(id, now())
-                .map(|found| done(found, id)),
-            Ask::Ping => Ok(Reply::json(200, &json!({"status": "UP"}))),
+        let path = head.uri.path();
+        match wrong {
+            Wrong::Path => Reply::problem(404, path),
+            Wrong::Method(allowed) => Reply::problem(405, path).header("Allow", allowed.as_str()),
+            Wrong::Id => Reply::problem(400, path),
+        }
+    }
+
+    async fn effect(&self, ask: Ask, head: &Parts, raced: bool) -> Reply {
+        if ask.endpoint == Endpoint::CommunityPing {
+            return Reply::actuator_up();
+        }
+        let roles = match self.auth.roles(&head.headers) {
+            Ok(roles) => roles,
+            Err(refusal) => return refuse(&refusal, &head.method),
         };
-        reply.unwrap_or_else(|error| Reply::error(500, &format!("{error:#}")))
+        if !accepts_json(&head.headers) {
+            return Reply::empty(406);
+        }
+        if !roles.iter().any(|role| role == ask.role()) {
+            return Reply::error(403, "Access is denied");
+        }
+        let reply = match ask.endpoint {
+            Endpoint::NextUpdate => self.next_update().await,
+            Endpoint::Identifiers => self.identifiers(ask.id).await,
+            _ => self.settle(ask, raced, head.uri.path()).await,
+        };
+        reply.unwrap_or_else(|error| {
+            // Like the real one, it keeps the cause to its log.
+            let _ = writeln!(stderr(), "community-api answers 500: {error:#}");
+            Reply::problem(500, head.uri.path())
+        })
     }
 
     async fn next_update(&self) -> Result<Reply> {
-        for _ in 0..LOCK_ATTEMPTS {
-            let Some(candidate) = self.delius.claim_candidate(now())? else {
-                return Ok(Reply::error(404, "No updates found"));
+        let mut claim = Claim::default();
+        loop {
+            let attempt = move |delius: &Delius| delius.attempt(claim, now());
+            let candidate = match self.delius.patiently(attempt).await? {
+                Attempt::Row(candidate, rest) => {
+                    claim = rest;
+                    candidate
+                }
+                Attempt::Nothing => return Ok(Reply::error(404, "No updates found")),
+                Attempt::Conflict => return Ok(Reply::json(409, &json!({"status": 409}))),
             };
-            // The real one reads and locks in separate steps as well; here other callers come in
-            // between.
-            if self.lock_time.is_zero() {
-                tokio::task::yield_now().await;
-            } else {
-                tokio::time::sleep(self.lock_time).await;
-            }
-            if let Some(row) = self.delius.lock(&candidate, now())? {
+            // Other callers come in between, and read the same row.
+            let caller = self.crowd.enter();
+            sleep_precisely(caller.time(self.lock_time)).await;
+            let lock = move |delius: &Delius| delius.lock(&candidate, now());
+            if let Some(row) = self.delius.patiently(lock).await? {
+                self.ways.claimed(&row);
                 return Ok(Reply::json(200, &row));
             }
         }
-        Ok(Reply::error(
-            409,
-            "Unable to lock an update: other callers were faster",
-        ))
     }
 
-    fn identifiers(&self, offender_id: i64) -> Result<Reply> {
-        Ok(match self.delius.identifiers(offender_id)? {
-            Some(identifiers) => Reply::json(
+    async fn identifiers(&self, offender: i64) -> Result<Reply> {
+        let found = self
+            .delius
+            .patiently(move |delius| delius.identifiers(offender))
+            .await?;
+        self.ways.identified(offender, found.is_some());
+        Ok(match found {
+            Some(found) => Reply::json(
                 200,
-                &json!({"offenderId": offender_id, "primaryIdentifiers": identifiers}),
+                &json!({
+                    "offenderId": offender,
+                    "primaryIdentifiers": found,
+                    "additionalIdentifiers": found.additional,
+                }),
             ),
-            None => Reply::error(404, &format!("Offender with id {offender_id} not found")),
+            None => Reply::error(404, "No offender found"),
         })
     }
-}
 
-fn done(found: bool, id: i64) -> Reply {
-    if found {
-        Reply::empty(200)
-    } else {
-        Reply::error(404, &format!("Update with id {id} not found"))
+    /// Reads the row and changes it in two steps, between which another transaction may change it: then 500.
+    async fn settle(&self, ask: Ask, raced: bool, path: &str) -> Result<Reply> {
+        let (id, delete) = (ask.id, ask.endpoint == Endpoint::DeleteUpdate);
+        let version = self.delius.patiently(move |delius| delius.version(id));
+        let Some(version) = version.await? else {
+            return Ok(if delete {
+                Reply::error(404, "Update not found")
+            } else {
+                let message = format!("Cannot mark as failed for offenderDeltaId {id}");
+                Reply::error(404, &message)
+            });
+        };
+        tokio::task::yield_now().await;
+        let change = move |delius: &Delius| {
+            if delete {
+                delius.delete_version(id, version)
+            } else {
+                delius.mark_version(id, version, now())
+            }
+        };
+        if raced || !self.delius.patiently(change).await? {
+            return Ok(Reply::problem(500, path));
+        }
+        let how = if delete {
+            "deleted"
+        } else {
+            "marked as failed"
+        };
+        self.ways.settled(id, how);
+        Ok(Reply::empty(200))
     }
 }
 
-fn refuse(refusal: &Refusal) -> Reply {
-    let (status, code, description) = match refusal {
-        Refusal::NoToken => (
-            401,
-            "unauthorized",
-            "Full authentication is required to access this resource",
-        ),
-        Refusal::UnknownToken => (401, "invalid_token", "Invalid or expired access token"),
-        Refusal::MissingRole => (403, "access_denied", "Access is denied"),
+/// Whether `Accept` leaves room for JSON; it does if it is not there.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut accepted = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .peekable();
+    let is_json = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or_default();
+        let refused = parts
+            .filter_map(|part| part.strip_prefix("q="))
+            .any(|quality| quality.parse::<f32>().is_ok_and(|quality| quality <= 0.0));
+        !refused && ["*/*", "application/*", "application/json"].contains(&media_type)
     };
-    let reply = Reply::json(
-        status,
-        &json!({"error": code, "error_description": description}),
-    );
-    if status == 403 {
-        return reply;
-    }
-    let challenge = format!(
-        r#"Bearer realm="oauth2-resource", error="{code}", error_description="{description}""#
-    );
-    reply.header("WWW-Authenticate", &challenge)
+    accepted.peek().is_none() || accepted.any(is_json)
+}
+
+/// Without a token, a call that changes something is taken for a forged form.
+fn refuse(refusal: &Refusal, method: &Method) -> Reply {
+    let challenge = match refusal {
+        Refusal::NoToken if method != Method::GET && method != Method::HEAD => {
+            return Reply::error(403, "Access is denied");
+        }
+        Refusal::NoToken => "Bearer".to_owned(),
+        Refusal::BadToken(why) => {
+            format!(r#"Bearer error="invalid_token", error_description="{why}""#)
+        }
+    };
+    Reply::empty(401).header("WWW-Authenticate", &challenge)
 }
 
 fn now() -> i64 {

@@ -5,33 +5,29 @@
 //! the clock except the triggers: whoever claims or settles a row passes the time in, so that a
 //! simulation may own it.
 
+mod claim;
 mod data;
+mod file;
 mod rows;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-pub use self::rows::{Candidate, Identifiers, NewUpdate, Status, Timings, UpdateRow};
+pub use self::claim::{Attempt, Claim};
+pub(crate) use self::rows::text;
+pub use self::rows::{
+    AdditionalIdentifier, Candidate, Identifiers, NewUpdate, Status, Timings, UpdateRow,
+};
 use crate::locked;
-
-const TABLES: &str = include_str!("delius/schema.sql");
-const PEOPLE: &str = include_str!("delius/people.sql");
-const TRIGGERS: &str = include_str!("delius/triggers.sql");
-
-/// More than there are statements in this room, so that each is prepared once.
-const PREPARED_STATEMENTS: usize = 64;
-/// How long to wait for the `sqlite3` command when both write to one file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const OLDEST_CREATED: &str = "
     SELECT OFFENDER_DELTA_ID, LAST_UPDATED_DATETIME FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_OLDEST
     WHERE STATUS = 'CREATED' AND LAST_UPDATED_DATETIME <= ?1
-    ORDER BY CREATED_DATETIME, OFFENDER_DELTA_ID LIMIT 1";
+    ORDER BY CREATED_DATETIME, TIE LIMIT 1";
 /// Asked before [`OLDEST_EXPIRED`], which would otherwise read past every row that is locked at
 /// present.
 const ANY_EXPIRED: &str = "
@@ -40,19 +36,22 @@ const ANY_EXPIRED: &str = "
 const OLDEST_EXPIRED: &str = "
     SELECT OFFENDER_DELTA_ID, LAST_UPDATED_DATETIME FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_OLDEST
     WHERE STATUS = 'INPROGRESS' AND LAST_UPDATED_DATETIME <= ?1
-    ORDER BY CREATED_DATETIME, OFFENDER_DELTA_ID LIMIT 1";
+    ORDER BY CREATED_DATETIME, TIE LIMIT 1";
 const LOCK: &str = "
     UPDATE OFFENDER_DELTA SET STATUS = 'INPROGRESS', LAST_UPDATED_DATETIME = ?1
     WHERE OFFENDER_DELTA_ID = ?2 AND LAST_UPDATED_DATETIME = ?3 AND STATUS = ?4
     RETURNING *";
+/// Null equals nothing, so a row without a table or a record has no duplicates.
 const DELETE_DUPLICATES: &str = "
     DELETE FROM OFFENDER_DELTA
-    WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE IS ?2 AND SOURCE_RECORD_ID IS ?3 AND OFFENDER_DELTA_ID <> ?4";
+    WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE = ?2 AND SOURCE_RECORD_ID = ?3 AND OFFENDER_DELTA_ID <> ?4";
 
 /// The database; a clone is another handle to the same one.
 #[derive(Clone)]
 pub struct Delius {
     connection: Arc<Mutex<Connection>>,
+    /// The file; `None`: in memory.
+    path: Option<Arc<PathBuf>>,
     timings: Arc<Mutex<Timings>>,
     lost_races: Arc<AtomicU64>,
 }
@@ -60,30 +59,18 @@ pub struct Delius {
 impl Delius {
     /// A new database in memory, with the first few people in it.
     pub fn in_memory(timings: Timings) -> Result<Self> {
-        Self::prepare(Connection::open_in_memory()?, timings)
+        Self::with(None, timings)
     }
 
     /// The database in a file, created with the first few people if it is new.
     pub fn open(path: &Path, timings: Timings) -> Result<Self> {
-        let connection =
-            Connection::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        Self::prepare(connection, timings)
+        Self::with(Some(path), timings)
     }
 
-    fn prepare(mut connection: Connection, timings: Timings) -> Result<Self> {
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if !transaction.table_exists(None, "OFFENDER_DELTA")? {
-            for script in [TABLES, PEOPLE, TRIGGERS] {
-                transaction.execute_batch(script)?;
-            }
-        }
-        transaction.commit()?;
+    fn with(path: Option<&Path>, timings: Timings) -> Result<Self> {
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
+            connection: Arc::new(Mutex::new(file::open(path)?)),
+            path: path.map(|path| Arc::new(path.to_owned())),
             timings: Arc::new(Mutex::new(timings)),
             lost_races: Arc::default(),
         })
@@ -133,39 +120,23 @@ impl Delius {
         Ok(connection.last_insert_rowid())
     }
 
-    /// Looks for the row that a caller should get at `now`, without locking it.
-    ///
-    /// The oldest new row that has settled; if there is none, the oldest whose lock has expired.
-    pub fn claim_candidate(&self, now: i64) -> Result<Option<Candidate>> {
-        let timings = self.timings();
+    fn look(&self, sql: &str, not_after: i64, status: Status) -> Result<Option<Candidate>> {
         let connection = self.connection();
-        let look = |sql: &str, not_after: i64, status: Status| {
-            connection
-                .prepare_cached(sql)?
-                .query_row([not_after], |row| {
-                    Ok(Candidate {
-                        offender_delta_id: row.get(0)?,
-                        version: row.get(1)?,
-                        status,
-                    })
-                })
-                .optional()
-        };
-        if let Some(settled) = look(
-            OLDEST_CREATED,
-            now - timings.settle_seconds,
-            Status::Created,
-        )? {
-            return Ok(Some(settled));
-        }
-        let expired = now - timings.lock_expiry_seconds;
-        if !connection
-            .prepare_cached(ANY_EXPIRED)?
-            .query_row([expired], |row| row.get(0))?
-        {
-            return Ok(None);
-        }
-        Ok(look(OLDEST_EXPIRED, expired, Status::InProgress)?)
+        let mut statement = connection.prepare_cached(sql)?;
+        let candidate = statement.query_row([not_after], |row| {
+            Ok(Candidate {
+                offender_delta_id: row.get(0)?,
+                version: row.get(1)?,
+                status,
+            })
+        });
+        Ok(candidate.optional()?)
+    }
+
+    fn any_expired(&self, not_after: i64) -> Result<bool> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(ANY_EXPIRED)?;
+        Ok(statement.query_row([not_after], |row| row.get(0))?)
     }
 
     /// Locks the candidate, or answers `None` if somebody else was faster.
@@ -212,39 +183,68 @@ impl Delius {
         self.lost_races.load(Ordering::Relaxed)
     }
 
-    /// What the offender is known by; `None` if there is no such offender, or none that may be
-    /// seen.
+    /// What the offender is known by, also one who is soft-deleted; `None` if there is no such offender.
     pub fn identifiers(&self, offender_id: i64) -> Result<Option<Identifiers>> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT CRN, NOMS_NUMBER, PNC_NUMBER FROM OFFENDER WHERE OFFENDER_ID = ?1 AND VISIBLE = 1",
-        )?;
-        let identifiers = statement.query_row([offender_id], |row| {
-            Ok(Identifiers {
-                offender_id,
-                crn: row.get(0)?,
-                noms_number: row.get(1)?,
-                pnc_number: row.get(2)?,
-            })
-        });
-        Ok(identifiers.optional()?)
-    }
-
-    /// Deletes a row; `false` if it is not there.
-    pub fn delete_update(&self, id: i64) -> Result<bool> {
-        let connection = self.connection();
         let mut statement =
-            connection.prepare_cached("DELETE FROM OFFENDER_DELTA WHERE OFFENDER_DELTA_ID = ?1")?;
-        Ok(statement.execute([id])? > 0)
+            connection.prepare_cached("SELECT * FROM OFFENDER WHERE OFFENDER_ID = ?1")?;
+        let Some(mut identifiers) = statement
+            .query_row([offender_id], Identifiers::read)
+            .optional()?
+        else {
+            return Ok(None);
+        };
+        let mut statement = connection.prepare_cached(
+            "SELECT * FROM ADDITIONAL_IDENTIFIER WHERE OFFENDER_ID = ?1 ORDER BY ADDITIONAL_IDENTIFIER_ID",
+        )?;
+        let additional = statement.query_map([offender_id], AdditionalIdentifier::read)?;
+        identifiers.additional = additional.collect::<rusqlite::Result<_>>()?;
+        Ok(Some(identifiers))
     }
 
-    /// Gives a row up for good; `false` if it is not there.
-    pub fn mark_failed(&self, id: i64, now: i64) -> Result<bool> {
+    /// The version of a row, which [`Delius::delete_version`] and [`Delius::mark_version`] compare; `None` if the row is
+    /// not there.
+    pub fn version(&self, id: i64) -> Result<Option<i64>> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "UPDATE OFFENDER_DELTA SET STATUS = 'FAILED', LAST_UPDATED_DATETIME = ?2 WHERE OFFENDER_DELTA_ID = ?1",
+            "SELECT LAST_UPDATED_DATETIME FROM OFFENDER_DELTA WHERE OFFENDER_DELTA_ID = ?1",
         )?;
-        Ok(statement.execute([id, now])? > 0)
+        Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+    }
+
+    /// Deletes a row; `false` if another transaction has changed it since its version was read.
+    pub fn delete_version(&self, id: i64, version: i64) -> Result<bool> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "DELETE FROM OFFENDER_DELTA WHERE OFFENDER_DELTA_ID = ?1 AND LAST_UPDATED_DATETIME = ?2",
+        )?;
+        Ok(statement.execute([id, version])? > 0)
+    }
+
+    /// Marks a row as failed; `false` if another transaction has changed it since its version was read.
+    pub fn mark_version(&self, id: i64, version: i64, now: i64) -> Result<bool> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "UPDATE OFFENDER_DELTA SET STATUS = 'FAILED', LAST_UPDATED_DATETIME = ?3
+             WHERE OFFENDER_DELTA_ID = ?1 AND LAST_UPDATED_DATETIME = ?2",
+        )?;
+        Ok(statement.execute([id, version, now])? > 0)
+    }
+
+    /// Deletes a row that no one else changes at the moment; `false` if it is not there.
+    pub fn delete_update(&self, id: i64) -> Result<bool> {
+        match self.version(id)? {
+            Some(version) => self.delete_version(id, version),
+            None => Ok(false),
+        }
+    }
+
+    /// Marks a row as failed that no one else changes at the moment; `false` if it is not there.
+    pub fn mark_failed(&self, id: i64, now: i64) -> Result<bool> {
+        match self.version(id)? {
+            Some(version) => self.mark_version(id, version, now),
+            None => Ok(false),
+        }
     }
 
     /// All rows of `OFFENDER_DELTA`, by id. Their `failed_update` is always false: it belongs to an

@@ -60,6 +60,9 @@ pub enum Fault {
     LoseAnswer,
     /// The effect takes place, then this status is answered.
     AnswerAfterEffect(u16),
+    /// Another transaction changes the row between the reading and the writing of DELETE or markAsFailed: 500, and no
+    /// effect.
+    Race,
     /// An error as SNS answers it; nothing is published.
     SnsError {
         /// The HTTP status.

@@ -1,17 +1,21 @@
-//! The HTTP server that all three stand-ins share: small, and able to close a connection without an
-//! answer.
+//! The HTTP server that all three stand-ins share: small, able to close a connection without an answer, and as
+//! ill-mannered with connections as the real one.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -62,7 +66,27 @@ impl Reply {
         )
     }
 
-    /// An error body of community-api.
+    /// What Spring's actuator answers to a ping.
+    pub(crate) fn actuator_up() -> Self {
+        let body = r#"{"status":"UP"}"#;
+        Self::new(200, "application/vnd.spring-boot.actuator.v3+json", body)
+    }
+
+    /// An error that Spring answers before community-api is asked.
+    pub(crate) fn problem(status: u16, path: &str) -> Self {
+        let reason = StatusCode::from_u16(status).ok();
+        Self::json(
+            status,
+            &json!({
+                "timestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string(),
+                "status": status,
+                "error": reason.and_then(|status| status.canonical_reason()).unwrap_or_default(),
+                "path": path,
+            }),
+        )
+    }
+
+    /// An error that community-api answers itself.
     pub(crate) fn error(status: u16, message: &str) -> Self {
         Self::json(
             status,
@@ -102,9 +126,15 @@ impl Call {
     }
 }
 
-/// Tokio's timer alone rounds up to the next millisecond, which would be much of a latency of a few.
-async fn sleep_precisely(duration: Duration) {
-    const ROUGH: Duration = Duration::from_millis(2);
+/// What the timer cannot be trusted with.
+const ROUGH: Duration = Duration::from_millis(2);
+
+/// Tokio's timer alone rounds up to the next millisecond, which would be much of a latency of a few. With no duration,
+/// others have a turn all the same.
+pub(crate) async fn sleep_precisely(duration: Duration) {
+    if duration.is_zero() {
+        return tokio::task::yield_now().await;
+    }
     let due = tokio::time::Instant::now() + duration;
     tokio::time::sleep(duration.saturating_sub(ROUGH)).await;
     let rest = due.saturating_duration_since(tokio::time::Instant::now());
@@ -134,21 +164,39 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
             effect.await;
             Ok(Reply::error(status, "Injected fault"))
         }
-        // Latency and Hang have been dealt with by now, and SNS' errors are part of the topic's effect.
+        // Latency and Hang have happened by now. A race, and SNS' errors, are part of the effect.
         None
         | Some(
-            Fault::Latency(_) | Fault::Hang | Fault::SnsError { .. } | Fault::SnsEntryError { .. },
+            Fault::Latency(_)
+            | Fault::Hang
+            | Fault::Race
+            | Fault::SnsError { .. }
+            | Fault::SnsEntryError { .. },
         ) => Ok(effect.await),
     }
 }
 
+/// How a server treats its connections.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Manners {
+    /// Answers do not say how long they are.
+    pub(crate) chunked: bool,
+    /// After this time without a request, a connection is closed.
+    pub(crate) idle: Option<Duration>,
+    /// A connection is closed after so many answers; the last one says so.
+    pub(crate) answers: Option<u32>,
+}
+
 /// Serves connections until it is dropped, which closes them all.
-pub(crate) async fn serve<H, F>(listener: TcpListener, handler: H)
+pub(crate) async fn serve<H, F>(listener: TcpListener, manners: Manners, handler: H)
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    accept(listener, |stream| serve_connection(stream, handler.clone())).await;
+    accept(listener, |stream| {
+        serve_connection(stream, manners, handler.clone())
+    })
+    .await;
 }
 
 /// As [`serve`], whatever is made of a connection.
@@ -172,27 +220,67 @@ where
     }
 }
 
-async fn serve_connection<H, F>(stream: TcpStream, handler: H)
+async fn serve_connection<H, F>(stream: TcpStream, manners: Manners, handler: H)
 where
     H: Fn(Request<Bytes>) -> F,
     F: Future<Output = Answer>,
 {
+    let answered = AtomicU32::new(0);
     let service = service_fn(|request: Request<Incoming>| {
-        let handler = &handler;
+        let (handler, answered) = (&handler, &answered);
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
-            handler(Request::from_parts(head, body))
-                .await
-                .map(|reply| reply.0)
+            let mut response = handler(Request::from_parts(head, body)).await?.0;
+            let count = answered.fetch_add(1, Ordering::Relaxed) + 1;
+            if manners.answers.is_some_and(|most| count >= most) {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Dropped>(response.map(|content| Body {
+                content,
+                chunked: manners.chunked,
+            }))
         }
     });
     // Without it the answer waits for the acknowledgement of the packet before. Failing that, it is
     // merely slow.
     let _ = stream.set_nodelay(true);
-    // An error is either the caller's going away or a fault that was asked for.
+    // An error is either the caller's going away or a fault that was asked for. The time to read a head starts when the
+    // connection becomes idle.
     let _ = http1::Builder::new()
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(manners.idle)
         .serve_connection(TokioIo::new(stream), service)
         .await;
+}
+
+/// A body that may keep to itself how long it is, so that it is sent in chunks.
+struct Body {
+    content: Full<Bytes>,
+    chunked: bool,
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.content).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.chunked && !self.content.is_end_stream() {
+            SizeHint::default()
+        } else {
+            self.content.size_hint()
+        }
+    }
 }

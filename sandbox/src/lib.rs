@@ -5,15 +5,18 @@
 //! code with the service: its own JSON is the other half of every test over the wire.
 //!
 //! Reading order: [`delius`] is the data and the lock, [`faults`] is what may go wrong, then the
-//! three stand-ins. `page` shows it all, and makes changes.
+//! three stand-ins. `page` shows it all, and makes changes. `README.md` says what is true to the real
+//! community-api, and what is simplified.
 
 pub mod auth;
 mod community;
+mod crowd;
 pub mod delius;
 pub mod faults;
 mod http;
 mod page;
 pub mod topic;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,20 +34,29 @@ pub use self::faults::{Endpoint, Fault, Faults, Rule};
 pub use self::topic::{Message, Topic};
 
 use self::community::Community;
+use self::crowd::Crowd;
+use self::http::Manners;
 use self::page::Page;
 use self::topic::TopicSettings;
+use self::ways::Ways;
 
 /// The page's port, unless it is told another one.
 pub const PAGE_PORT: u16 = 8095;
+
+/// community-api closes a connection after so many answers.
+const ANSWERS_PER_CONNECTION: u32 = 100;
 
 /// How the world is set up; the default suits a test.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// When rows are served.
     pub timings: Timings,
-    /// How long `nextUpdate` takes from reading a row to locking it, in which other callers may come
-    /// in; zero: they may all the same.
+    /// How long `nextUpdate` takes for one caller from reading a row to locking it, in which other
+    /// callers may come in; zero: they may all the same. The real one takes 3 ms where its database is
+    /// near, and 60 ms where that is 4 ms away.
     pub lock_time: Duration,
+    /// How long community-api keeps a connection on which nothing comes.
+    pub idle_time: Duration,
     /// The file that holds the mini-Delius; `None`: in memory.
     pub database: Option<PathBuf>,
     /// The client that hmpps-auth knows.
@@ -80,7 +92,8 @@ impl Default for Settings {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
             timings: Timings::default(),
-            lock_time: Duration::ZERO,
+            lock_time: Duration::from_millis(3),
+            idle_time: Duration::from_secs(20),
             database: None,
             client_id: "probation-offender-events".into(),
             client_secret: "clientsecret".into(),
@@ -116,11 +129,8 @@ pub struct Sandbox {
 impl Sandbox {
     /// Opens the mini-Delius, binds the addresses and serves.
     pub async fn start(settings: Settings) -> Result<Self> {
-        let delius = match &settings.database {
-            Some(path) => Delius::open(path, settings.timings)?,
-            None => Delius::in_memory(settings.timings)?,
-        };
-        let faults = Faults::default();
+        let delius = open(settings.database, settings.timings).await?;
+        let (faults, ways) = (Faults::default(), Ways::default());
         let client = (settings.client_id.clone(), settings.client_secret.clone());
         let auth = Auth::new(
             settings.client_id,
@@ -144,16 +154,24 @@ impl Sandbox {
             auth: auth.clone(),
             faults: faults.clone(),
             lock_time: settings.lock_time,
+            crowd: Crowd::default(),
+            ways: ways.clone(),
         };
-        servers.spawn(http::serve(community_listener, move |request| {
+        let manners = Manners {
+            chunked: true,
+            idle: Some(settings.idle_time),
+            answers: Some(ANSWERS_PER_CONNECTION),
+        };
+        servers.spawn(http::serve(community_listener, manners, move |request| {
             community.clone().answer(request)
         }));
+        let plain = Manners::default();
         let served = (auth.clone(), faults.clone());
-        servers.spawn(http::serve(auth_listener, move |request| {
+        servers.spawn(http::serve(auth_listener, plain, move |request| {
             served.0.clone().answer(served.1.clone(), request)
         }));
         let served = (topic.clone(), faults.clone());
-        servers.spawn(http::serve(topic_listener, move |request| {
+        servers.spawn(http::serve(topic_listener, plain, move |request| {
             served.0.clone().answer(served.1.clone(), request)
         }));
         let page = match settings.page_address {
@@ -163,6 +181,7 @@ impl Sandbox {
                     delius.clone(),
                     faults.clone(),
                     auth.clone(),
+                    ways,
                     settings.queue_url,
                 );
                 page.serve(listener, topic.clone(), &mut servers);
@@ -233,10 +252,15 @@ impl Sandbox {
         Some(format!("http://{address}"))
     }
 
-    /// Tells the page where to ask the service for its health and metrics.
+    /// Says where the page asks the service for its health and metrics.
     pub fn watch_service(&self, address: String) {
+        self.link_service(address.clone(), address);
+    }
+
+    /// As [`Sandbox::watch_service`], for a service that a browser reaches at another address.
+    pub fn link_service(&self, address: String, link: String) {
         if let Some((page, _)) = &self.page {
-            page.watch_service(address);
+            page.watch_service(address, link);
         }
     }
 
@@ -258,6 +282,15 @@ impl Sandbox {
     pub async fn stop(mut self) {
         self.servers.shutdown().await;
     }
+}
+
+/// Opens the mini-Delius where it may block: another program may have the file locked.
+async fn open(path: Option<PathBuf>, timings: Timings) -> Result<Delius> {
+    let open = move || match path {
+        Some(path) => Delius::open(&path, timings),
+        None => Delius::in_memory(timings),
+    };
+    tokio::task::spawn_blocking(open).await?
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {

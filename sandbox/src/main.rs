@@ -1,14 +1,15 @@
 //! `sandbox serve`: the world around the service as a process of its own, for docker-compose and
 //! for trying things out.
 
+use std::ffi::OsStr;
 use std::io::{Write, stdout};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::{Args, Parser};
-use sandbox::{Rule, Sandbox, Settings, Timings};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use sandbox::{Delius, Rule, Sandbox, Settings, Timings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -46,6 +47,9 @@ struct Serve {
         default_value = "http://localhost:8081"
     )]
     service_url: String,
+    /// Where a browser reaches the service, if that is elsewhere
+    #[arg(long, env = "SANDBOX_SERVICE_LINK")]
+    service_link: Option<String>,
     /// The SQS queue of LocalStack that the page shows the messages of, and empties; without it the
     /// page shows those of the topic here
     #[arg(long, env = "SANDBOX_QUEUE_URL")]
@@ -69,6 +73,9 @@ struct Serve {
     /// How long a row stays locked
     #[arg(long, env = "SANDBOX_LOCK_EXPIRY_SECONDS", default_value_t = Timings::default().lock_expiry_seconds)]
     lock_expiry_seconds: i64,
+    /// How long nextUpdate takes from reading a row to locking it, in milliseconds
+    #[arg(long, env = "SANDBOX_LOCK_MILLISECONDS", default_value_t = 3)]
+    lock_milliseconds: u64,
     /// How long a token lives
     #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600)]
     token_lifetime_seconds: u64,
@@ -102,6 +109,7 @@ impl Serve {
                 settle_seconds: self.settle_seconds,
                 lock_expiry_seconds: self.lock_expiry_seconds,
             },
+            lock_time: Duration::from_millis(self.lock_milliseconds),
             database: self.database.clone(),
             client_id: self.client_id.clone(),
             client_secret: self.client_secret.clone(),
@@ -117,22 +125,37 @@ impl Serve {
         }
     }
 
+    /// Serves until a signal comes. The signal ends every wait.
     async fn run(self) -> Result<()> {
-        ensure!(
-            self.changes_per_minute >= 0.0,
-            "--changes-per-minute must not be below zero"
-        );
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
         );
+        tokio::select! {
+            result = self.serve() => result,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+
+    async fn serve(self) -> Result<()> {
+        ensure!(
+            self.changes_per_minute >= 0.0,
+            "--changes-per-minute must be 0 or more, but is {}",
+            self.changes_per_minute
+        );
         let sandbox = Sandbox::start(self.settings()).await?;
-        sandbox.delius().seed_people(self.people)?;
-        sandbox.delius().seed_backlog(self.backlog)?;
+        let (people, backlog) = (self.people, self.backlog);
+        let seed = move |delius: &Delius| {
+            delius.seed_people(people)?;
+            delius.seed_backlog(backlog)
+        };
+        sandbox.delius().patiently(seed).await?;
         for rule in self.faults {
             sandbox.faults().inject(rule);
         }
-        sandbox.watch_service(self.service_url);
+        let link = self.service_link.unwrap_or(self.service_url.clone());
+        sandbox.link_service(self.service_url, link);
         say(&format!(
             "page {}\ncommunity-api {}\nhmpps-auth {}\ntopic {}",
             sandbox.page_url().unwrap_or_default(),
@@ -140,13 +163,7 @@ impl Serve {
             sandbox.auth_url(),
             sandbox.sns_url()
         ))?;
-        tokio::select! {
-            result = make_changes(&sandbox, self.changes_per_minute) => result?,
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        sandbox.stop().await;
-        Ok(())
+        make_changes(&sandbox, self.changes_per_minute).await
     }
 }
 
@@ -159,7 +176,11 @@ async fn make_changes(sandbox: &Sandbox, per_minute: f64) -> Result<()> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        say(&sandbox.delius().random_change()?)?;
+        match sandbox.delius().patiently(Delius::random_change).await {
+            Ok(change) => say(&change)?,
+            // The next change may succeed.
+            Err(error) => say(&format!("no change: {error:#}"))?,
+        }
     }
 }
 
@@ -167,8 +188,23 @@ fn say(line: &str) -> Result<()> {
     Ok(writeln!(stdout(), "{line}")?)
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let Command::Serve(serve) = Command::parse();
-    serve.run().await
+/// An empty variable counts as one that is not set, as it does for the service.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command.mut_subcommand("serve", |serve| {
+        serve.mut_args(|argument| match argument.get_env() {
+            Some(name) if is_empty(name) => argument.env(None),
+            _ => argument,
+        })
+    })
+}
+
+fn main() -> Result<()> {
+    let arguments = without_empty_variables(Command::command()).get_matches();
+    let Command::Serve(serve) = Command::from_arg_matches(&arguments)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(serve.run());
+    // Nothing is waited for, not even a call that waits for the file.
+    runtime.shutdown_background();
+    result
 }

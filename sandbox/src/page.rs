@@ -1,13 +1,14 @@
 //! The sandbox as a page: people to change, `OFFENDER_DELTA`, messages, outages and the service's vital signs, live.
 //!
 //! HTML is rendered here, whole or in fragments that are sent as they change. Reading order: [`changes`] is what can be
-//! done, [`view`] what is shown, [`guard`] who may.
+//! done, [`view`] what is shown, [`guard`] who may, [`once`] that nothing is done twice.
 
 mod changes;
 mod filter_policy;
 mod guard;
 mod live;
 mod messages;
+mod once;
 mod outages;
 mod view;
 mod vital_signs;
@@ -37,6 +38,7 @@ use tokio::time::interval;
 use self::changes::{Change, Values};
 use self::filter_policy::FilterPolicy;
 use self::messages::{Inbox, Queue};
+use self::once::Once;
 use self::outages::Outage;
 use self::view::{Outcome, Shown};
 use self::vital_signs::VitalSigns;
@@ -46,6 +48,7 @@ use crate::faults::Faults;
 use crate::http;
 use crate::locked;
 use crate::topic::Topic;
+use crate::ways::Ways;
 
 /// A filter policy of 256 KB, each character of it escaped in the form.
 const MOST_BYTES: usize = 1024 * 1024;
@@ -61,9 +64,11 @@ struct Inner {
     delius: Delius,
     faults: Faults,
     auth: Auth,
+    ways: Ways,
     inbox: Inbox,
     vital_signs: VitalSigns,
     subscription: Mutex<Subscription>,
+    once: Once,
     /// The queue that messages come from; `None`: the sandbox's own topic.
     queue_url: Option<String>,
 }
@@ -81,22 +86,25 @@ impl Page {
         delius: Delius,
         faults: Faults,
         auth: Auth,
+        ways: Ways,
         queue_url: Option<String>,
     ) -> Self {
         Self(Arc::new(Inner {
             delius,
             faults,
             auth,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(ways.clone()),
+            ways,
             vital_signs: VitalSigns::default(),
             subscription: Mutex::default(),
+            once: Once::default(),
             queue_url,
         }))
     }
 
-    /// Tells the page where the service is.
-    pub(crate) fn watch_service(&self, address: String) {
-        self.0.vital_signs.watch(address);
+    /// Says where the service is, and where a browser reaches it.
+    pub(crate) fn watch_service(&self, address: String, link: String) {
+        self.0.vital_signs.watch(address, link);
     }
 
     /// Serves the page, and follows what it shows.
@@ -126,17 +134,22 @@ impl Page {
                 "/page.js",
                 get(|| async { asset("text/javascript", include_str!("page/page.js")) }),
             )
+            .route(
+                "/icon.svg",
+                get(|| async { asset("image/svg+xml", include_str!("page/icon.svg")) }),
+            )
             .route("/people/{offender}/{change}", post(change))
             .route("/outages/{outage}", post(switch))
             .route("/lock", post(set_lock))
             .route("/subscription", post(subscribe))
             .layer(DefaultBodyLimit::max(MOST_BYTES))
+            .layer(middleware::from_fn_with_state(self.clone(), once::once))
             .layer(middleware::from_fn(guard::guard))
             .with_state(self.clone())
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router) {
+pub(crate) async fn serve_connection(stream: TcpStream, router: Router) {
     // An error is the browser's going away.
     let _ = http1::Builder::new()
         .header_read_timeout(None)
@@ -176,33 +189,54 @@ struct Address {
 
 async fn show(State(page): State<Page>, Query(address): Query<Address>) -> Answer {
     let found = match address.crn.as_deref().map(str::trim) {
-        Some(crn) => view::find_person(&page.0.delius, crn)?,
+        Some(crn) => {
+            let crn = crn.to_owned();
+            let find = move |delius: &Delius| view::find_person(delius, &crn);
+            page.0.delius.patiently(find).await?
+        }
         None => address.person,
     };
     let outcome = match (address.crn, found, address.done) {
         (Some(crn), None, _) => Outcome::refused(
             "crn",
-            vec![(
-                "crn".into(),
-                format!("There is nobody with the CRN {crn:.20}"),
-            )],
+            vec![("crn".into(), format!("No one has the CRN {crn:.20}"))],
         ),
         (_, _, Some(done)) => Outcome::Done(done),
         _ => Outcome::None,
     };
-    page.answer(&Shown {
+    page.answer(Shown {
         person: found,
         outcome,
     })
+    .await
 }
 
 impl Page {
-    fn answer(&self, shown: &Shown) -> Answer {
+    async fn answer(&self, shown: Shown) -> Answer {
         let status = match shown.outcome {
             Outcome::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::OK,
         };
-        Ok((status, Html(view::document(self, shown)?.into_string())).into_response())
+        let page = self.clone();
+        let document = move |_: &Delius| Ok(view::document(&page, &shown)?.into_string());
+        let html = self.0.delius.patiently(document).await?;
+        Ok((status, Html(html)).into_response())
+    }
+
+    /// The page again, with what was typed and what is wrong with it.
+    async fn refuse(
+        &self,
+        person: Option<i64>,
+        what: &str,
+        faults: Vec<(String, String)>,
+        values: Values,
+    ) -> Answer {
+        let outcome = Outcome::Refused {
+            what: what.into(),
+            faults,
+            values,
+        };
+        self.answer(Shown { person, outcome }).await
     }
 }
 
@@ -228,22 +262,20 @@ async fn change(
         .map(|(field, fault)| (view::field_id(change, field), fault))
         .collect();
     if faults.is_empty() {
-        if change.make(&page.0.delius, offender, &values)? {
-            return Ok(done(Some(offender), change.name));
-        }
+        let typed = values.clone();
+        let make = move |delius: &Delius| change.make(delius, offender, &typed);
+        let fault = match page.0.delius.patiently(make).await {
+            Ok(true) => return Ok(done(Some(offender), change.name)),
+            Ok(false) => "the record is not there any more".into(),
+            Err(error) => format!("{error:#}"),
+        };
         faults.push((
             view::change_id(change),
-            "Nothing was changed: the record is not there any more".into(),
+            format!("Nothing was changed: {fault}"),
         ));
     }
-    page.answer(&Shown {
-        person: Some(offender),
-        outcome: Outcome::Refused {
-            what: change.name.into(),
-            faults,
-            values,
-        },
-    })
+    page.refuse(Some(offender), change.name, faults, values)
+        .await
 }
 
 async fn switch(
@@ -279,14 +311,8 @@ async fn set_lock(State(page): State<Page>, Form(form): Form<Values>) -> Answer 
             LOCK_SECONDS.start(),
             LOCK_SECONDS.end()
         );
-        return page.answer(&Shown {
-            person: person_of(&form),
-            outcome: Outcome::Refused {
-                what: "lock".into(),
-                faults: vec![("lock-seconds".into(), fault)],
-                values: form,
-            },
-        });
+        let faults = vec![("lock-seconds".into(), fault)];
+        return page.refuse(person_of(&form), "lock", faults, form).await;
     };
     page.0.delius.set_timings(Timings {
         lock_expiry_seconds,
@@ -303,14 +329,8 @@ async fn subscribe(State(page): State<Page>, Form(form): Form<Values>) -> Answer
             Ok(policy) => Some(policy),
             Err(error) => {
                 let fault = format!("SNS would refuse this policy. {error:#}");
-                return page.answer(&Shown {
-                    person: person_of(&form),
-                    outcome: Outcome::Refused {
-                        what: "policy".into(),
-                        faults: vec![("policy".into(), fault)],
-                        values: form,
-                    },
-                });
+                let faults = vec![("policy".into(), fault)];
+                return page.refuse(person_of(&form), "policy", faults, form).await;
             }
         },
     };
@@ -327,7 +347,11 @@ async fn follow(State(page): State<Page>) -> Sse<impl Stream<Item = Result<Event
     let events = unfold(start, |(page, mut ticks, mut sent)| async move {
         loop {
             ticks.tick().await;
-            let mut fragments = live::fragments(&page);
+            let shown = page.clone();
+            let render = move |_: &Delius| Ok(live::fragments(&shown));
+            let Ok(mut fragments) = page.0.delius.patiently(render).await else {
+                continue;
+            };
             fragments.retain(|name, html| sent.get(name) != Some(html));
             if let Ok(event) = Event::default().json_data(&fragments)
                 && !fragments.is_empty()

@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use reqwest::{Client, Response};
+use anyhow::{Context, Result, bail};
+use reqwest::{Client, Method, Response};
 use sandbox::delius::{NewUpdate, Status};
-use sandbox::{Endpoint, Sandbox, Settings, Timings};
+use sandbox::{Endpoint, Fault, Sandbox, Settings, Timings};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 const NEXT_UPDATE: &str = "/secure/offenders/nextUpdate";
 
@@ -75,7 +78,11 @@ async fn a_row_is_claimed_looked_up_and_settled() -> Result<()> {
     .await?;
     assert_eq!(
         identifiers.json::<Value>().await?,
-        json!({"offenderId": 2, "primaryIdentifiers": {"crn": "X000002", "nomsNumber": "A0002AA"}})
+        json!({
+            "offenderId": 2,
+            "primaryIdentifiers": {"crn": "X000002", "nomsNumber": "A0002AA"},
+            "additionalIdentifiers": [],
+        })
     );
     let invisible = get(
         &sandbox,
@@ -120,7 +127,249 @@ async fn both_pings_need_no_token() -> Result<()> {
     let sandbox = start().await?;
     for base in [sandbox.community_url(), sandbox.auth_url()] {
         let answer = reqwest::get(base + "/health/ping").await?;
+        assert_eq!(
+            answer.headers()["content-type"],
+            "application/vnd.spring-boot.actuator.v3+json"
+        );
         assert_eq!(answer.json::<Value>().await?, json!({"status": "UP"}));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_offender_is_known_by_every_kind_of_identifier() -> Result<()> {
+    let sandbox = start().await?;
+    let token = sandbox.auth().issue();
+    let path = "/secure/offenders/offenderId/1/identifiers";
+    assert_eq!(
+        get(&sandbox, path, &token).await?.json::<Value>().await?,
+        json!({
+            "offenderId": 1,
+            "primaryIdentifiers": {
+                "crn": "X000001",
+                "pncNumber": "2004/0000001A",
+                "croNumber": "000001/04A",
+                "niNumber": "ZZ000001A",
+                "nomsNumber": "A0001AA",
+                "immigrationNumber": "Z0000001",
+                "mostRecentPrisonerNumber": "Z00001",
+            },
+            "additionalIdentifiers": [{
+                "additionalIdentifierId": 1,
+                "value": "A0099AA",
+                "type": {"code": "XNOMS", "description": "Former NOMS Number"},
+            }],
+        })
+    );
+    Ok(())
+}
+
+const IDENTIFIERS: &str = "/secure/offenders/offenderId/1/identifiers";
+
+/// Method, path, and the status and body of the answer to a good token.
+const REFUSED: [(&str, &str, u16, &str); 11] = [
+    (
+        "GET",
+        NEXT_UPDATE,
+        404,
+        r#"{"developerMessage":"No updates found","status":404}"#,
+    ),
+    (
+        "GET",
+        "/secure/offenders/offenderId/99/identifiers",
+        404,
+        r#"{"developerMessage":"No offender found","status":404}"#,
+    ),
+    (
+        "DELETE",
+        "/secure/offenders/update/0",
+        404,
+        r#"{"developerMessage":"Update not found","status":404}"#,
+    ),
+    (
+        "PUT",
+        "/secure/offenders/update/0/markAsFailed",
+        404,
+        r#"{"developerMessage":"Cannot mark as failed for offenderDeltaId 0","status":404}"#,
+    ),
+    (
+        "GET",
+        "/secure/offenders/offenderId/x/identifiers",
+        400,
+        "Bad Request",
+    ),
+    (
+        "DELETE",
+        "/secure/offenders/update/99999999999999999999",
+        400,
+        "Bad Request",
+    ),
+    ("POST", NEXT_UPDATE, 405, "Method Not Allowed"),
+    ("DELETE", IDENTIFIERS, 405, "Method Not Allowed"),
+    (
+        "GET",
+        "/secure/offenders/update/1",
+        405,
+        "Method Not Allowed",
+    ),
+    ("GET", "/secure/offenders", 404, "Not Found"),
+    ("GET", "/", 404, "Not Found"),
+];
+
+#[tokio::test]
+async fn each_error_has_the_body_of_its_kind() -> Result<()> {
+    let sandbox = start().await?;
+    let (client, token) = (Client::new(), sandbox.auth().issue());
+    for (method, path, status, body) in REFUSED {
+        let answer = client
+            .request(method.parse()?, sandbox.community_url() + path)
+            .bearer_auth(&token)
+            .send()
+            .await?;
+        assert_eq!(answer.status(), status, "{method} {path}");
+        let allow = answer.headers().get("allow").cloned();
+        assert_eq!(allow.is_some(), status == 405, "{method} {path}");
+        let mut found: Value = answer.json().await?;
+        if body.starts_with('{') {
+            assert_eq!(found.to_string(), body, "{method} {path}");
+        } else {
+            let fields = found.as_object_mut().context("an object")?;
+            let timestamp = fields.remove("timestamp").context("timestamp")?;
+            assert!(
+                timestamp
+                    .as_str()
+                    .is_some_and(|text| text.ends_with("+00:00"))
+            );
+            assert_eq!(
+                found,
+                json!({"status": status, "error": body, "path": path})
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_change_without_a_token_is_forbidden_and_any_other_call_unauthorised() -> Result<()> {
+    let sandbox = start().await?;
+    let client = Client::new();
+    for (method, path, ..) in REFUSED {
+        let url = sandbox.community_url() + path;
+        let answer = client.request(method.parse()?, url).send().await?;
+        if method == "GET" {
+            assert_eq!(answer.status(), 401, "{method} {path}");
+            assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+            assert_eq!(answer.text().await?, "");
+        } else {
+            assert_eq!(answer.status(), 403, "{method} {path}");
+            assert_eq!(
+                answer.json::<Value>().await?,
+                json!({"status": 403, "developerMessage": "Access is denied"})
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_head_claims_and_a_caller_who_wants_no_json_does_not() -> Result<()> {
+    let sandbox = start().await?;
+    sandbox.delius().insert_update(&NewUpdate::default(), 0)?;
+    let status = || anyhow::Ok(sandbox.delius().updates()?[0].status);
+    let call = |method: Method, accept: &'static str| {
+        Client::new()
+            .request(method, sandbox.community_url() + NEXT_UPDATE)
+            .bearer_auth(sandbox.auth().issue())
+            .header("accept", accept)
+            .send()
+    };
+    for accept in ["text/html", "application/xml, application/json;q=0"] {
+        let refused = call(Method::GET, accept).await?;
+        assert_eq!(refused.status(), 406, "{accept}");
+        assert_eq!(refused.text().await?, "");
+    }
+    assert_eq!(status()?, Status::Created);
+    let head = call(Method::HEAD, "text/html, application/*;q=0.1").await?;
+    assert_eq!(
+        (head.status().as_u16(), head.text().await?),
+        (200, String::new())
+    );
+    assert_eq!(status()?, Status::InProgress);
+    Ok(())
+}
+
+#[tokio::test]
+async fn settling_a_row_that_another_transaction_changes_is_a_500() -> Result<()> {
+    let sandbox = start().await?;
+    let (client, token) = (Client::new(), sandbox.auth().issue());
+    let id = sandbox.delius().insert_update(&NewUpdate::default(), 0)?;
+    let row = format!("{}/secure/offenders/update/{id}", sandbox.community_url());
+    for endpoint in [Endpoint::DeleteUpdate, Endpoint::MarkAsFailed] {
+        sandbox.faults().once(endpoint, Fault::Race);
+    }
+    let delete = || client.delete(&row).bearer_auth(&token).send();
+    let mark = client
+        .put(format!("{row}/markAsFailed"))
+        .bearer_auth(&token);
+    for raced in [delete().await?, mark.send().await?] {
+        assert_eq!(raced.status(), 500);
+        assert_eq!(
+            raced.json::<Value>().await?["error"],
+            "Internal Server Error"
+        );
+    }
+    assert_eq!(sandbox.delius().updates()?[0].status, Status::Created);
+    assert_eq!(delete().await?.status(), 200, "the next attempt succeeds");
+    Ok(())
+}
+
+/// What a connection reads until `end` is in it, or until it is closed.
+async fn read_until(stream: &mut TcpStream, end: &str) -> Result<String> {
+    let (mut text, mut buffer) = (String::new(), [0; 1024]);
+    while !text.contains(end) {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            bytes => text += std::str::from_utf8(&buffer[..bytes])?,
+        }
+    }
+    Ok(text)
+}
+
+#[tokio::test]
+async fn answers_are_chunked_and_each_hundredth_closes_its_connection() -> Result<()> {
+    let sandbox = start().await?;
+    let address = sandbox.community_url().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).await?;
+    for count in 1..=100 {
+        stream
+            .write_all(b"GET /health/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await?;
+        let answer = read_until(&mut stream, "\r\n0\r\n\r\n").await?;
+        assert!(answer.contains("transfer-encoding: chunked"), "{answer}");
+        assert_eq!(
+            answer.contains("connection: close"),
+            count == 100,
+            "{count}"
+        );
+    }
+    assert_eq!(read_until(&mut stream, "never").await?, "", "it is closed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_without_a_word() -> Result<()> {
+    let settings = Settings {
+        idle_time: Duration::from_millis(50),
+        ..Settings::default()
+    };
+    let sandbox = Sandbox::start(settings).await?;
+    let address = sandbox.community_url().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).await?;
+    for request in ["", "GET /health/ping HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        stream.write_all(request.as_bytes()).await?;
+        read_until(&mut stream, "\r\n0\r\n\r\n").await?;
+        assert_eq!(read_until(&mut stream, "never").await?, "");
+        stream = TcpStream::connect(&address).await?;
     }
     Ok(())
 }
@@ -163,33 +412,65 @@ async fn concurrent_callers_never_get_the_same_row() -> Result<()> {
 }
 
 #[tokio::test]
+async fn more_callers_claim_no_faster_and_lose_races_instead() -> Result<()> {
+    const ROWS: u32 = 100;
+    let lock_time = Duration::from_millis(3);
+    let sandbox = start().await?;
+    sandbox.delius().seed_backlog(ROWS as usize)?;
+    let started = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..4 {
+        let url = sandbox.community_url() + NEXT_UPDATE;
+        let (client, token) = (Client::new(), sandbox.auth().issue());
+        callers.spawn(async move {
+            while client.get(&url).bearer_auth(&token).send().await?.status() != 404 {}
+            anyhow::Ok(())
+        });
+    }
+    while let Some(caller) = callers.join_next().await {
+        caller??;
+    }
+    // A row can be read only after the row before it was locked.
+    assert!(started.elapsed() >= lock_time * ROWS);
+    let lost = sandbox.delius().lost_races();
+    assert!(lost >= u64::from(ROWS), "{lost} lost races for {ROWS} rows");
+    Ok(())
+}
+
+#[tokio::test]
 async fn ten_lost_attempts_are_a_conflict() -> Result<()> {
-    let sandbox = Sandbox::start(Settings {
-        lock_time: Duration::from_millis(20),
-        ..Settings::default()
-    })
-    .await?;
+    const CALLERS: u64 = 30;
+    let sandbox = start().await?;
     sandbox.delius().seed_backlog(100)?;
     let token = sandbox.auth().issue();
     let client = Client::new();
     let mut callers = JoinSet::new();
-    for _ in 0..50 {
+    for _ in 0..CALLERS {
         let call = client
             .get(sandbox.community_url() + NEXT_UPDATE)
             .bearer_auth(&token)
             .send();
-        callers.spawn(async move { anyhow::Ok(call.await?.status().as_u16()) });
+        callers.spawn(async move {
+            let answer = call.await?;
+            anyhow::Ok((answer.status().as_u16(), answer.json::<Value>().await?))
+        });
     }
-    let mut conflicts = 0;
-    while let Some(status) = callers.join_next().await {
-        match status?? {
-            200 => {}
-            409 => conflicts += 1,
-            status => anyhow::bail!("{status} instead of a row or a conflict"),
+    let (mut rows, mut conflicts) = (0, 0);
+    while let Some(answer) = callers.join_next().await {
+        match answer?? {
+            (200, _) => rows += 1,
+            (409, body) => {
+                assert_eq!(body, json!({"status": 409}));
+                conflicts += 1;
+            }
+            (status, _) => bail!("{status} instead of a row or a conflict"),
         }
     }
-    // While one locks a row, the others find the same one.
-    assert!(conflicts > 0);
+    // While one locks a row, the others have read the same one.
+    assert!(
+        conflicts > 0 && rows >= 10,
+        "{rows} rows, {conflicts} × 409"
+    );
     assert!(sandbox.delius().lost_races() >= 10 * conflicts);
     Ok(())
 }
@@ -231,25 +512,29 @@ async fn a_token_is_issued_for_the_right_credentials_only() -> Result<()> {
 }
 
 #[tokio::test]
-async fn expired_revoked_and_unknown_tokens_are_refused() -> Result<()> {
+async fn a_bad_token_is_refused_with_the_kind_of_its_fault() -> Result<()> {
     let sandbox = start().await?;
     let revoked = sandbox.auth().issue();
     assert_eq!(get(&sandbox, NEXT_UPDATE, &revoked).await?.status(), 404);
     sandbox.auth().revoke_all();
     sandbox.auth().set_token_lifetime(Duration::ZERO);
     let expired = sandbox.auth().issue();
-    for token in [&*revoked, &*expired, "unknown"] {
+    for (token, why) in [
+        (&*revoked, "signed by another key"),
+        (&*expired, "Jwt expired at 20"),
+        ("unknown", "malformed"),
+        ("a.b.c", "malformed"),
+    ] {
         let refused = get(&sandbox, NEXT_UPDATE, token).await?;
         assert_eq!(refused.status(), 401);
         let challenge = refused.headers()["www-authenticate"].to_str()?.to_owned();
         assert!(
-            challenge.starts_with("Bearer ") && challenge.contains(r#"error="invalid_token""#),
+            challenge.starts_with(r#"Bearer error="invalid_token", error_description=""#)
+                && challenge.contains(why),
             "{challenge}"
         );
-        assert_eq!(refused.json::<Value>().await?["error"], "invalid_token");
+        assert_eq!(refused.text().await?, "");
     }
-    let without = reqwest::get(sandbox.community_url() + NEXT_UPDATE).await?;
-    assert_eq!(without.status(), 401);
     Ok(())
 }
 
@@ -270,7 +555,7 @@ async fn each_call_asks_for_its_role() -> Result<()> {
     assert_eq!(refused.status(), 403);
     assert_eq!(
         refused.json::<Value>().await?,
-        json!({"error": "access_denied", "error_description": "Access is denied"})
+        json!({"status": 403, "developerMessage": "Access is denied"})
     );
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
-use sandbox::delius::{NewUpdate, Status, UpdateRow};
+use anyhow::{Context, Result, bail};
+use sandbox::delius::{Attempt, Candidate, Claim, NewUpdate, Status, UpdateRow};
 use sandbox::{Delius, Timings};
 
 const NOW: i64 = 1_600_000_000;
@@ -14,9 +14,17 @@ fn delius() -> Result<Delius> {
 
 /// Claims as a caller who meets nobody else.
 fn claim(delius: &Delius, now: i64) -> Result<Option<UpdateRow>> {
-    match delius.claim_candidate(now)? {
-        Some(candidate) => delius.lock(&candidate, now),
-        None => Ok(None),
+    match delius.attempt(Claim::default(), now)? {
+        Attempt::Row(candidate, _) => delius.lock(&candidate, now),
+        _ => Ok(None),
+    }
+}
+
+/// Reads as a caller does who is about to lock.
+fn read(delius: &Delius, claim: Claim, now: i64) -> Result<(Candidate, Claim)> {
+    match delius.attempt(claim, now)? {
+        Attempt::Row(candidate, rest) => Ok((candidate, rest)),
+        other => bail!("{other:?} instead of a row"),
     }
 }
 
@@ -217,18 +225,21 @@ fn date_changed_is_the_time_in_london() -> Result<()> {
         .and_then(|rest| rest.split(';').next())
         .context("view")?;
     for (utc, london) in [
-        ("2024-02-29 12:34:56.780", "2024-02-29T12:34:56.780"),
+        ("2024-02-29 12:34:56.780", "2024-02-29T12:34:56.78"),
         ("2026-03-29 00:59:59.999", "2026-03-29T00:59:59.999"),
-        ("2026-03-29 01:00:00.000", "2026-03-29T02:00:00.000"),
+        ("2026-03-29 01:00:00.000", "2026-03-29T02:00:00"),
         ("2026-10-25 00:59:59.999", "2026-10-25T01:59:59.999"),
-        ("2026-10-25 01:00:00.000", "2026-10-25T01:00:00.000"),
+        ("2026-10-25 01:00:00.000", "2026-10-25T01:00:00"),
         // Change-over on the last possible day and on the earliest.
         ("2024-03-31 00:59:59.999", "2024-03-31T00:59:59.999"),
-        ("2024-03-31 01:00:00.000", "2024-03-31T02:00:00.000"),
-        ("2027-10-31 00:59:59.000", "2027-10-31T01:59:59.000"),
-        ("2027-10-31 01:00:00.000", "2027-10-31T01:00:00.000"),
+        ("2024-03-31 01:00:00.000", "2024-03-31T02:00:00"),
+        ("2027-10-31 00:59:59.000", "2027-10-31T01:59:59"),
+        ("2027-10-31 01:00:00.000", "2027-10-31T01:00:00"),
         ("2026-06-30 23:30:00.001", "2026-07-01T00:30:00.001"),
         ("2026-12-31 23:59:59.999", "2026-12-31T23:59:59.999"),
+        // The fraction ends in no zero.
+        ("2026-01-10 10:20:30.500", "2026-01-10T10:20:30.5"),
+        ("2026-01-10 10:20:00.000", "2026-01-10T10:20:00"),
     ] {
         let delius = delius()?;
         let fixed = view.replace("'now'", &format!("'{utc}'"));
@@ -248,14 +259,14 @@ fn a_row_is_served_once_it_has_settled_and_the_oldest_first() -> Result<()> {
     let early = delius.insert_update(&about(1, "ALIAS", 2), NOW - 1)?;
     let tied = delius.insert_update(&about(1, "ALIAS", 3), NOW - 1)?;
     assert_eq!(claim(&delius, NOW)?, None);
-    for expected in [early, tied] {
+    let mut first = BTreeSet::new();
+    for _ in 0..2 {
         let row = claim(&delius, NOW + 1)?.context("settled")?;
-        assert_eq!(
-            (row.offender_delta_id, row.failed_update, row.status),
-            (expected, false, Status::InProgress)
-        );
+        assert_eq!((row.failed_update, row.status), (false, Status::InProgress));
         assert_eq!(row.last_updated, NOW + 1);
+        first.insert(row.offender_delta_id);
     }
+    assert_eq!(first, BTreeSet::from([early, tied]));
     assert_eq!(claim(&delius, NOW + 1)?, None);
     assert_eq!(
         claim(&delius, NOW + 2)?
@@ -328,19 +339,22 @@ fn locking_a_new_row_deletes_its_duplicates_also_those_being_worked_on() -> Resu
 }
 
 #[test]
-fn nulls_are_duplicates_of_each_other() -> Result<()> {
+fn a_row_without_a_table_or_a_record_has_no_duplicates() -> Result<()> {
     let delius = delius()?;
-    let nothing = NewUpdate {
-        source_table: None,
-        source_record_id: None,
-        ..NewUpdate::default()
-    };
-    for update in [&nothing, &nothing, &NewUpdate::default()] {
-        delius.insert_update(update, NOW)?;
+    for (table, record) in [(None, None), (Some("EVENT"), None), (None, Some(7))] {
+        let update = NewUpdate {
+            source_table: table.map(str::to_owned),
+            source_record_id: record,
+            ..NewUpdate::default()
+        };
+        for _ in 0..2 {
+            delius.insert_update(&update, NOW)?;
+        }
     }
-    let row = claim(&delius, NOW + 2)?.context("the first")?;
-    assert_eq!((row.source_table, row.source_record_id), (None, None));
-    assert_eq!(delius.count_updates()?, 2);
+    for _ in 0..6 {
+        claim(&delius, NOW + 2)?.context("each of the six is served")?;
+    }
+    assert_eq!(delius.count_updates()?, 6);
     Ok(())
 }
 
@@ -353,8 +367,8 @@ fn of_two_callers_with_the_same_candidate_one_gets_the_row() -> Result<()> {
         lock_expiry_seconds: 600,
     });
     delius.insert_update(&NewUpdate::default(), NOW)?;
-    let one = delius.claim_candidate(NOW)?.context("a candidate")?;
-    let other = delius.claim_candidate(NOW)?.context("a candidate")?;
+    let (one, _) = read(&delius, Claim::default(), NOW)?;
+    let (other, _) = read(&delius, Claim::default(), NOW)?;
     assert!(delius.lock(&one, NOW)?.is_some());
     assert_eq!(delius.lock(&other, NOW)?, None);
     Ok(())
@@ -380,13 +394,130 @@ fn a_failed_row_is_never_served_and_nonsense_is_refused() -> Result<()> {
 }
 
 #[test]
-fn an_invisible_offender_has_no_identifiers() -> Result<()> {
+fn rows_of_one_second_come_in_an_order_that_nothing_can_rely_on() -> Result<()> {
+    let orders: Vec<Vec<i64>> = (0..2)
+        .map(|_| {
+            let delius = delius()?;
+            let first = delius.insert_update(&about(1, "ALIAS", 0), NOW)?;
+            for record in 1..20 {
+                delius.insert_update(&about(1, "ALIAS", record), NOW)?;
+            }
+            let claims = std::iter::from_fn(|| claim(&delius, NOW + 2).transpose());
+            claims
+                .map(|row| Ok(row?.offender_delta_id - first))
+                .collect()
+        })
+        .collect::<Result<_>>()?;
+    for order in &orders {
+        assert_eq!(order.len(), 20);
+        assert!(!order.is_sorted(), "{order:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn ten_lost_races_for_new_rows_are_a_conflict() -> Result<()> {
     let delius = delius()?;
-    assert_eq!(
-        delius.execute("UPDATE OFFENDER SET VISIBLE = 0 WHERE OFFENDER_ID = 1")?,
-        2
-    );
+    for record in 0..20 {
+        delius.insert_update(&about(1, "ALIAS", record), NOW)?;
+    }
+    let mut slow = Claim::default();
+    for _ in 0..10 {
+        let (candidate, rest) = read(&delius, slow, NOW + 2)?;
+        claim(&delius, NOW + 2)?.context("another caller is faster")?;
+        assert_eq!(delius.lock(&candidate, NOW + 2)?, None);
+        slow = rest;
+    }
+    assert!(matches!(delius.attempt(slow, NOW + 2)?, Attempt::Conflict));
+    assert_eq!(delius.lost_races(), 10);
+    Ok(())
+}
+
+#[test]
+fn expired_rows_have_ten_attempts_of_their_own() -> Result<()> {
+    let delius = delius()?;
+    for record in 0..19 {
+        delius.insert_update(&about(1, "ALIAS", record), NOW)?;
+    }
+    let expired = NOW + 602;
+    for _ in 0..19 {
+        claim(&delius, NOW + 2)?.context("locked")?;
+    }
+    delius.insert_update(&about(1, "ALIAS", 19), NOW + 600)?;
+    let mut slow = Claim::default();
+    for lost in 0..11 {
+        let (candidate, rest) = read(&delius, slow, expired)?;
+        assert_eq!(candidate.failed_update(), lost > 0, "the new row first");
+        claim(&delius, expired)?.context("another caller is faster")?;
+        assert_eq!(delius.lock(&candidate, expired)?, None);
+        slow = rest;
+    }
+    assert!(matches!(delius.attempt(slow, expired)?, Attempt::Conflict));
+    Ok(())
+}
+
+#[test]
+fn a_row_that_changed_since_it_was_read_is_neither_deleted_nor_marked() -> Result<()> {
+    let delius = delius()?;
+    let id = delius.insert_update(&NewUpdate::default(), NOW)?;
+    let version = delius.version(id)?.context("the row")?;
+    claim(&delius, NOW + 2)?.context("another caller locks it")?;
+    assert!(!delius.delete_version(id, version)?);
+    assert!(!delius.mark_version(id, version, NOW + 3)?);
+    let version = delius.version(id)?.context("the row")?;
+    assert!(delius.mark_version(id, version, NOW + 3)?);
+    assert!(delius.delete_version(id, NOW + 3)?);
+    assert_eq!(delius.version(id)?, None);
+    Ok(())
+}
+
+#[test]
+fn a_soft_deleted_offender_is_found() -> Result<()> {
+    let delius = delius()?;
+    delius.execute("UPDATE OFFENDER SET SOFT_DELETED = 1 WHERE OFFENDER_ID = 1")?;
+    assert!(delius.identifiers(1)?.is_some());
+    delius.execute("DELETE FROM OFFENDER WHERE OFFENDER_ID = 1")?;
     assert_eq!(delius.identifiers(1)?, None);
+    Ok(())
+}
+
+#[test]
+fn an_empty_text_is_null() -> Result<()> {
+    let delius = delius()?;
+    delius.execute("UPDATE OFFENDER SET NOMS_NUMBER = '' WHERE OFFENDER_ID = 1")?;
+    assert_eq!(
+        delius.identifiers(1)?.context("offender 1")?.noms_number,
+        None
+    );
+    delius.execute("UPDATE OFFENDER_DELTA SET SOURCE_TABLE = ''")?;
+    let row = claim(&delius, i64::from(u32::MAX))?.context("the row")?;
+    assert_eq!(row.source_table, None);
+    Ok(())
+}
+
+#[test]
+fn a_cell_of_the_wrong_type_is_refused_or_read_all_the_same() -> Result<()> {
+    let delius = delius()?;
+    delius.insert_update(&NewUpdate::default(), NOW)?;
+    for wrong in [
+        "UPDATE OFFENDER_DELTA SET SOURCE_RECORD_ID = 'abc'",
+        "UPDATE OFFENDER_DELTA SET LAST_UPDATED_DATETIME = datetime()",
+        "UPDATE OFFENDER SET SURNAME = x'ff00'",
+    ] {
+        assert!(delius.execute(wrong).is_err(), "{wrong}");
+    }
+    delius
+        .execute("UPDATE OFFENDER_DELTA SET SOURCE_TABLE = CAST(x'41ff' AS TEXT), STATUS = NULL")?;
+    let row = &delius.updates()?[0];
+    assert_eq!(
+        (row.source_table.as_deref(), row.status),
+        (Some("A\u{fffd}"), Status::None)
+    );
+    assert_eq!(
+        claim(&delius, NOW + 9)?,
+        None,
+        "null is no status to be served"
+    );
     Ok(())
 }
 
@@ -424,18 +555,4 @@ fn random_changes_fire_the_triggers() -> Result<()> {
         .collect();
     assert_eq!(tables.len(), 14);
     Ok(())
-}
-
-#[test]
-fn a_database_in_a_file_is_kept_and_may_be_changed_by_others() -> Result<()> {
-    let directory = std::env::temp_dir().join(format!("sandbox-delius-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)?;
-    let path = directory.join("delius.db");
-    let delius = Delius::open(&path, Timings::default())?;
-    let other = Delius::open(&path, Timings::default())?;
-    other.execute("UPDATE OFFENDER SET DATE_OF_BIRTH = '1980-02-29' WHERE OFFENDER_ID = 1")?;
-    assert_eq!(delius.count_updates()?, 1);
-    drop((delius, other));
-    assert_eq!(Delius::open(&path, Timings::default())?.count_updates()?, 1);
-    Ok(std::fs::remove_dir_all(&directory)?)
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
+use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox, Settings};
 use tokio::time::{Instant, sleep};
 
@@ -164,6 +165,95 @@ async fn what_cannot_be_is_refused_beside_its_field_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_form_that_is_sent_twice_changes_once() {
+    let world = World::start().await;
+    let with = |token: &'static str| [DETAILS, &[("token", token)]].concat();
+    let same = with("a");
+    let twice = || world.post("/people/1/details", &same);
+    let (first, second) = tokio::join!(twice(), twice());
+    for (status, html) in [first, second, twice().await] {
+        assert_eq!(status, StatusCode::OK);
+        assert!(html.contains("The trigger has written a row"), "{html}");
+    }
+    assert_eq!(world.sandbox.delius().count_updates().unwrap(), 1);
+    let mut other = with("a");
+    other[0].1 = "Another";
+    for (form, rows) in [
+        (other, 2),
+        (with("b"), 3),
+        (DETAILS.to_vec(), 4),
+        (DETAILS.to_vec(), 5),
+    ] {
+        world.post("/people/1/details", &form).await;
+        assert_eq!(
+            world.sandbox.delius().count_updates().unwrap(),
+            rows,
+            "{form:?}"
+        );
+    }
+    let refused = [("seconds", "0"), ("token", "a")];
+    for _ in 0..2 {
+        let (status, _) = world.post("/lock", &refused).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "nothing was done");
+    }
+}
+
+#[tokio::test]
+async fn each_page_gives_its_forms_a_token_of_their_own() {
+    let world = World::start().await;
+    let token = |html: &str| -> String {
+        let (_, rest) = html.split_once(r#"name="token" value=""#).unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let (one, other) = (world.get("/").await, world.get("/").await);
+    assert_ne!(token(&one), token(&other));
+    let forms = one.matches(r#"method="post""#).count();
+    assert_eq!(one.matches(&token(&one)).count(), forms);
+}
+
+#[tokio::test]
+async fn the_way_of_a_row_is_shown_as_the_calls_for_it_come() {
+    let world = World::start().await;
+    let sandbox = &world.sandbox;
+    let row = NewUpdate {
+        source_table: Some("ALIAS".into()),
+        source_record_id: Some(7),
+        ..NewUpdate::default()
+    };
+    let id = sandbox.delius().insert_update(&row, 0).unwrap();
+    let call = async |method: &str, path: &str| {
+        let url = format!("{}/secure/offenders/{path}", sandbox.community_url());
+        let call = world.client.request(method.parse().unwrap(), url);
+        let answer = call.bearer_auth(sandbox.auth().issue()).send().await;
+        assert_eq!(answer.unwrap().status(), 200, "{path}");
+    };
+    let way = async || {
+        let html = world.get("/").await;
+        let (_, rest) = html.split_once(r#"<div id="ways">"#).unwrap();
+        rest.split("</div>").next().unwrap().to_owned()
+    };
+    assert!(way().await.contains("No row has been claimed yet"));
+    call("GET", "nextUpdate").await;
+    assert!(way().await.contains("ALIAS") && !way().await.contains("after"));
+    call("GET", "offenderId/1/identifiers").await;
+    assert_eq!(way().await.matches("after ").count(), 1);
+    let form = [
+        ("Action", "Publish"),
+        ("TopicArn", sandbox.topic().arn()),
+        ("Message", r#"{"offenderId":1,"sourceId":7}"#),
+    ];
+    let publish = world.client.post(sandbox.sns_url()).form(&form).send();
+    assert_eq!(publish.await.unwrap().status(), 200);
+    let started = Instant::now();
+    while way().await.matches("after ").count() < 2 {
+        assert!(started.elapsed() < PATIENCE, "it is not seen as published");
+        sleep(Duration::from_millis(10)).await;
+    }
+    call("DELETE", &format!("update/{id}")).await;
+    assert!(way().await.contains("deleted after "), "{}", way().await);
+}
+
+#[tokio::test]
 async fn an_outage_is_switched_on_and_off_without_touching_other_faults() {
     let world = World::start().await;
     let ping = async || {
@@ -254,7 +344,7 @@ async fn the_page_goes_on_without_the_service_and_says_so() {
         world
             .get("/")
             .await
-            .contains("Nobody has told the sandbox where the service is")
+            .contains("The sandbox does not know where the service is")
     );
     // The discard port: nobody listens there.
     world.sandbox.watch_service("http://127.0.0.1:9".into());
@@ -283,12 +373,12 @@ async fn somebody_who_is_not_in_the_list_is_found_by_crn() {
         world
             .get("/?crn=X9")
             .await
-            .contains("There is nobody with the CRN X9")
+            .contains("No one has the CRN X9")
     );
     assert!(
         world
             .get("/?person=999")
             .await
-            .contains("There is nobody with this number")
+            .contains("No one has this number")
     );
 }

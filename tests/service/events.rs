@@ -213,13 +213,11 @@ async fn an_offender_without_noms_number_and_a_row_without_source_record_leave_t
 }
 
 #[tokio::test]
-async fn an_offender_not_visible_is_left_at_first_and_given_up_on_its_return() {
+async fn an_offender_not_found_is_left_at_first_and_given_up_on_its_return() {
     let sandbox = sandbox().await;
     sandbox
         .delius()
-        .execute(
-            "UPDATE offender SET visible = 0 WHERE offender_id = 3; DELETE FROM offender_delta",
-        )
+        .execute("DELETE FROM offender WHERE offender_id = 3; DELETE FROM offender_delta")
         .unwrap();
     let id = crate::world::add(&sandbox, row(3, "ALIAS"));
     let world = World::around(sandbox, &[]).await;
@@ -282,7 +280,7 @@ async fn a_row_that_is_gone_when_it_is_marked_is_settled() {
     sandbox
         .delius()
         .execute(
-            "UPDATE offender SET visible = 0 WHERE offender_id = 3;
+            "DELETE FROM offender WHERE offender_id = 3;
              DELETE FROM offender_delta WHERE offender_id = 3 AND source_table <> 'ALIAS';
              UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0",
         )
@@ -310,6 +308,10 @@ async fn rows_of_one_offender_are_published_in_the_order_of_their_claims() {
             },
         );
     }
+    // Rows created in the same second are claimed in no particular order.
+    let apart =
+        "UPDATE offender_delta SET created_datetime = created_datetime - 100 + source_record_id";
+    sandbox.delius().execute(apart).unwrap();
     // One of the first is slow, and one has to be tried again.
     let slow = std::time::Duration::from_millis(300);
     sandbox

@@ -274,9 +274,7 @@ async fn rows_that_cannot_be_marked_as_failed_hold_up_nobody() {
     let sandbox = sandbox().await;
     sandbox
         .delius()
-        .execute(
-            "UPDATE offender SET visible = 0 WHERE offender_id = 1; DELETE FROM offender_delta",
-        )
+        .execute("DELETE FROM offender WHERE offender_id = 1; DELETE FROM offender_delta")
         .unwrap();
     sandbox
         .faults()

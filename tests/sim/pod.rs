@@ -9,6 +9,7 @@ use probation_offender_events::offender_update::{ClaimedRow, OffenderDeltaId, Of
 use probation_offender_events::outcome::{Label, RedeliveryCause};
 use probation_offender_events::poller::Poller;
 use probation_offender_events::ports::{CallError, CallErrorKind, Topic, Updates};
+use sandbox::delius::{Attempt, Claim};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -18,9 +19,6 @@ use crate::faults::End;
 use crate::log::{Answer, Call, EventOf, What};
 use crate::planted::{Bug, Planted};
 use crate::world::World;
-
-/// So often does one `nextUpdate` try to lock a row before it answers 409.
-const LOCK_ATTEMPTS: usize = 10;
 
 /// A process as the world sees it.
 pub struct Process {
@@ -229,9 +227,17 @@ impl Updates for Pod {
     async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
         let pod = self.0.number;
         let effect = move |world: Arc<World>, call, garbled| async move {
-            for _ in 0..LOCK_ATTEMPTS {
-                let Some(candidate) = world.candidate() else {
-                    return Ok(None);
+            let mut claim = Claim::default();
+            loop {
+                let candidate = match world.attempt(claim) {
+                    Attempt::Row(candidate, rest) => {
+                        claim = rest;
+                        candidate
+                    }
+                    Attempt::Nothing => return Ok(None),
+                    Attempt::Conflict => {
+                        return Err(CallError::new(CallErrorKind::Contended, "ten locks lost"));
+                    }
                 };
                 // Here other callers come in between.
                 yield_now().await;
@@ -239,7 +245,6 @@ impl Updates for Pod {
                     return Ok(Some(if garbled { World::garbled() } else { row }));
                 }
             }
-            Err(CallError::new(CallErrorKind::Contended, "ten locks lost"))
         };
         self.call(Call::Next, effect, |row| match row {
             None => Answer::NoRow,

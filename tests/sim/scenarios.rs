@@ -146,7 +146,8 @@ fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_tim
                 for index in 0..offenders * rows_of_each {
                     let mut bad_row = row(good_rows + index, OFFENDERS + index % offenders, zero);
                     bad_row.refused = bad.is_none();
-                    plan.rows.insert(good_rows / 100 + index * 20, bad_row);
+                    // Last, so that the good rows keep their ids, by which rows of one second are ordered.
+                    plan.rows.push(bad_row);
                 }
                 let disturbed = run(plan, None);
                 let what = format!(

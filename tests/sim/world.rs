@@ -9,7 +9,7 @@ use probation_offender_events::event::{Event, Identifiers};
 use probation_offender_events::offender_update::ClaimedRow;
 use probation_offender_events::ports::{CallError, CallErrorKind};
 use sandbox::Delius;
-use sandbox::delius::{Candidate, NewUpdate, UpdateRow};
+use sandbox::delius::{Attempt, Candidate, Claim, NewUpdate, UpdateRow};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -184,8 +184,8 @@ impl World {
         self.note(0, What::Inserted(id));
     }
 
-    pub fn candidate(&self) -> Option<Candidate> {
-        self.delius.claim_candidate(self.unix_seconds()).unwrap()
+    pub fn attempt(&self, claim: Claim) -> Attempt {
+        self.delius.attempt(claim, self.unix_seconds()).unwrap()
     }
 
     /// Locks the candidate, and notes which rows its row has swallowed.
@@ -315,7 +315,7 @@ impl State {
         let mut swallowed = Vec::new();
         for (&id, row) in &mut self.rows {
             let there = matches!(row.standing, Standing::Live | Standing::Failed);
-            if id != by && there && key(row) == record {
+            if id != by && there && record.2.is_some() && key(row) == record {
                 row.standing = Standing::Swallowed;
                 swallowed.push(id);
             }

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Installs what tests/deployment needs: a Python virtual environment with Helm's engine and Kubernetes' schemas, and
-# Prometheus with promtool from the system's packages (on Debian and Ubuntu; elsewhere install them some other way).
+# Installs what tests/deployment needs: a Python virtual environment with Helm's engine and Kubernetes' schemas (and the
+# script of axe-core, for tests/page), and Prometheus with promtool from the system's packages (on Debian and Ubuntu; elsewhere install them some other way).
 #
 # DEPLOYMENT_TOOLS (the virtual environment) and PYTHON (python3) may be set.
 set -euo pipefail
 
 venv=${DEPLOYMENT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/probation-offender-events/deployment-tools}
 packages=('helm-python-sdk==0.2.2' 'kubernetes-validate==1.37.0' 'PyYAML==6.0.3')
+# Its script is all that is wanted of it: without the browsers' driver that it depends on.
+axe='axe-playwright-python==0.1.8'
 
 fail() {
   echo "install-tools.sh: $*" >&2
@@ -15,14 +17,16 @@ fail() {
 
 # The stamp is written last and holds the list: a half-made environment, or one for another list, is made anew.
 stamp=$venv/installed-packages
-if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
+if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]} $axe" ]; then
   rm -rf "$venv"
   mkdir -p "$(dirname "$venv")"
   "${PYTHON:-python3}" -m venv "$venv" ||
     fail "cannot make a virtual environment: Python 3.11 or later with its venv module is needed (on Debian: python3-venv)"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" ||
     fail "pip could not install ${packages[*]} (its message is above); run this again to retry"
-  echo "${packages[*]}" >"$stamp"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$axe" ||
+    fail "pip could not install $axe (its message is above); run this again to retry"
+  echo "${packages[*]} $axe" >"$stamp"
 fi
 
 # Both names come with one package. Its service is not wanted: a test starts a Prometheus of its own.

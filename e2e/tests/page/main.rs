@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, and says when it is skipped"
 )]
 
+mod forms;
+mod looks;
 mod visit;
 
 use std::collections::BTreeSet;
@@ -89,7 +91,7 @@ async fn what_each_form_announces_is_what_arrives() {
 #[tokio::test]
 async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
     visit(0, DESK, async |visit| {
-        let switch = "button[aria-labelledby=outage-sns-down]";
+        let switch = "#button-sns-down";
         visit.past().await;
         visit.shows("#rows", &["No rows"]).await;
         visit.shows("#reaction", &["Claims run"]).await;
@@ -98,16 +100,12 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
         visit.shows("#outcome", &["On."]).await;
         change_date_of_birth(visit).await;
         visit
-            .shows("#rows", &["INPROGRESS", "the lock holds for"])
+            .shows("#rows", &["INPROGRESS", "the lock lasts another"])
             .await;
         visit
             .shows(
                 "#reaction",
-                &[
-                    "Claims suspended",
-                    "Rows in hand: 1",
-                    "probationevents-health",
-                ],
+                &["Claims suspended", "Rows held: 1", "probationevents-health"],
             )
             .await;
         assert_eq!(visit.sandbox.topic().len(), before);
@@ -129,10 +127,7 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
         }
         visit.shows("#rows", &["No rows"]).await;
         visit
-            .shows(
-                "#reaction",
-                &["Claims run", "All of its health checks are up"],
-            )
+            .shows("#reaction", &["Claims run", "All health checks are UP"])
             .await;
     })
     .await;
@@ -220,9 +215,7 @@ async fn a_name_with_a_script_in_it_is_a_name() {
 async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
     visit(0, SMALL_PHONE, async |visit| {
         visit.shows("#signs", &["communityApiHealth"]).await;
-        visit
-            .press("button[aria-labelledby=outage-sns-entry]")
-            .await;
+        visit.press("#button-sns-entry").await;
         visit.shows("#outcome", &["On."]).await;
         visit.open_change("requirement").await;
         visit.press("#change-requirement button").await;
@@ -230,9 +223,7 @@ async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
             .shows("#change-requirement #outcome", &["Changed."])
             .await;
         visit.shows("#rows", &["RQMNT", "INPROGRESS"]).await;
-        visit
-            .press("button[aria-labelledby=outage-sns-entry]")
-            .await;
+        visit.press("#button-sns-entry").await;
         // The message may be there before the answer to the form is, which takes this page away.
         visit.shows("#outcome", &["Off again."]).await;
         visit

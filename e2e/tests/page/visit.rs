@@ -28,6 +28,7 @@ pub struct Visit {
 
 /// A screen of this width and height, in CSS pixels.
 pub const DESK: (u32, u32) = (1200, 1040);
+pub const PHONE: (u32, u32) = (390, 844);
 pub const SMALL_PHONE: (u32, u32) = (320, 640);
 
 /// Starts service, sandbox and browser, and opens the page. Without a browser the test is skipped, unless in CI.
@@ -209,6 +210,14 @@ impl Visit {
         let button = self.find(selector).await;
         button.scroll_into_view().await.unwrap();
         button.click().await.unwrap();
+    }
+
+    /// How many rows there are, once a change after all others is among them.
+    pub async fn rows_after_another_change(&self) -> usize {
+        self.open_change("tier").await;
+        self.press("#change-tier button").await;
+        self.shows("#change-tier #outcome", &["Changed."]).await;
+        self.sandbox.delius().count_updates().unwrap() - 1
     }
 
     /// Waits until the text of an element has all of these in it.

@@ -58,7 +58,7 @@ const CHANGES: [(&str, &str); 20] = [
         "moved house",
         "INSERT INTO OFFENDER_ADDRESS (OFFENDER_ID, ADDRESS_NUMBER, STREET_NAME, TOWN_CITY,
                                        START_DATE)
-         VALUES (?1, '7', 'Fictitious Way', 'Newport', date())",
+         VALUES (?1, '7', 'Fictitious Way', 'Newport', (SELECT TODAY FROM LONDON_NOW))",
     ),
     (
         "postcode corrected",
@@ -80,7 +80,7 @@ const CHANGES: [(&str, &str); 20] = [
     (
         "registered",
         "INSERT INTO REGISTRATION (OFFENDER_ID, REGISTER_TYPE, REGISTRATION_DATE)
-         VALUES (?1, 'RMRH', date())",
+         VALUES (?1, 'RMRH', (SELECT TODAY FROM LONDON_NOW))",
     ),
     (
         "a registration reviewed",
@@ -97,44 +97,44 @@ const CHANGES: [(&str, &str); 20] = [
     (
         "deregistered",
         "INSERT INTO DEREGISTRATION (REGISTRATION_ID, DEREGISTRATION_DATE)
-         SELECT REGISTRATION_ID, date() FROM REGISTRATION WHERE OFFENDER_ID = ?1 LIMIT 1",
+         SELECT REGISTRATION_ID, (SELECT TODAY FROM LONDON_NOW) FROM REGISTRATION WHERE OFFENDER_ID = ?1 LIMIT 1",
     ),
     (
         "conviction recorded",
         "INSERT INTO EVENT (OFFENDER_ID, REFERRAL_DATE, CONVICTION_DATE)
-         VALUES (?1, date(), date())",
+         VALUES (?1, (SELECT TODAY FROM LONDON_NOW), (SELECT TODAY FROM LONDON_NOW))",
     ),
     (
         "sentenced",
         "INSERT INTO DISPOSAL (EVENT_ID, DISPOSAL_TYPE, DISPOSAL_DATE, LENGTH_IN_MONTHS)
-         SELECT EVENT_ID, 'ORA Community Order', date(), 12 FROM EVENT
+         SELECT EVENT_ID, 'ORA Community Order', (SELECT TODAY FROM LONDON_NOW), 12 FROM EVENT
          WHERE OFFENDER_ID = ?1 LIMIT 1",
     ),
     (
         "a requirement added to the sentence",
         "INSERT INTO RQMNT (DISPOSAL_ID, RQMNT_TYPE, START_DATE, LENGTH_IN_HOURS)
-         SELECT DISPOSAL_ID, 'Unpaid Work', date(), 80 FROM DISPOSAL JOIN EVENT USING (EVENT_ID)
+         SELECT DISPOSAL_ID, 'Unpaid Work', (SELECT TODAY FROM LONDON_NOW), 80 FROM DISPOSAL JOIN EVENT USING (EVENT_ID)
          WHERE OFFENDER_ID = ?1 LIMIT 1",
     ),
     (
         "OGRS assessed",
         "INSERT INTO OGRS_ASSESSMENT (OFFENDER_ID, ASSESSMENT_DATE, OGRS3_SCORE_1, OGRS3_SCORE_2)
-         VALUES (?1, date(), 30, 45)",
+         VALUES (?1, (SELECT TODAY FROM LONDON_NOW), 30, 45)",
     ),
     (
         "merged with another record",
         "INSERT INTO MERGE_HISTORY (OFFENDER_ID, MERGED_FROM_CRN, MERGED_TO_CRN, MERGED_DATE)
-         SELECT OFFENDER_ID, 'X999999', CRN, date() FROM OFFENDER WHERE OFFENDER_ID = ?1",
+         SELECT OFFENDER_ID, 'X999999', CRN, (SELECT TODAY FROM LONDON_NOW) FROM OFFENDER WHERE OFFENDER_ID = ?1",
     ),
     (
         "management tier to be calculated",
         "INSERT INTO MANAGEMENT_TIER_EVENT (OFFENDER_ID, TIER_CHANGE_REASON, TIER_CHANGE_DATE)
-         VALUES (?1, 'Review', date())",
+         VALUES (?1, 'Review', (SELECT TODAY FROM LONDON_NOW))",
     ),
     (
         "contact recorded",
         "INSERT INTO CONTACT (OFFENDER_ID, CONTACT_TYPE, CONTACT_DATE)
-         VALUES (?1, 'Telephone call', date())",
+         VALUES (?1, 'Telephone call', (SELECT TODAY FROM LONDON_NOW))",
     ),
     (
         "a contact's notes changed",
@@ -144,7 +144,7 @@ const CHANGES: [(&str, &str); 20] = [
 ];
 
 impl Delius {
-    /// Adds `rows` rows that may be claimed at once, spread over the visible offenders and all
+    /// Adds `rows` rows that may be claimed at once, spread over the offenders and all
     /// source tables.
     ///
     /// Each is about a record of its own, so that none takes the place of another.
@@ -152,9 +152,9 @@ impl Delius {
         let age = locked(&self.timings).settle_seconds + BACKLOG_AGE_SECONDS;
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let offenders = visible_offenders(&transaction)?;
+        let offenders = offenders_to_change(&transaction)?;
         if offenders.is_empty() {
-            bail!("there is no visible offender to have a backlog");
+            bail!("there is no offender to have a backlog");
         }
         let last_id: i64 = transaction.query_row(
             "SELECT coalesce(max(SEQ), 0) FROM SQLITE_SEQUENCE WHERE NAME = 'OFFENDER_DELTA'",
@@ -162,7 +162,7 @@ impl Delius {
             |row| row.get(0),
         )?;
         let date_changed: String = transaction.query_row(
-            "SELECT strftime('%Y-%m-%dT%H:%M:%f', LOCAL_TIME, -?1 || ' seconds') FROM LONDON_NOW",
+            "SELECT strftime('%Y-%m-%dT%H:%M:%S', LOCAL_TIME, -?1 || ' seconds') FROM LONDON_NOW",
             [age],
             |row| row.get(0),
         )?;
@@ -206,13 +206,13 @@ impl Delius {
         Ok(())
     }
 
-    /// Makes one change to some visible offender, by which the triggers fire, and says in words
+    /// Makes one change to some offender, by which the triggers fire, and says in words
     /// what was changed.
     pub fn random_change(&self) -> Result<String> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let Some((offender, crn)) = random_offender(&transaction)? else {
-            bail!("there is no visible offender to change");
+            bail!("there is no offender to change");
         };
         loop {
             // Comes to an end, as some of the changes are possible for every offender.
@@ -225,9 +225,9 @@ impl Delius {
     }
 }
 
-fn visible_offenders(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+fn offenders_to_change(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     let mut statement = connection.prepare_cached(
-        "SELECT OFFENDER_ID FROM OFFENDER WHERE VISIBLE = 1 ORDER BY OFFENDER_ID",
+        "SELECT OFFENDER_ID FROM OFFENDER WHERE SOFT_DELETED = 0 ORDER BY OFFENDER_ID",
     )?;
     statement.query_map([], |row| row.get(0))?.collect()
 }
@@ -241,7 +241,7 @@ fn random_offender(connection: &Connection) -> rusqlite::Result<Option<(i64, Str
         |row| row.get(0),
     )?;
     let mut statement = connection.prepare_cached(
-        "SELECT OFFENDER_ID, CRN FROM OFFENDER WHERE VISIBLE = 1 AND OFFENDER_ID >= ?1 ORDER BY OFFENDER_ID LIMIT 1",
+        "SELECT OFFENDER_ID, CRN FROM OFFENDER WHERE SOFT_DELETED = 0 AND OFFENDER_ID >= ?1 ORDER BY OFFENDER_ID LIMIT 1",
     )?;
     let mut first_from = |from: i64| {
         statement

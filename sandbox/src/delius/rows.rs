@@ -1,7 +1,8 @@
 //! What the mini-Delius takes and gives: the rows of `OFFENDER_DELTA` and what an offender is known
 //! by.
 
-use rusqlite::Row;
+use rusqlite::types::ValueRef;
+use rusqlite::{Row, RowIndex};
 use serde::Serialize;
 
 /// How long a row has to rest before it is served, and how long a lock lasts.
@@ -32,6 +33,8 @@ pub enum Status {
     InProgress,
     /// Given up; never served again.
     Failed,
+    /// Null, or a word that community-api does not know; never served.
+    None,
 }
 
 impl Status {
@@ -40,14 +43,16 @@ impl Status {
             Self::Created => "CREATED",
             Self::InProgress => "INPROGRESS",
             Self::Failed => "FAILED",
+            Self::None => "",
         }
     }
 
     fn from_text(text: Option<&str>) -> Self {
         match text {
+            Some("CREATED") => Self::Created,
             Some("INPROGRESS") => Self::InProgress,
             Some("FAILED") => Self::Failed,
-            _ => Self::Created,
+            _ => Self::None,
         }
     }
 }
@@ -86,17 +91,30 @@ impl UpdateRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             offender_id: row.get("OFFENDER_ID")?,
-            date_changed: row.get("DATE_CHANGED")?,
-            action: row.get("ACTION")?,
+            date_changed: text(row, "DATE_CHANGED")?.unwrap_or_default(),
+            action: text(row, "ACTION")?.unwrap_or_default(),
             offender_delta_id: row.get("OFFENDER_DELTA_ID")?,
-            source_table: row.get("SOURCE_TABLE")?,
+            source_table: text(row, "SOURCE_TABLE")?,
             source_record_id: row.get("SOURCE_RECORD_ID")?,
-            status: Status::from_text(row.get_ref("STATUS")?.as_str_or_null()?),
+            status: Status::from_text(text(row, "STATUS")?.as_deref()),
             failed_update: false,
             created: row.get("CREATED_DATETIME")?,
             last_updated: row.get("LAST_UPDATED_DATETIME")?,
         })
     }
+}
+
+/// Any cell as text. As in Oracle, an empty text is null.
+pub(crate) fn text(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<String>> {
+    let text = match row.get_ref(column)? {
+        ValueRef::Null => return Ok(None),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+    };
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// A row to be added to `OFFENDER_DELTA` as it is, past the triggers.
@@ -148,7 +166,7 @@ impl Candidate {
     }
 }
 
-/// What an offender is known by.
+/// What an offender is known by; as JSON, the `primaryIdentifiers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identifiers {
@@ -157,10 +175,76 @@ pub struct Identifiers {
     pub offender_id: i64,
     /// The case reference number.
     pub crn: String,
-    /// The prison number, for those who have one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub noms_number: Option<String>,
     /// The number in the Police National Computer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pnc_number: Option<String>,
+    /// The number of the Criminal Records Office.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cro_number: Option<String>,
+    /// The National Insurance number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ni_number: Option<String>,
+    /// The prison number, for those who have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noms_number: Option<String>,
+    /// The number of an immigrant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub immigration_number: Option<String>,
+    /// The latest booking in a prison.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_recent_prisoner_number: Option<String>,
+    /// Those of other kinds; in the JSON they are outside the `primaryIdentifiers`.
+    #[serde(skip)]
+    pub additional: Vec<AdditionalIdentifier>,
+}
+
+impl Identifiers {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            offender_id: row.get("OFFENDER_ID")?,
+            crn: text(row, "CRN")?.unwrap_or_default(),
+            pnc_number: text(row, "PNC_NUMBER")?,
+            cro_number: text(row, "CRO_NUMBER")?,
+            ni_number: text(row, "NI_NUMBER")?,
+            noms_number: text(row, "NOMS_NUMBER")?,
+            immigration_number: text(row, "IMMIGRATION_NUMBER")?,
+            most_recent_prisoner_number: text(row, "MOST_RECENT_PRISONER_NUMBER")?,
+            additional: Vec::new(),
+        })
+    }
+}
+
+/// An identifier beside the primary ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdditionalIdentifier {
+    /// Its primary key.
+    pub additional_identifier_id: i64,
+    /// The identifier itself.
+    pub value: String,
+    /// Its kind.
+    #[serde(rename = "type")]
+    pub kind: IdentifierKind,
+}
+
+/// The kind of an additional identifier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IdentifierKind {
+    /// Delius' code of it.
+    pub code: String,
+    /// The same in words.
+    pub description: String,
+}
+
+impl AdditionalIdentifier {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            additional_identifier_id: row.get("ADDITIONAL_IDENTIFIER_ID")?,
+            value: text(row, "IDENTIFIER")?.unwrap_or_default(),
+            kind: IdentifierKind {
+                code: text(row, "TYPE_CODE")?.unwrap_or_default(),
+                description: text(row, "TYPE_DESCRIPTION")?.unwrap_or_default(),
+            },
+        })
+    }
 }

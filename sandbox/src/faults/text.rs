@@ -28,10 +28,16 @@ impl FromStr for Rule {
             (0.0..=1.0).contains(&probability),
             "the probability {probability} is not between 0 and 1"
         );
-        Ok(Self {
+        let rule = Self {
             probability,
             ..Self::new(endpoint.parse()?, fault.parse()?)
-        })
+        };
+        ensure!(
+            !matches!(rule.fault, Fault::Race)
+                || [Endpoint::DeleteUpdate, Endpoint::MarkAsFailed].contains(&rule.endpoint),
+            "the fault race is for delete-update and mark-as-failed"
+        );
+        Ok(rule)
     }
 }
 
@@ -67,6 +73,7 @@ impl FromStr for Fault {
             "hang" => Self::Hang,
             "drop" => Self::DropConnection,
             "lose-answer" => Self::LoseAnswer,
+            "race" => Self::Race,
             "throttle" => Self::SnsError {
                 status: 400,
                 code: "Throttling".into(),
@@ -95,7 +102,7 @@ fn status(text: &str) -> Result<u16> {
     match text.parse() {
         Ok(status @ 200..=599) => Ok(status),
         _ => bail!(
-            "no fault {text:?}; there are an HTTP status, hang, drop, lose-answer, throttle, latency:MILLISECONDS, \
+            "no fault {text:?}; there are an HTTP status, hang, drop, lose-answer, race, throttle, latency:MILLISECONDS, \
              after:STATUS, sns:CODE, entry:CODE"
         ),
     }
@@ -120,6 +127,8 @@ mod tests {
         assert!(
             matches!(slow.fault, Fault::Latency(latency) if latency == Duration::from_millis(250))
         );
+        let race: Rule = "delete-update=race@0.5".parse()?;
+        assert!(matches!(race.fault, Fault::Race));
         for nonsense in [
             "503",
             "nowhere=503",
@@ -127,6 +136,7 @@ mod tests {
             "token=99",
             "token=503@2",
             "token=after:",
+            "token=race",
         ] {
             assert!(nonsense.parse::<Rule>().is_err(), "{nonsense}");
         }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use jiff::civil::Date;
 use rusqlite::{ToSql, params_from_iter};
 
-use crate::delius::Delius;
+use crate::delius::{Delius, text};
 
 /// Longer than any name in Delius.
 pub(super) const MOST_CHARACTERS: usize = 100;
@@ -62,7 +62,7 @@ const fn field(
     }
 }
 
-const TODAY: &str = "SELECT date()";
+const TODAY: &str = "SELECT TODAY FROM LONDON_NOW";
 const REGISTRATIONS: &str =
     "SELECT REGISTRATION_ID, REGISTER_TYPE || ' of ' || REGISTRATION_DATE FROM REGISTRATION
     WHERE OFFENDER_ID = ?1 ORDER BY REGISTRATION_ID DESC";
@@ -111,7 +111,7 @@ pub(super) const CHANGES: &[Change] = &[
             field("postcode", "Postcode (optional)", Kind::OptionalText, "SELECT 'NP1 0AA'"),
         ],
         sql: "INSERT INTO OFFENDER_ADDRESS (OFFENDER_ID, STREET_NAME, TOWN_CITY, POSTCODE, START_DATE)
-              VALUES (:offender, :street, :town, :postcode, date())",
+              VALUES (:offender, :street, :town, :postcode, (SELECT TODAY FROM LONDON_NOW))",
     },
     Change {
         name: "manager",
@@ -197,7 +197,7 @@ pub(super) const CHANGES: &[Change] = &[
             field("type", "Requirement", Kind::Text, "SELECT 'Unpaid Work'"),
         ],
         sql: "INSERT INTO RQMNT (DISPOSAL_ID, RQMNT_TYPE, START_DATE)
-              SELECT DISPOSAL_ID, :type, date() FROM DISPOSAL JOIN EVENT USING (EVENT_ID)
+              SELECT DISPOSAL_ID, :type, (SELECT TODAY FROM LONDON_NOW) FROM DISPOSAL JOIN EVENT USING (EVENT_ID)
               WHERE DISPOSAL_ID = :sentence AND OFFENDER_ID = :offender",
     },
     Change {
@@ -210,7 +210,7 @@ pub(super) const CHANGES: &[Change] = &[
             field("two_years", "Score after two years, 0 to 100", Kind::Score, "SELECT 45"),
         ],
         sql: "INSERT INTO OGRS_ASSESSMENT (OFFENDER_ID, ASSESSMENT_DATE, OGRS3_SCORE_1, OGRS3_SCORE_2)
-              VALUES (:offender, date(), :one_year, :two_years)",
+              VALUES (:offender, (SELECT TODAY FROM LONDON_NOW), :one_year, :two_years)",
     },
     Change {
         name: "tier",
@@ -219,7 +219,7 @@ pub(super) const CHANGES: &[Change] = &[
         events: &["OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED"],
         fields: &[field("reason", "Reason", Kind::Text, "SELECT 'Review'")],
         sql: "INSERT INTO MANAGEMENT_TIER_EVENT (OFFENDER_ID, TIER_CHANGE_REASON, TIER_CHANGE_DATE)
-              VALUES (:offender, :reason, date())",
+              VALUES (:offender, :reason, (SELECT TODAY FROM LONDON_NOW))",
     },
     Change {
         name: "merge",
@@ -228,7 +228,7 @@ pub(super) const CHANGES: &[Change] = &[
         events: &["OFFENDER_MERGED"],
         fields: &[field("merged_from", "CRN of the other record", Kind::Text, "SELECT 'X999999'")],
         sql: "INSERT INTO MERGE_HISTORY (OFFENDER_ID, MERGED_FROM_CRN, MERGED_TO_CRN, MERGED_DATE)
-              SELECT OFFENDER_ID, :merged_from, CRN, date() FROM OFFENDER WHERE OFFENDER_ID = :offender",
+              SELECT OFFENDER_ID, :merged_from, CRN, (SELECT TODAY FROM LONDON_NOW) FROM OFFENDER WHERE OFFENDER_ID = :offender",
     },
     Change {
         name: "contact",
@@ -236,7 +236,7 @@ pub(super) const CHANGES: &[Change] = &[
         hint: "A table without an event type of its own: the type is made of its name.",
         events: &["CONTACT_CHANGED"],
         fields: &[field("type", "Contact", Kind::Text, "SELECT 'Telephone call'")],
-        sql: "INSERT INTO CONTACT (OFFENDER_ID, CONTACT_TYPE, CONTACT_DATE) VALUES (:offender, :type, date())",
+        sql: "INSERT INTO CONTACT (OFFENDER_ID, CONTACT_TYPE, CONTACT_DATE) VALUES (:offender, :type, (SELECT TODAY FROM LONDON_NOW))",
     },
 ];
 
@@ -249,12 +249,10 @@ impl Change {
     pub(super) fn initial(&self, delius: &Delius, offender: i64) -> Result<Values> {
         let connection = delius.connection();
         let values = self.fields.iter().map(|field| {
-            // Whatever its type, as text.
-            let sql = format!("SELECT CAST(({}) AS TEXT)", field.initial);
+            let sql = format!("SELECT ({})", field.initial);
             let mut statement = connection.prepare_cached(&sql)?;
             let parameters = vec![offender; statement.parameter_count()];
-            let value: Option<String> =
-                statement.query_row(params_from_iter(parameters), |row| row.get(0))?;
+            let value = statement.query_row(params_from_iter(parameters), |row| text(row, 0))?;
             Ok((field.name.to_owned(), value.unwrap_or_default()))
         });
         values.collect()
@@ -311,7 +309,10 @@ impl Field {
         let connection = delius.connection();
         let mut statement = connection.prepare_cached(sql)?;
         let rows = statement.query_map([offender], |row| {
-            Ok((row.get::<_, i64>(0)?.to_string(), row.get(1)?))
+            Ok((
+                row.get::<_, i64>(0)?.to_string(),
+                text(row, 1)?.unwrap_or_default(),
+            ))
         })?;
         Ok(Some(rows.collect::<rusqlite::Result<_>>()?))
     }

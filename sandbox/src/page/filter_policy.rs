@@ -3,6 +3,7 @@
 //! Source of limits and matching: the SNS developer guide, "Filter policy constraints" and "String value matching" with
 //! their neighbours. The words of a refusal are those of SNS where they are known.
 
+mod terraform;
 #[cfg(test)]
 mod tests;
 
@@ -59,19 +60,17 @@ enum Comparison {
 }
 
 impl FilterPolicy {
-    /// Reads JSON, or Terraform with `filter_policy = "…"` in it.
+    /// Reads JSON, or Terraform with `filter_policy = …` in it.
     pub(super) fn read(text: &str) -> Result<Self> {
         let text = text.trim();
         ensure!(
             text.len() <= MOST_BYTES,
             "FilterPolicy: the policy is larger than 256 KB"
         );
-        let json = match terraform_string(text)? {
-            Some(inner) => inner,
-            None => text.to_owned(),
+        let policy = match terraform::read(text)? {
+            Some(policy) => policy,
+            None => serde_json::from_str(text).context("FilterPolicy: failed to parse JSON")?,
         };
-        let policy: Value =
-            serde_json::from_str(&json).context("FilterPolicy: failed to parse JSON")?;
         let Value::Object(policy) = policy else {
             bail!("FilterPolicy: the policy must be a JSON object");
         };
@@ -92,28 +91,6 @@ impl FilterPolicy {
     pub(super) fn accepts(&self, attributes: &Attributes) -> bool {
         all_met(&self.0, attributes)
     }
-}
-
-/// The string in Terraform's `filter_policy = "…"`, or a string by itself. Its escapes are those of JSON.
-fn terraform_string(text: &str) -> Result<Option<String>> {
-    let rest = match text.split_once("filter_policy") {
-        Some((_, rest)) if !text.starts_with('{') => {
-            let value = rest.trim_start().strip_prefix('=').map(str::trim_start);
-            value.filter(|value| value.starts_with('"')).context(
-                "FilterPolicy: after filter_policy an equals sign and a string in quotation marks are expected",
-            )?
-        }
-        _ if text.starts_with('"') => text,
-        _ => return Ok(None),
-    };
-    let string = serde_json::Deserializer::from_str(rest)
-        .into_iter::<String>()
-        .next();
-    Ok(Some(
-        string
-            .context("FilterPolicy: there is no string")?
-            .context("FilterPolicy: the string does not end, or has bad escapes")?,
-    ))
 }
 
 fn names(policy: &Map<String, Value>) -> usize {

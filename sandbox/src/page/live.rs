@@ -6,25 +6,51 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::Page;
-use super::messages::{Arrival, attribute, seconds_since_change};
-use super::vital_signs::{MOST_SAMPLES, Record, Sample, age_between, series};
+use super::messages::{Arrival, attribute, seconds_since_change, time_of_day};
+use super::outages::{OUTAGES, Outage};
+use super::vital_signs::{MOST_SAMPLES, Poll, Record, Sample, age_between, series};
 use crate::delius::{Status, UpdateRow};
 use crate::locked;
+use crate::ways::Way;
 
 const MOST_ROWS: usize = 50;
+const MOST_WAYS: usize = 6;
+/// The latest messages are in view at once, the others on demand.
+const LATEST_MESSAGES: usize = 20;
 /// The height of a drawing, and the room left above and below the line.
 const HEIGHT: f64 = 28.0;
 const MARGIN: f64 = 2.0;
 
 /// All of them, by the id of the element that they are the content of.
-pub(super) fn fragments(page: &Page) -> BTreeMap<&'static str, String> {
+pub(super) fn fragments(page: &Page) -> BTreeMap<String, String> {
     let record = page.0.vital_signs.record();
-    BTreeMap::from([
-        ("rows", rows(page).into_string()),
-        ("messages", messages(page).into_string()),
-        ("reaction", reaction(&record).into_string()),
-        ("signs", signs(&record).into_string()),
-    ])
+    let mut fragments = BTreeMap::from(
+        [
+            ("rows", rows(page)),
+            ("ways", ways(page)),
+            ("messages", messages(page)),
+            ("older", older_messages(page)),
+            ("reaction", reaction(&record)),
+            ("signs", signs(&record)),
+        ]
+        .map(|(id, html)| (id.to_owned(), html.into_string())),
+    );
+    fragments.extend(OUTAGES.iter().map(|outage| {
+        let id = format!("switch-{}", outage.name);
+        (id, switch(page, outage).into_string())
+    }));
+    fragments
+}
+
+/// The button of an outage, which says what is, whoever has switched it.
+pub(super) fn switch(page: &Page, outage: &Outage) -> Markup {
+    let (name, on) = (outage.name, outage.is_on(&page.0.faults));
+    html! {
+        button.switch id={ "button-" (name) } name="on" value=(!on) role="switch" aria-checked=(on)
+            aria-labelledby={ "system-" (outage.system.name()) " outage-" (name) } aria-describedby={ "effect-" (name) } {
+            @if on { "On" } @else { "Off" }
+        }
+    }
 }
 
 pub(super) fn rows(page: &Page) -> Markup {
@@ -32,14 +58,14 @@ pub(super) fn rows(page: &Page) -> Markup {
     let (rows, count) = match (delius.first_updates(MOST_ROWS), delius.count_updates()) {
         (Ok(rows), Ok(count)) => (rows, count),
         (Err(error), _) | (_, Err(error)) => {
-            return html! { p { "The rows cannot be read: " (error) } };
+            return html! { p.trouble { "The rows cannot be read: " (error) } };
         }
     };
     let lock = delius.timings().lock_expiry_seconds;
     let now = Timestamp::now().as_second();
     html! {
         @if rows.is_empty() {
-            p.empty { "No rows: every change has been dealt with." }
+            p.empty { "No rows. Every change has been published." }
         } @else {
             table {
                 caption.hidden { "Rows of OFFENDER_DELTA" }
@@ -57,6 +83,7 @@ fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
         Status::Created => ("created", "CREATED"),
         Status::InProgress => ("held", "INPROGRESS"),
         Status::Failed => ("failed", "FAILED"),
+        Status::None => ("", "NO STATUS"),
     };
     html! {
         tr {
@@ -71,9 +98,10 @@ fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
                 " "
                 @match row.status {
                     Status::Created => "waits to be claimed",
-                    Status::InProgress if left > 0 => { "claimed; the lock holds for " (duration(left)) }
-                    Status::InProgress => "the lock has run out: it is served again",
-                    Status::Failed => "given up, and never served again",
+                    Status::InProgress if left > 0 => { "claimed; the lock lasts another " (duration(left)) }
+                    Status::InProgress => "the lock has expired; waits to be claimed again",
+                    Status::Failed => "marked as failed; never served again",
+                    Status::None => "never served",
                 }
             }
         }
@@ -87,26 +115,77 @@ fn duration(seconds: i64) -> String {
     }
 }
 
-pub(super) fn messages(page: &Page) -> Markup {
+/// How far the rows that were claimed last have come.
+pub(super) fn ways(page: &Page) -> Markup {
+    let ways = page.0.ways.latest(MOST_WAYS);
+    html! {
+        @if ways.is_empty() {
+            p.empty { "No row has been claimed yet." }
+        } @else {
+            table.ways {
+                caption.hidden { "The rows claimed last" }
+                thead { tr {
+                    th scope="col" { "Row" } th scope="col" { "Claimed" } th scope="col" { "Identifiers" }
+                    th scope="col" { "Published" } th scope="col" { "Settled" }
+                } }
+                tbody { @for way in &ways { (way_row(way)) } }
+            }
+        }
+    }
+}
+
+fn way_row(way: &Way) -> Markup {
+    let after = |at: Timestamp| match at.duration_since(way.claimed).as_millis() {
+        milliseconds @ ..1_000 => format!("after {} ms", milliseconds.max(0)),
+        milliseconds => format!("after {} s", milliseconds / 1_000),
+    };
+    html! {
+        tr {
+            th scope="row" { (way.id) br; span.code { (way.source_table.as_deref().unwrap_or("no table")) } }
+            td { (time_of_day(way.claimed)) }
+            td { @match way.identified {
+                None => "–",
+                Some((at, true)) => (after(at)),
+                Some((at, false)) => { "none, " (after(at)) }
+            } }
+            td { @match way.published { None => "–", Some(at) => (after(at)) } }
+            td { @match way.settled { None => "–", Some((at, how)) => { (how) " " (after(at)) } } }
+        }
+    }
+}
+
+/// The messages that the subscription receives, the latest first, and how many there were without its policy.
+fn received(page: &Page, show: impl Fn(&[&Arrival], &[Arrival], bool) -> Markup) -> Markup {
     let arrivals = page.0.inbox.latest();
     let subscription = locked(&page.0.subscription);
+    let policy = subscription.policy.as_ref();
     let received: Vec<&Arrival> = arrivals
         .iter()
-        .filter(|arrival| {
-            subscription
-                .policy
-                .as_ref()
-                .is_none_or(|policy| policy.accepts(&arrival.message.attributes))
-        })
+        .filter(|arrival| policy.is_none_or(|policy| policy.accepts(&arrival.message.attributes)))
         .collect();
-    html! {
-        @if let Some(trouble) = page.0.inbox.trouble() { p.trouble { "No messages can be had: " (trouble) } }
-        @if subscription.policy.is_some() {
-            p { "This subscription received " (received.len()) " of the latest " (arrivals.len()) " messages." }
+    show(&received, &arrivals, policy.is_some())
+}
+
+pub(super) fn messages(page: &Page) -> Markup {
+    received(page, |received, all, filtered| {
+        html! {
+            @if let Some(trouble) = page.0.inbox.trouble() { p.trouble { "The queue does not work as it should. " (trouble) } }
+            @if filtered {
+                p { "This subscription received " (received.len()) " of the latest " (all.len()) " messages." }
+            }
+            @if received.is_empty() { p.empty { "No messages yet." } }
+            ol.messages { @for arrival in received.iter().take(LATEST_MESSAGES) { (message(arrival, all)) } }
         }
-        @if received.is_empty() { p.empty { "No messages yet." } }
-        ol.messages { @for arrival in received { (message(arrival, &arrivals)) } }
-    }
+    })
+}
+
+pub(super) fn older_messages(page: &Page) -> Markup {
+    received(page, |received, all, _| {
+        html! {
+            @if received.len() <= LATEST_MESSAGES { p.empty { "There are no older messages." } }
+            ol.messages { @for arrival in received.iter().skip(LATEST_MESSAGES) { (message(arrival, all)) } }
+        }
+    })
 }
 
 fn message(arrival: &Arrival, all: &[Arrival]) -> Markup {
@@ -117,7 +196,7 @@ fn message(arrival: &Arrival, all: &[Arrival]) -> Markup {
                 strong { (attribute(message, "eventType").unwrap_or("no eventType")) }
                 @if arrival.redelivered { " " span.tag.failed { "Redelivery" } }
                 span.when {
-                    time datetime=(message.received_at) { (message.received_at.strftime("%H:%M:%S")) " UTC" }
+                    time datetime=(message.received_at) { (time_of_day(message.received_at)) }
                     @if let Some(seconds) = seconds_since_change(message, all) { ", " (format!("{seconds:.1}")) " s after the change" }
                 }
             }
@@ -145,21 +224,28 @@ pub(super) fn reaction(record: &Record) -> Markup {
         .collect();
     html! {
         p {
-            @if now.claims_suspended > 0.0 { span.tag.held { "Claims suspended" } " The service claims no rows but one now and then, to see whether the trouble is over. " }
-            @else { span.tag.created { "Claims run" } " Nothing keeps the service from claiming rows. " }
-            "Rows in hand: " (now.in_flight) ". "
-            @if down.is_empty() { "All of its health checks are up." } @else { "Its health is down because of " (down.join(", ")) "." }
+            @if now.claims_suspended > 0.0 { span.tag.held { "Claims suspended" } " Calls fail, so the service claims only one row now and then. " }
+            @else {
+                @match record.latest_poll() {
+                    Poll::Answered => { span.tag.created { "Claims run" } " community-api answered the latest poll. " }
+                    Poll::Failed => { span.tag.failed { "Polls fail" } " The latest poll failed, so no row can be claimed. " }
+                    Poll::Refused => { span.tag.failed { "Polls are refused" } " The service has no token that community-api accepts. " }
+                    Poll::Unknown => { span.tag { "No poll seen" } " No poll has ended since the page started to watch. " }
+                }
+            }
+            "Rows held: " (now.in_flight) ". "
+            @if down.is_empty() { "All health checks are UP." } @else { "Health is DOWN because of " (down.join(", ")) "." }
         }
     }
 }
 
 fn silence(record: &Record) -> String {
     match (&record.address, &record.trouble) {
-        (None, _) => "Nobody has told the sandbox where the service is.".into(),
+        (None, _) => "The sandbox does not know where the service is.".into(),
         (Some(address), None) => format!("The service at {address} has not been asked yet."),
         (Some(address), Some(trouble)) => {
             format!(
-                "The service at {address} does not answer ({trouble}). It is asked again every 2 seconds."
+                "The service at {address} does not answer ({trouble}). The page asks again every 2 seconds."
             )
         }
     }
@@ -178,7 +264,7 @@ pub(super) fn signs(record: &Record) -> Markup {
                 (counter(record, "Events published", |sample| sample.published))
                 (counter(record, "Rows failed", |sample| sample.failed))
                 (counter(record, "Rows permanently failed", |sample| sample.permanently_failed))
-                (sign(record, "Rows in flight", |_, now| Some(now.in_flight), ""))
+                (sign(record, "Rows held", |_, now| Some(now.in_flight), ""))
                 (sign(record, "Claims suspended", |_, now| Some(now.claims_suspended), ""))
             }
         }

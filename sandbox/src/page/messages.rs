@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::locked;
 use crate::topic::{Message, Topic};
+use crate::ways::Ways;
 
 const MOST_MESSAGES: usize = 200;
 /// Of so many messages the ids are remembered, so that a redelivery after a lock of ten minutes is still seen.
@@ -30,31 +31,63 @@ pub(super) struct Arrival {
 
 /// A clone shares the messages.
 #[derive(Clone, Default)]
-pub(super) struct Inbox(Arc<Mutex<Kept>>);
+pub(super) struct Inbox {
+    kept: Arc<Mutex<Kept>>,
+    ways: Ways,
+}
 
 #[derive(Default)]
 struct Kept {
     arrivals: VecDeque<Arrival>,
-    ids: VecDeque<String>,
-    known_ids: HashSet<String>,
-    /// Why no messages can be had at present.
+    message_ids: Seen,
+    ids: Seen,
+    /// What is wrong with the queue at present.
     trouble: Option<String>,
 }
 
-impl Inbox {
-    pub(super) fn take_in(&self, message: Message) {
-        let mut kept = locked(&self.0);
-        let id = attribute(&message, "id")
-            .unwrap_or(&message.message_id)
-            .to_owned();
-        let redelivered = !kept.known_ids.insert(id.clone());
-        if !redelivered {
-            kept.ids.push_back(id);
+/// The ids that were seen last.
+#[derive(Default)]
+struct Seen {
+    order: VecDeque<String>,
+    known: HashSet<String>,
+}
+
+impl Seen {
+    /// Whether the id is new.
+    fn insert(&mut self, id: &str) -> bool {
+        let is_new = self.known.insert(id.to_owned());
+        if is_new {
+            self.order.push_back(id.to_owned());
         }
-        if kept.ids.len() > MOST_IDS
-            && let Some(oldest) = kept.ids.pop_front()
+        if self.order.len() > MOST_IDS
+            && let Some(oldest) = self.order.pop_front()
         {
-            kept.known_ids.remove(&oldest);
+            self.known.remove(&oldest);
+        }
+        is_new
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(ways: Ways) -> Self {
+        Self {
+            ways,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take_in(&self, message: Message) {
+        let mut kept = locked(&self.kept);
+        // The queue hands a message out again if it could not be deleted there.
+        if !kept.message_ids.insert(&message.message_id) {
+            return;
+        }
+        let redelivered = !kept
+            .ids
+            .insert(attribute(&message, "id").unwrap_or(&message.message_id));
+        let about = About::read(&message);
+        if let (Some(offender), Some(record)) = (about.offender, about.source_id) {
+            self.ways.published(offender, record, message.received_at);
         }
         kept.arrivals.push_back(Arrival {
             message,
@@ -67,15 +100,15 @@ impl Inbox {
 
     /// Those kept, the latest first.
     pub(super) fn latest(&self) -> Vec<Arrival> {
-        locked(&self.0).arrivals.iter().rev().cloned().collect()
+        locked(&self.kept).arrivals.iter().rev().cloned().collect()
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
-        locked(&self.0).trouble.clone()
+        locked(&self.kept).trouble.clone()
     }
 
     fn note(&self, trouble: Option<String>) {
-        locked(&self.0).trouble = trouble;
+        locked(&self.kept).trouble = trouble;
     }
 
     /// Takes in what the topic publishes, until it is dropped.
@@ -93,22 +126,29 @@ impl Inbox {
         }
     }
 
-    /// Takes in what arrives in the queue, and deletes it there, until it is dropped.
+    /// Takes in what arrives in the queue, then deletes it there, until it is dropped.
     pub(super) async fn follow_queue(self, queue: Queue) {
         loop {
-            match queue.receive().await {
-                Ok(messages) => {
-                    self.note(None);
-                    for message in messages {
-                        self.take_in(message);
-                    }
-                }
-                Err(error) => {
-                    self.note(Some(format!("{error:#}")));
-                    tokio::time::sleep(Duration::from_secs(2)).await;
-                }
+            let trouble = self.empty(&queue).await.err();
+            let failed = trouble.is_some();
+            self.note(trouble.map(|error| format!("{error:#}")));
+            if failed {
+                tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
+    }
+
+    /// Takes in some messages, and deletes each. An error if one could not be deleted; it keeps back none of the others.
+    async fn empty(&self, queue: &Queue) -> Result<()> {
+        let received = queue.receive().await?;
+        for (message, _) in &received {
+            self.take_in(message.clone());
+        }
+        let mut result = Ok(());
+        for (_, receipt) in &received {
+            result = result.and(queue.delete(receipt).await);
+        }
+        result
     }
 }
 
@@ -125,16 +165,19 @@ impl Queue {
         Self { url, http }
     }
 
-    async fn receive(&self) -> Result<Vec<Message>> {
+    /// Messages, each with the receipt by which it is deleted.
+    async fn receive(&self) -> Result<Vec<(Message, Value)>> {
         let wanted = json!({"QueueUrl": self.url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 5, "MessageAttributeNames": ["All"]});
         let answer = self.call("ReceiveMessage", &wanted).await?;
-        let mut messages = Vec::new();
-        for received in answer["Messages"].as_array().into_iter().flatten() {
-            messages.push(read_message(received));
-            let done = json!({"QueueUrl": self.url, "ReceiptHandle": received["ReceiptHandle"]});
-            self.call("DeleteMessage", &done).await?;
-        }
-        Ok(messages)
+        let received = answer["Messages"].as_array().into_iter().flatten();
+        Ok(received
+            .map(|received| (read_message(received), received["ReceiptHandle"].clone()))
+            .collect())
+    }
+
+    async fn delete(&self, receipt: &Value) -> Result<()> {
+        let done = json!({"QueueUrl": self.url, "ReceiptHandle": receipt});
+        self.call("DeleteMessage", &done).await.map(drop)
     }
 
     async fn call(&self, action: &str, body: &Value) -> Result<Value> {
@@ -209,39 +252,72 @@ pub(super) fn attribute<'a>(message: &'a Message, name: &str) -> Option<&'a str>
         .map(|(_, value)| value.as_str())
 }
 
-/// Seconds from the change in Delius to the arrival. The generic event does not say when the change was: then it is the
-/// change of the event that was sent together with it.
+/// Seconds from the change in Delius to the arrival, as the service reckons the age of a row. The generic event does not
+/// say when the change was: then it is the change of the event that was sent together with it.
 pub(super) fn seconds_since_change(message: &Message, all: &[Arrival]) -> Option<f64> {
-    let (offender, changed) = what_changed(message);
-    let changed = changed.or_else(|| {
+    let about = About::read(message);
+    let changed = about.changed.or_else(|| {
         let sent = sent_at(message)?;
         all.iter()
             .filter(|other| {
                 sent_at(&other.message)
                     .is_some_and(|at| (at - sent).abs() < SENT_TOGETHER_MILLISECONDS)
             })
-            .map(|other| what_changed(&other.message))
-            .find(|other| other.0 == offender && other.1.is_some())?
-            .1
+            .map(|other| About::read(&other.message))
+            .find(|other| other.offender == about.offender && other.changed.is_some())?
+            .changed
     })?;
-    Some(message.received_at.duration_since(changed).as_secs_f64())
+    Some(age(changed, message.received_at))
+}
+
+/// In the hour that London has twice, the reading that gives the smallest age not below zero.
+fn age(changed: DateTime, at: Timestamp) -> f64 {
+    let readings = LONDON.to_ambiguous_timestamp(changed);
+    let ages = [readings.later(), readings.earlier()]
+        .into_iter()
+        .flatten()
+        .map(|changed| at.duration_since(changed).as_secs_f64());
+    ages.filter(|age| *age >= 0.0)
+        .reduce(f64::min)
+        .unwrap_or(0.0)
 }
 
 fn sent_at(message: &Message) -> Option<i64> {
     attribute(message, "timestamp")?.parse().ok()
 }
 
-fn what_changed(message: &Message) -> (Option<i64>, Option<Timestamp>) {
-    let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
-    let changed = body["eventDatetime"]
-        .as_str()
-        .and_then(|text| text.parse::<DateTime>().ok());
-    let changed = changed.and_then(|local| LONDON.to_timestamp(local).ok());
-    (body["offenderId"].as_i64(), changed)
+/// What a message says of the change.
+struct About {
+    offender: Option<i64>,
+    source_id: Option<i64>,
+    /// In London.
+    changed: Option<DateTime>,
+}
+
+impl About {
+    fn read(message: &Message) -> Self {
+        let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+        let changed = body["eventDatetime"].as_str();
+        Self {
+            offender: body["offenderId"].as_i64(),
+            source_id: body["sourceId"].as_i64(),
+            changed: changed.and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// The time of day in London, with the name of its zone.
+pub(super) fn time_of_day(at: Timestamp) -> String {
+    at.to_zoned_datetime(LONDON.clone())
+        .strftime("%H:%M:%S %Z")
+        .to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Bytes;
+    use axum::http::StatusCode;
+
     use super::*;
 
     fn message(id: &str, body: &str, sent: i64) -> Message {
@@ -250,7 +326,7 @@ mod tests {
             ("timestamp", "Number", sent.to_string()),
         ];
         Message {
-            message_id: "m".into(),
+            message_id: uuid::Uuid::new_v4().to_string(),
             sequence: 1,
             body: body.into(),
             attributes: attributes
@@ -296,6 +372,69 @@ mod tests {
         assert_eq!(seconds_since_change(&specific, &all), Some(4.5));
         assert_eq!(seconds_since_change(&generic, &all), Some(4.5));
         assert_eq!(seconds_since_change(&others, &all), None);
+    }
+
+    #[test]
+    fn an_age_in_the_hour_that_comes_twice_is_the_smallest_not_below_zero() {
+        // The clocks of London go back at 01:00 UTC.
+        for (arrived, seconds) in [
+            ("2026-10-25T00:30:05Z", 5.0),
+            ("2026-10-25T01:30:05Z", 5.0),
+            ("2026-10-25T01:29:00Z", 3_540.0),
+            ("2026-10-25T00:29:59Z", 0.0),
+        ] {
+            let changed = "2026-10-25T01:30:00".parse().unwrap();
+            let age = age(changed, arrived.parse().unwrap());
+            assert!((age - seconds).abs() < 1e-9, "{arrived}: {age}");
+        }
+        assert_eq!(
+            time_of_day("2026-10-25T00:30:05Z".parse().unwrap()),
+            "01:30:05 BST"
+        );
+        assert_eq!(
+            time_of_day("2026-10-25T01:30:05Z".parse().unwrap()),
+            "01:30:05 GMT"
+        );
+    }
+
+    /// SQS with two messages, of which the first is never deleted and so comes again.
+    fn stubborn_queue(body: &Bytes, received: &Mutex<Vec<String>>) -> Result<String, StatusCode> {
+        let asked: Value = serde_json::from_slice(body).unwrap_or_default();
+        let message = |id: &str| json!({"MessageId": id, "Body": "{}", "ReceiptHandle": id});
+        let Some(receipt) = asked["ReceiptHandle"].as_str() else {
+            let first = json!({"Messages": [message("a"), message("b")]});
+            return Ok(first.to_string());
+        };
+        locked(received).push(receipt.to_owned());
+        if receipt == "a" {
+            Err(StatusCode::INTERNAL_SERVER_ERROR)
+        } else {
+            Ok(String::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_cannot_be_deleted_loses_no_other_and_is_shown_once() {
+        let receipts = Arc::<Mutex<Vec<String>>>::default();
+        let seen = receipts.clone();
+        let router = axum::Router::new().route(
+            "/",
+            axum::routing::post(async move |body: Bytes| stubborn_queue(&body, &seen)),
+        );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(crate::http::accept(listener, move |stream| {
+            crate::page::serve_connection(stream, router.clone())
+        }));
+        let (inbox, queue) = (Inbox::default(), Queue::new(url, reqwest::Client::new()));
+        for _ in 0..2 {
+            let error = inbox.empty(&queue).await.unwrap_err();
+            assert!(format!("{error:#}").contains("DeleteMessage"), "{error:#}");
+            assert_eq!(inbox.latest().len(), 2);
+        }
+        assert_eq!(*locked(&receipts), ["a", "b", "a", "b"]);
+        assert!(inbox.latest().iter().all(|arrival| !arrival.redelivered));
+        server.abort();
     }
 
     #[test]

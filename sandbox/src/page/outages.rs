@@ -34,6 +34,15 @@ pub(super) enum System {
 impl System {
     pub(super) const ALL: [Self; 3] = [Self::Community, Self::Auth, Self::Sns];
 
+    /// In the id of its heading.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Community => "community",
+            Self::Auth => "auth",
+            Self::Sns => "sns",
+        }
+    }
+
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Community => "community-api",
@@ -51,6 +60,8 @@ pub(super) struct Outage {
     /// What the service is to make of it.
     pub(super) effect: &'static str,
     endpoints: &'static [Endpoint],
+    /// How many of a hundred calls it hits.
+    percent: u8,
     fault: fn() -> Fault,
 }
 
@@ -59,72 +70,90 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "community-down",
         system: System::Community,
         title: "Down",
-        effect: "Connections are closed. Rows wait in Delius; a row in hand is tried again inside its lease.",
+        effect: "It closes connections. New rows wait. The service retries the rows it holds.",
         endpoints: COMMUNITY,
+        percent: 100,
         fault: || Fault::DropConnection,
     },
     Outage {
         name: "community-slow",
         system: System::Community,
         title: "Slow",
-        effect: "Each call takes 3 seconds: changes arrive late, and its health check fails.",
+        effect: "Each call takes 3 seconds. Changes arrive late, and the health check fails.",
         endpoints: COMMUNITY,
+        percent: 100,
         fault: || Fault::Latency(SLOW),
     },
     Outage {
         name: "identifiers-not-found",
         system: System::Community,
         title: "Identifiers answer 404",
-        effect: "A row is left locked, and given up (FAILED) if it is still so when the lock runs out.",
+        effect: "The service leaves the row locked. If the answer is the same when the lock expires, it marks the row as FAILED.",
         endpoints: &[Endpoint::Identifiers],
+        percent: 100,
         fault: || Fault::status(404),
     },
     Outage {
         name: "next-update-conflict",
         system: System::Community,
         title: "nextUpdate answers 409",
-        effect: "Other callers always win the lock: a nuisance, no fault. Rows wait.",
+        effect: "Other callers always lock the row first. That is no fault. Rows wait.",
         endpoints: &[Endpoint::NextUpdate],
+        percent: 100,
         fault: || Fault::status(409),
+    },
+    Outage {
+        name: "settling-races",
+        system: System::Community,
+        title: "DELETE races with another change",
+        effect: "Half of the calls that delete or mark a row answer 500. The service tries again.",
+        endpoints: &[Endpoint::DeleteUpdate, Endpoint::MarkAsFailed],
+        percent: 50,
+        fault: || Fault::Race,
     },
     Outage {
         name: "auth-down",
         system: System::Auth,
         title: "Down",
-        effect: "Connections are closed, and the tokens issued so far are void, so that it is felt at once. Nothing can be claimed.",
+        effect: "It closes connections, and tokens issued so far are void. The service cannot claim rows.",
         endpoints: AUTH,
+        percent: 100,
         fault: || Fault::DropConnection,
     },
     Outage {
         name: "auth-refuses",
         system: System::Auth,
         title: "Refuses the client",
-        effect: "Its answer is 401, and the tokens issued so far are void. Health stays up; nothing can be claimed.",
+        effect: "It answers 401, and tokens issued so far are void. Health stays UP, but the service cannot claim rows.",
         endpoints: &[Endpoint::Token],
+        percent: 100,
         fault: || Fault::status(401),
     },
     Outage {
         name: "sns-down",
         system: System::Sns,
         title: "Down",
-        effect: "Rows in hand are held and tried again, no more are claimed but one now and then.",
+        effect: "The service holds its rows and retries them. It claims only a few more.",
         endpoints: SNS,
+        percent: 100,
         fault: || Fault::DropConnection,
     },
     Outage {
         name: "sns-slow",
         system: System::Sns,
         title: "Slow",
-        effect: "Each call takes 3 seconds: more rows are in flight at once.",
+        effect: "Each call takes 3 seconds. The service works on more rows at once.",
         endpoints: SNS,
+        percent: 100,
         fault: || Fault::Latency(SLOW),
     },
     Outage {
         name: "sns-entry",
         system: System::Sns,
         title: "One entry of a batch fails",
-        effect: "The first event of each batch is refused, the others are taken: only the refused one is sent again.",
+        effect: "SNS refuses the first event of each batch. The service sends only that one again.",
         endpoints: PUBLISHING,
+        percent: 100,
         fault: || Fault::SnsEntryError {
             entry: Some(0),
             code: "InternalError".into(),
@@ -135,8 +164,9 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "sns-throttled",
         system: System::Sns,
         title: "Throttled",
-        effect: "Every publish is refused for its rate: it is tried again, less and less often.",
+        effect: "SNS refuses each publish. The service retries it, less and less often.",
         endpoints: PUBLISHING,
+        percent: 100,
         fault: || Fault::SnsError {
             status: 400,
             code: "Throttling".into(),
@@ -161,6 +191,7 @@ impl Outage {
         for endpoint in self.endpoints {
             faults.inject(Rule {
                 outage: Some(self.name),
+                probability: f64::from(self.percent) / 100.0,
                 ..Rule::new(*endpoint, (self.fault)())
             });
         }

@@ -1,39 +1,89 @@
 // The page works without this script. With it, what changes is swapped in place, and a form does not reload the page.
 
 const latest = {};
+const GONE = "The sandbox did not answer. What you typed is still here. Press the button again: a change that was made already is not made twice.";
+const PATIENCE_MILLISECONDS = 15000;
 
 function show(fragments) {
+  const focused = document.activeElement?.id;
   for (const [id, html] of Object.entries(fragments)) {
     const place = document.getElementById(id);
     if (place) place.innerHTML = html;
   }
+  // An element that was replaced has lost the focus.
+  if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
-// Each event holds those parts of the page that have changed, rendered and escaped by the server.
-const live = new EventSource("/live");
-live.onmessage = (event) => {
-  const fragments = JSON.parse(event.data);
-  Object.assign(latest, fragments);
-  show(fragments);
-};
-live.onopen = () => { document.getElementById("gone").hidden = true; };
-live.onerror = () => { document.getElementById("gone").hidden = false; };
+// Each event holds those parts of the page that have changed, rendered and escaped by the server. A browser keeps six
+// connections to one address, so a tab that is not seen gives its one back.
+let live;
+function follow() {
+  if (document.hidden) {
+    live?.close();
+    live = undefined;
+  } else if (!live) {
+    live = new EventSource("/live");
+    live.onmessage = (event) => {
+      const fragments = JSON.parse(event.data);
+      Object.assign(latest, fragments);
+      show(fragments);
+    };
+    live.onopen = () => { document.getElementById("gone").hidden = true; };
+    live.onerror = () => { document.getElementById("gone").hidden = false; };
+  }
+}
+document.addEventListener("visibilitychange", follow);
+follow();
+
+// The second click of a double click would press what the first one has brought.
+document.addEventListener("click", (event) => {
+  if (event.detail > 1 && event.target.closest("form[method=post] button")) event.preventDefault();
+});
+
+async function send(form, body) {
+  const answer = await fetch(form.action, { method: "POST", body, signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) })
+    .catch(() => { throw new Error(GONE); });
+  const text = await answer.text().catch(() => { throw new Error(GONE); });
+  const page = new DOMParser().parseFromString(text, "text/html");
+  if (!page.querySelector("main")) {
+    throw new Error(`The sandbox answered ${answer.status} without a page: ${page.body.textContent.slice(0, 200)} What you typed is still here.`);
+  }
+  return { answer, page };
+}
+
+function complain(form, message) {
+  const complaint = document.createElement("p");
+  complaint.className = "trouble complaint";
+  complaint.role = "alert";
+  complaint.textContent = message;
+  form.append(complaint);
+}
+
+// Of the new page only the section with the form is taken, so that what is typed elsewhere stays.
+function swap(form, { answer, page }) {
+  document.getElementById("outcome")?.remove();
+  const section = form.closest("section");
+  const label = section.getAttribute("aria-labelledby");
+  section.replaceWith(page.querySelector(`section[aria-labelledby=${label}]`));
+  document.getElementById("problems").replaceWith(page.getElementById("problems"));
+  document.title = page.title;
+  if (answer.redirected) history.replaceState(null, "", answer.url);
+  show(latest);
+  document.getElementById("outcome")?.focus({ preventScroll: answer.ok });
+}
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (form.method !== "post") return;
   event.preventDefault();
+  if (form.ariaBusy === "true") return;
+  form.ariaBusy = "true";
+  form.querySelector(".complaint")?.remove();
   try {
-    const body = new URLSearchParams(new FormData(form, event.submitter));
-    const answer = await fetch(form.action, { method: "POST", body });
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.querySelector("main").replaceWith(page.querySelector("main"));
-    document.title = page.title;
-    if (answer.redirected) history.replaceState(null, "", answer.url);
-    show(latest);
-    const outcome = document.getElementById("outcome");
-    outcome?.focus({ preventScroll: answer.ok });
-  } catch {
-    form.submit();
+    swap(form, await send(form, new URLSearchParams(new FormData(form, event.submitter))));
+  } catch (error) {
+    complain(form, error.message);
+  } finally {
+    form.ariaBusy = "false";
   }
 });

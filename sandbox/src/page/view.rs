@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, Render, html};
 use rusqlite::{OptionalExtension, Row};
 
 use super::changes::{CHANGES, Change, Field, Kind, MOST_CHARACTERS, Values};
 use super::outages::{OUTAGES, Outage, System};
+use super::vital_signs::Record;
 use super::{Page, live};
-use crate::delius::Delius;
+use crate::delius::{Delius, text};
 use crate::locked;
+use uuid::Uuid;
 
 const MOST_PEOPLE: usize = 12;
 
@@ -19,6 +21,21 @@ pub(super) struct Shown {
     /// `None`: the first.
     pub(super) person: Option<i64>,
     pub(super) outcome: Outcome,
+}
+
+/// What every form of a page sends along: the person that is shown, and by what the form is known.
+struct Hidden {
+    person: Option<i64>,
+    token: String,
+}
+
+impl Render for Hidden {
+    fn render(&self) -> Markup {
+        html! {
+            @if let Some(person) = self.person { input type="hidden" name="person" value=(person); }
+            input type="hidden" name="token" value=(self.token);
+        }
+    }
 }
 
 pub(super) enum Outcome {
@@ -83,11 +100,11 @@ impl Person {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
-            name: row.get(1)?,
-            born: row.get(2)?,
-            crn: row.get(3)?,
-            noms_number: row.get(4)?,
-            manager: row.get(5)?,
+            name: text(row, 1)?.unwrap_or_default(),
+            born: text(row, 2)?.unwrap_or_default(),
+            crn: text(row, 3)?.unwrap_or_default(),
+            noms_number: text(row, 4)?,
+            manager: text(row, 5)?,
         })
     }
 }
@@ -129,6 +146,10 @@ pub(super) fn document(page: &Page, shown: &Shown) -> Result<Markup> {
     let person_id = person.as_ref().map(|person| person.id);
     let record = page.0.vital_signs.record();
     let refused = matches!(outcome, Outcome::Refused { .. });
+    let hidden = Hidden {
+        person: person_id,
+        token: Uuid::new_v4().to_string(),
+    };
     Ok(html! {
         (DOCTYPE)
         html lang="en" {
@@ -137,34 +158,29 @@ pub(super) fn document(page: &Page, shown: &Shown) -> Result<Markup> {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { @if refused { "Error: " } "See it happen – offender events sandbox" }
                 link rel="stylesheet" href="/page.css";
+                link rel="icon" href="/icon.svg" type="image/svg+xml";
                 script src="/page.js" defer {}
             }
             body {
                 a.skip href="#main" { "Skip to main content" }
-                header { div.width { "Offender events sandbox" span { "Everybody here is made up" } } }
+                header { div.width { "Offender events sandbox" span { "Everyone here is made up" } } }
                 div.width {
                     p #gone.trouble role="alert" hidden { "The sandbox does not answer. What you see may be old." }
                     main #main tabindex="-1" {
-                        (error_summary(outcome))
+                        div #problems { (error_summary(outcome)) }
                         h1 { "See it happen" }
                         (introduction())
                         div.columns {
-                            section aria-labelledby="people" { (people_section(page, &people, person.as_ref(), outcome)?) }
-                            div {
-                                section aria-labelledby="delta" {
-                                    h2 #delta { "OFFENDER_DELTA" }
-                                    p.hint { "Locked rows first. A row goes when its events are on the topic." }
-                                    div #rows { (live::rows(page)) }
-                                }
-                                section aria-labelledby="arrivals" { (messages_section(page, person_id, outcome)) }
+                            section aria-labelledby="people" { (people_section(page, &people, person.as_ref(), outcome, &hidden)?) }
+                            // To be scrolled with the keys, it has to be able to have the focus.
+                            div #follow.follow tabindex="0" role="region" aria-label="Rows and messages" {
+                                (rows_section(page))
+                                section aria-labelledby="arrivals" { (messages_section(page, outcome, &hidden)) }
                             }
                         }
                         div.columns {
-                            section aria-labelledby="outages" { (outages_section(page, person_id, outcome)) }
-                            section aria-labelledby="vital" {
-                                h2 #vital { "Vital signs of the service" }
-                                div #signs { (live::signs(&record)) }
-                            }
+                            section aria-labelledby="outages" { (outages_section(page, outcome, &hidden)) }
+                            section aria-labelledby="vital" { (vital_section(&record)) }
                         }
                     }
                 }
@@ -173,14 +189,41 @@ pub(super) fn document(page: &Page, shown: &Shown) -> Result<Markup> {
     })
 }
 
+fn rows_section(page: &Page) -> Markup {
+    html! {
+        section aria-labelledby="delta" {
+            h2 #delta { "OFFENDER_DELTA" }
+            p.hint { "Locked rows first. The service deletes a row after SNS accepts its events." }
+            div #rows { (live::rows(page)) }
+            h3 { "The rows claimed last" }
+            div #ways { (live::ways(page)) }
+        }
+    }
+}
+
+fn vital_section(record: &Record) -> Markup {
+    html! {
+        h2 #vital { "Vital signs of the service" }
+        @if let Some(link) = &record.link {
+            p {
+                "Of the service itself: "
+                a href={ (link) "/swagger-ui.html" } { "API docs" } ", "
+                a href={ (link) "/prometheus" } { "metrics" } ", "
+                a href={ (link) "/health" } { "health" }
+            }
+        }
+        div #signs { (live::signs(record)) }
+    }
+}
+
 fn introduction() -> Markup {
     html! {
-        p.lead { "Change somebody in the mini-Delius, and watch the change become messages." }
+        p.lead { "Change someone in the mini-Delius, and watch the change become messages." }
         ol.way {
-            li { strong { "Change" } " A form below changes a table, as Delius does. A trigger of the database writes a row into OFFENDER_DELTA." }
-            li { strong { "Claim" } " The service polls. It gets the row once it is 2 seconds old, in whole seconds, and with it a lock." }
-            li { strong { "Publish" } " It asks for the offender’s identifiers, and publishes a specific event; for some tables OFFENDER_CHANGED too, which is deprecated." }
-            li { strong { "Delete" } " When SNS has taken all events, the row is deleted." }
+            li { strong { "Change" } " A form below changes a table, as Delius does. A database trigger writes a row into OFFENDER_DELTA." }
+            li { strong { "Claim" } " The service polls community-api. When the row is 2 seconds old, the service gets it and locks it." }
+            li { strong { "Publish" } " The service gets the offender’s identifiers and publishes a specific event. For some tables it also publishes OFFENDER_CHANGED, which is deprecated." }
+            li { strong { "Delete" } " The service deletes the row after SNS accepts all events." }
         }
     }
 }
@@ -222,6 +265,7 @@ fn people_section(
     people: &[Person],
     person: Option<&Person>,
     outcome: &Outcome,
+    hidden: &Hidden,
 ) -> Result<Markup> {
     let shown = person.map(|person| person.id);
     Ok(html! {
@@ -235,7 +279,7 @@ fn people_section(
         }
         @if people.len() == MOST_PEOPLE {
             form.inline action="/" method="get" {
-                (labelled("crn", "CRN of somebody else", outcome, &html! {
+                (labelled("crn", "CRN of someone else", outcome, &html! {
                     input #crn name="crn" maxlength="10" aria-describedby=[described(outcome, "crn")];
                 }))
                 button { "Show" }
@@ -249,9 +293,9 @@ fn people_section(
                 div { dt { "Prison number" } dd { (person.noms_number.as_deref().unwrap_or("none")) } }
                 div { dt { "Manager" } dd { (person.manager.as_deref().unwrap_or("none")) } }
             }
-            @for change in CHANGES { (change_form(page, person.id, change, outcome)?) }
+            @for change in CHANGES { (change_form(page, person.id, change, outcome, hidden)?) }
         } @else {
-            p { "There is nobody with this number." }
+            p { "No one has this number." }
         }
     })
 }
@@ -261,6 +305,7 @@ fn change_form(
     offender: i64,
     change: &'static Change,
     outcome: &Outcome,
+    hidden: &Hidden,
 ) -> Result<Markup> {
     let delius = &page.0.delius;
     let typed = outcome.typed(change.name);
@@ -297,12 +342,14 @@ fn change_form(
             }
             @if !change.hint.is_empty() { p.hint { (change.hint) } }
             (notice(outcome, change.name, &html! {
-                strong { "Changed." } " The trigger has written a row. Soon it becomes " (change.events.join(" and ")) "."
+                strong { "Changed." } " The trigger has written a row. Soon it becomes " (change.events.join(" and ")) ". "
+                a href="#delta" { "Follow the row" }
             }))
             @if missing {
-                p.hint { "There is no record that this could be done to." }
+                p.hint { "There is no record to change." }
             } @else {
                 form action={ "/people/" (offender) "/" (change.name) } method="post" {
+                    (hidden)
                     @for field in &fields { (field) }
                     button { "Change" span.hidden { ": " (change.title) } }
                 }
@@ -337,7 +384,7 @@ fn control(
     }
 }
 
-fn messages_section(page: &Page, person: Option<i64>, outcome: &Outcome) -> Markup {
+fn messages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
     let text = match outcome.typed("policy") {
         Some(values) => values.get("policy").cloned().unwrap_or_default(),
         None => locked(&page.0.subscription).text.clone(),
@@ -346,48 +393,44 @@ fn messages_section(page: &Page, person: Option<i64>, outcome: &Outcome) -> Mark
     html! {
         h2 #arrivals { "Messages" }
         p.hint {
-            "As a subscriber of the topic gets them, the latest first. "
-            @if page.0.queue_url.is_some() { "They come through SQS, from a queue of this page’s own." }
+            "What a subscriber of the topic receives, the latest first. Times are London’s. "
+            @if page.0.queue_url.is_some() { "The messages come from a queue that only this page reads." }
         }
         details.plain open[open] {
             summary { "Filter policy of the subscription" }
             (notice(outcome, "policy", &html! { @if text.is_empty() { "The subscription receives everything." } @else { "The subscription has this filter policy." } }))
             form action="/subscription" method="post" {
-                (hidden_person(person))
+                (hidden)
                 (labelled("policy", "Filter policy, as JSON or as in Terraform; nothing for every message", outcome, &html! {
                     textarea #policy name="policy" rows="4" spellcheck="false" aria-describedby=[described(outcome, "policy")] { "\n" (text) }
                 }))
                 button { "Subscribe" }
             }
         }
-        // To be scrolled with the keys, it has to be able to have the focus.
-        div #messages.scroll tabindex="0" role="region" aria-label="Messages received" { (live::messages(page)) }
+        div #messages { (live::messages(page)) }
+        details.plain { summary { "Older messages" } div #older { (live::older_messages(page)) } }
     }
 }
 
-fn hidden_person(person: Option<i64>) -> Markup {
-    html! { @if let Some(person) = person { input type="hidden" name="person" value=(person); } }
-}
-
-fn outages_section(page: &Page, person: Option<i64>, outcome: &Outcome) -> Markup {
+fn outages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
     html! {
         h2 #outages { "Outages" }
-        p.hint { "Switch one on, make a change, and see what the service makes of it." }
+        p.hint { "Switch one on, make a change, and see what the service does." }
         div #reaction.reaction { (live::reaction(&page.0.vital_signs.record())) }
         @for system in System::ALL {
-            h3 { (system.title()) }
+            h3 id={ "system-" (system.name()) } { (system.title()) }
             @if system == System::Sns && page.0.queue_url.is_some() {
-                p { "Here SNS is LocalStack, which has no switches: " span.code { "docker-compose pause localstack" } " takes it away, "
-                    span.code { "unpause" } " brings it back." }
+                p { "Here SNS is LocalStack, which has no switches. To stop and restart it, use " span.code { "docker-compose pause localstack" } " and "
+                    span.code { "docker-compose unpause localstack" } "." }
             } @else {
-                ul.switches { @for outage in OUTAGES.iter().filter(|outage| outage.system == system) { (switch(page, person, outage, outcome)) } }
+                ul.switches { @for outage in OUTAGES.iter().filter(|outage| outage.system == system) { (switch(page, outage, outcome, hidden)) } }
             }
         }
         h3 { "Lock" }
-        p.hint { "How long community-api keeps a claimed row from others; in production 600 seconds. The service relies on its own setting, "
-            span.code { "OFFENDERUPDATEPOLL_LOCKEXPIRY" } ": a shorter lock here makes redeliveries." }
+        p.hint { "How long community-api keeps a claimed row from other callers. In production this is 600 seconds. The service uses its own setting, "
+            span.code { "OFFENDERUPDATEPOLL_LOCKEXPIRY" } ". A shorter lock here causes redeliveries." }
         form.inline action="/lock" method="post" {
-            (hidden_person(person))
+            (hidden)
             (labelled("lock-seconds", "Seconds", outcome, &html! {
                 @let typed = outcome.typed("lock").and_then(|values| values.get("seconds")).cloned();
                 input #lock-seconds name="seconds" inputmode="numeric" maxlength="6" autocomplete="off"
@@ -400,24 +443,18 @@ fn outages_section(page: &Page, person: Option<i64>, outcome: &Outcome) -> Marku
     }
 }
 
-fn switch(page: &Page, person: Option<i64>, outage: &Outage, outcome: &Outcome) -> Markup {
+fn switch(page: &Page, outage: &Outage, outcome: &Outcome, hidden: &Hidden) -> Markup {
     let on = outage.is_on(&page.0.faults);
-    let (title, effect) = (
-        format!("outage-{}", outage.name),
-        format!("effect-{}", outage.name),
-    );
     html! {
-        li.on[on] {
+        li {
             div {
-                strong id=(title) { (outage.title) }
-                p.hint id=(effect) { (outage.effect) }
+                strong id={ "outage-" (outage.name) } { (outage.title) }
+                p.hint id={ "effect-" (outage.name) } { (outage.effect) }
                 (notice(outcome, outage.name, &html! { @if on { "On." } @else { "Off again." } }))
             }
             form action={ "/outages/" (outage.name) } method="post" {
-                (hidden_person(person))
-                button.switch name="on" value=(!on) role="switch" aria-checked=(on) aria-labelledby=(title) aria-describedby=(effect) {
-                    @if on { "On" } @else { "Off" }
-                }
+                (hidden)
+                span id={ "switch-" (outage.name) } { (live::switch(page, outage)) }
             }
         }
     }

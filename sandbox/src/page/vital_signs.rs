@@ -23,6 +23,8 @@ pub(super) struct VitalSigns(Arc<Mutex<Record>>);
 pub(super) struct Record {
     /// Where the service is; `None`: nobody has said.
     pub(super) address: Option<String>,
+    /// Where a browser reaches it.
+    pub(super) link: Option<String>,
     /// `None` where the service did not answer.
     pub(super) samples: VecDeque<Option<Sample>>,
     pub(super) components: Vec<Component>,
@@ -40,6 +42,21 @@ pub(super) struct Sample {
     pub(super) permanently_failed: f64,
     pub(super) in_flight: f64,
     pub(super) claims_suspended: f64,
+    polls_answered: f64,
+    polls_failed: f64,
+    polls_refused: f64,
+}
+
+/// How the latest poll ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Poll {
+    /// With rows, without any, or with a conflict.
+    Answered,
+    Failed,
+    /// community-api does not take the token, or hmpps-auth gives none.
+    Refused,
+    /// No poll has ended for as long as there are samples.
+    Unknown,
 }
 
 /// A part of the service's health.
@@ -52,9 +69,10 @@ pub(super) struct Component {
 }
 
 impl VitalSigns {
-    pub(super) fn watch(&self, address: String) {
+    pub(super) fn watch(&self, address: String, link: String) {
         *locked(&self.0) = Record {
             address: Some(address),
+            link: Some(link),
             ..Record::default()
         };
     }
@@ -98,6 +116,28 @@ impl Record {
     pub(super) fn now(&self) -> Option<&Sample> {
         self.samples.back()?.as_ref()
     }
+
+    /// By the counter that has grown last.
+    pub(super) fn latest_poll(&self) -> Poll {
+        let samples: Vec<&Sample> = self.samples.iter().flatten().collect();
+        let grown = |pair: &[&Sample]| {
+            let [before, now] = pair else { return None };
+            if now.polls_answered > before.polls_answered {
+                Some(Poll::Answered)
+            } else if now.polls_refused > before.polls_refused {
+                Some(Poll::Refused)
+            } else if now.polls_failed > before.polls_failed {
+                Some(Poll::Failed)
+            } else {
+                None
+            }
+        };
+        samples
+            .windows(2)
+            .rev()
+            .find_map(grown)
+            .unwrap_or(Poll::Unknown)
+    }
 }
 
 async fn get(http: &reqwest::Client, address: &str, path: &str) -> Result<String> {
@@ -137,6 +177,9 @@ impl Sample {
             let Some((series, value)) = line.rsplit_once(' ') else {
                 continue;
             };
+            let Ok(value) = value.parse::<f64>() else {
+                continue;
+            };
             let field = match series {
                 "offender_update_age_seconds_sum" => &mut sample.age_sum,
                 "offender_update_age_seconds_count" => &mut sample.age_count,
@@ -148,9 +191,17 @@ impl Sample {
                 }
                 "offender_updates_in_flight" => &mut sample.in_flight,
                 "offender_claims_suspended" => &mut sample.claims_suspended,
+                "offender_poll_results_total{result=\"empty\"}"
+                | "offender_poll_results_total{result=\"found\"}"
+                | "offender_poll_results_total{result=\"contended\"}" => {
+                    sample.polls_answered += value;
+                    continue;
+                }
+                "offender_poll_results_total{result=\"failed\"}" => &mut sample.polls_failed,
+                "offender_poll_results_total{result=\"unauthorised\"}" => &mut sample.polls_refused,
                 _ => continue,
             };
-            *field = value.parse().unwrap_or(f64::NAN);
+            *field = value;
         }
         sample
     }
@@ -197,5 +248,35 @@ mod tests {
         let ages = series(&record, age_between);
         assert_eq!(ages, [None, None, None, Some(4.0)]);
         assert_eq!(series(&record, |_, now| Some(now.published))[3], Some(7.0));
+    }
+
+    #[test]
+    fn the_latest_poll_is_the_one_whose_counter_has_grown() {
+        let sample = |empty: u8, failed: u8, unauthorised: u8| {
+            Some(Sample::read(&format!(
+                "offender_poll_results_total{{result=\"empty\"}} {empty}\n\
+                 offender_poll_results_total{{result=\"failed\"}} {failed}\n\
+                 offender_poll_results_total{{result=\"unauthorised\"}} {unauthorised}\n"
+            )))
+        };
+        for (samples, latest) in [
+            (vec![], Poll::Unknown),
+            (vec![sample(7, 3, 1)], Poll::Unknown),
+            (vec![sample(7, 3, 1), sample(8, 3, 1)], Poll::Answered),
+            (
+                vec![sample(7, 3, 1), sample(7, 4, 1), None, sample(7, 4, 1)],
+                Poll::Failed,
+            ),
+            (
+                vec![sample(7, 3, 1), sample(7, 4, 1), sample(7, 4, 2)],
+                Poll::Refused,
+            ),
+        ] {
+            let record = Record {
+                samples: samples.into(),
+                ..Record::default()
+            };
+            assert_eq!(record.latest_poll(), latest);
+        }
     }
 }

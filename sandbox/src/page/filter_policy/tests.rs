@@ -132,17 +132,68 @@ fn terraform_is_read_as_it_is_pasted() {
 }
 
 #[test]
+fn jsonencode_is_read_as_terraform_does() {
+    for pasted in [
+        r#"jsonencode({ eventType = ["OFFENDER_MERGED"] })"#,
+        r#"jsonencode({"eventType":["OFFENDER_MERGED"]})"#,
+        r#"
+resource "aws_sns_topic_subscription" "events" {
+  filter_policy_scope = "MessageAttributes"
+  filter_policy = jsonencode({
+    # What this service wants.
+    eventType = [
+      "OFFENDER_MERGED", // and no more
+      { prefix = "NOTHING" }, /* yet */
+    ]
+    timestamp = [{ numeric = [">", 1e2] }]
+  })
+  raw_message_delivery = true
+}"#,
+    ] {
+        let policy = FilterPolicy::read(pasted).unwrap();
+        let accepts = |event| {
+            policy.accepts(&attributes(&[
+                ("eventType", "String", event),
+                ("timestamp", "Number", "1000"),
+            ]))
+        };
+        assert!(accepts("OFFENDER_MERGED"), "{pasted}");
+        assert!(!accepts("OFFENDER_CHANGED"), "{pasted}");
+    }
+}
+
+#[test]
 fn a_policy_that_sns_would_refuse_is_refused_with_the_reason() {
     let complex = format!(r#"{{"a": [{0}], "b": [{0}]}}"#, vec!["1"; 13].join(","));
+    let deep = format!("jsonencode({{ a = {}", "[".repeat(100_000));
     let huge = format!(r#"{{"a": ["{}"]}}"#, "x".repeat(MOST_BYTES));
     for (policy, reason) in [
         ("", "failed to parse JSON"),
+        (&deep, "too deep"),
         ("{", "failed to parse JSON"),
         ("[]", "must be a JSON object"),
         (
-            "filter_policy = jsonencode({})",
-            "a string in quotation marks",
+            "filter_policy = var.policy",
+            "a string in quotation marks or jsonencode",
         ),
+        ("filter_policy", "a string in quotation marks or jsonencode"),
+        ("jsonencode {}", "jsonencode needs brackets"),
+        ("jsonencode({}", "do not end"),
+        ("jsonencode({ eventType = [\"A\" })", "a list does not end"),
+        ("jsonencode({ eventType = [\"A\"]", "an object does not end"),
+        (
+            "jsonencode({ eventType [\"A\"] })",
+            "an equals sign is expected",
+        ),
+        (
+            "jsonencode({ eventType = var.types })",
+            "is no literal value",
+        ),
+        (
+            "jsonencode({ eventType = [\"${var.type}\"] })",
+            "is a template",
+        ),
+        ("jsonencode([])", "must be a JSON object"),
         (r#"filter_policy = "{}"#, "does not end"),
         (
             r#"{"eventType": "A"}"#,

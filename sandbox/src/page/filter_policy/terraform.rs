@@ -1,0 +1,151 @@
+//! A filter policy as it stands in a Terraform file: a string of JSON, or `jsonencode({…})` of literal values.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+/// Deeper than any policy, and not deep enough for the stack to end.
+const MOST_DEPTH: usize = 20;
+
+/// The policy in `filter_policy = …`, somewhere in a block of Terraform or by itself; `None` if the text is JSON.
+pub(super) fn read(text: &str) -> Result<Option<Value>> {
+    let expression = match argument(text) {
+        Some(expression) if !text.starts_with('{') => expression,
+        _ if text.starts_with(['"', 'j']) => text,
+        _ => return Ok(None),
+    };
+    let mut reader = Reader { rest: expression };
+    if reader.take("jsonencode") {
+        ensure!(
+            reader.take("("),
+            "FilterPolicy: jsonencode needs brackets around its value"
+        );
+        let policy = reader.value(0)?;
+        ensure!(
+            reader.take(")"),
+            "FilterPolicy: the brackets of jsonencode do not end"
+        );
+        return Ok(Some(policy));
+    }
+    ensure!(
+        reader.rest.starts_with('"'),
+        "FilterPolicy: after filter_policy an equals sign and a string in quotation marks or jsonencode are expected"
+    );
+    let json = reader.string()?;
+    let policy = serde_json::from_str(&json).context("FilterPolicy: failed to parse JSON")?;
+    Ok(Some(policy))
+}
+
+/// What follows `filter_policy =`, but not `filter_policy_scope =`.
+fn argument(text: &str) -> Option<&str> {
+    text.split("filter_policy")
+        .skip(1)
+        .zip(text.match_indices("filter_policy"))
+        .find_map(|(after, (start, name))| {
+            after.trim_start().strip_prefix('=')?;
+            let (_, expression) = text[start + name.len()..].split_once('=')?;
+            Some(expression.trim_start())
+        })
+        .or_else(|| text.contains("filter_policy").then_some(""))
+}
+
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl Reader<'_> {
+    /// Steps over white space and comments.
+    fn skip(&mut self) {
+        loop {
+            self.rest = self.rest.trim_start();
+            let end = if self.rest.starts_with('#') || self.rest.starts_with("//") {
+                "\n"
+            } else if self.rest.starts_with("/*") {
+                "*/"
+            } else {
+                return;
+            };
+            self.rest = self.rest.split_once(end).map_or("", |(_, rest)| rest);
+        }
+    }
+
+    fn take(&mut self, token: &str) -> bool {
+        self.skip();
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value> {
+        ensure!(depth < MOST_DEPTH, "FilterPolicy: the policy is too deep");
+        if self.take("{") {
+            return self.object(depth);
+        }
+        if self.take("[") {
+            let mut values = Vec::new();
+            while !self.take("]") {
+                values.push(self.value(depth + 1)?);
+                if !self.take(",") {
+                    ensure!(self.take("]"), "FilterPolicy: a list does not end");
+                    break;
+                }
+            }
+            return Ok(values.into());
+        }
+        if self.rest.starts_with('"') {
+            return Ok(self.string()?.into());
+        }
+        let word = self.word();
+        serde_json::from_str(word).with_context(|| {
+            format!("FilterPolicy: {word:?} is no literal value; variables and functions are not known here")
+        })
+    }
+
+    /// Its members are ended by commas or by the ends of lines.
+    fn object(&mut self, depth: usize) -> Result<Value> {
+        let mut members = Map::new();
+        while !self.take("}") {
+            let name = if self.rest.starts_with('"') {
+                self.string()?
+            } else {
+                self.word().to_owned()
+            };
+            ensure!(!name.is_empty(), "FilterPolicy: an object does not end");
+            ensure!(
+                self.take("=") || self.take(":"),
+                "FilterPolicy: after {name} an equals sign is expected"
+            );
+            members.insert(name, self.value(depth + 1)?);
+            self.take(",");
+        }
+        Ok(members.into())
+    }
+
+    fn word(&mut self) -> &str {
+        let ends = |character: char| !(character.is_alphanumeric() || "_-+.$".contains(character));
+        let (word, rest) = self
+            .rest
+            .split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+        self.rest = rest;
+        word
+    }
+
+    /// Its escapes are those of JSON.
+    fn string(&mut self) -> Result<String> {
+        let mut strings = serde_json::Deserializer::from_str(self.rest).into_iter::<String>();
+        let string = strings
+            .next()
+            .context("FilterPolicy: there is no string")?
+            .context("FilterPolicy: the string does not end, or has bad escapes")?;
+        self.rest = &self.rest[strings.byte_offset()..];
+        if string.contains("${") || string.contains("%{") {
+            bail!(
+                "FilterPolicy: {string:?} is a template; variables and functions are not known here"
+            );
+        }
+        Ok(string)
+    }
+}

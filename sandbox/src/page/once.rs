@@ -1,0 +1,64 @@
+//! A form that is sent twice is acted on once: a double click, a second Enter, a second try after a lost answer.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{HeaderValue, LOCATION};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
+
+use super::{MOST_BYTES, Page};
+
+/// Of the forms acted on last.
+const MOST_FORMS: usize = 1_000;
+
+/// Each form that was acted on, by its hash, and where the browser was sent afterwards.
+#[derive(Default)]
+pub(super) struct Once(Mutex<VecDeque<(u64, HeaderValue)>>);
+
+/// Forms are equal if all that was typed is, and the token of the page that they were filled in on.
+pub(super) async fn once(State(page): State<Page>, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MOST_BYTES).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let form = has_token(&body).then(|| {
+        let mut hasher = DefaultHasher::new();
+        (head.uri.path(), &body).hash(&mut hasher);
+        hasher.finish()
+    });
+    let request = Request::from_parts(head, Body::from(body));
+    // In a separate task: a browser that sends a form again closes the first connection, which would cancel the work.
+    let acted = tokio::spawn(async move { page.0.once.act(form, request, next).await });
+    acted
+        .await
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+impl Once {
+    /// One form after the other, so that the second of two equal ones finds what became of the first.
+    async fn act(&self, form: Option<u64>, request: Request, next: Next) -> Response {
+        let mut acted = self.0.lock().await;
+        let same = acted.iter().find(|(other, _)| Some(*other) == form);
+        if let Some((_, location)) = same {
+            return (StatusCode::SEE_OTHER, [(LOCATION, location.clone())]).into_response();
+        }
+        let response = next.run(request).await;
+        if let (Some(form), Some(location)) = (form, response.headers().get(LOCATION)) {
+            acted.push_front((form, location.clone()));
+            acted.truncate(MOST_FORMS);
+        }
+        response
+    }
+}
+
+fn has_token(body: &Bytes) -> bool {
+    form_urlencoded::parse(body).any(|(name, value)| name == "token" && !value.is_empty())
+}

@@ -1,0 +1,85 @@
+//! The way of each row, as the calls for it show: claimed, identified, published, settled.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+
+use crate::delius::UpdateRow;
+use crate::locked;
+
+/// Of the rows claimed last.
+const MOST_WAYS: usize = 50;
+
+/// One row since it was claimed last.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) id: i64,
+    offender: i64,
+    pub(crate) source_table: Option<String>,
+    source_record: Option<i64>,
+    pub(crate) claimed: Timestamp,
+    /// When the identifiers were answered, and whether there were any.
+    pub(crate) identified: Option<(Timestamp, bool)>,
+    /// When a message about the row arrived.
+    pub(crate) published: Option<Timestamp>,
+    /// When it was settled, and in which word.
+    pub(crate) settled: Option<(Timestamp, &'static str)>,
+}
+
+/// The rows claimed last; a clone shares them.
+#[derive(Clone, Default)]
+pub(crate) struct Ways(Arc<Mutex<VecDeque<Way>>>);
+
+impl Ways {
+    pub(crate) fn claimed(&self, row: &UpdateRow) {
+        let mut ways = locked(&self.0);
+        ways.push_front(Way {
+            id: row.offender_delta_id,
+            offender: row.offender_id,
+            source_table: row.source_table.clone(),
+            source_record: row.source_record_id,
+            claimed: Timestamp::now(),
+            identified: None,
+            published: None,
+            settled: None,
+        });
+        ways.truncate(MOST_WAYS);
+    }
+
+    /// The call names the offender only: it counts for all of their rows that have no identifiers yet.
+    pub(crate) fn identified(&self, offender: i64, found: bool) {
+        let now = Timestamp::now();
+        for way in locked(&self.0).iter_mut() {
+            let waits = way.settled.is_none() && way.identified.is_none_or(|(_, found)| !found);
+            if way.offender == offender && waits {
+                way.identified = Some((now, found));
+            }
+        }
+    }
+
+    /// The oldest row about this record that has no message yet.
+    pub(crate) fn published(&self, offender: i64, source_record: i64, at: Timestamp) {
+        let mut ways = locked(&self.0);
+        let way = ways.iter_mut().rev().find(|way| {
+            way.offender == offender
+                && way.source_record == Some(source_record)
+                && way.published.is_none()
+        });
+        if let Some(way) = way {
+            way.published = Some(at);
+        }
+    }
+
+    pub(crate) fn settled(&self, id: i64, how: &'static str) {
+        let mut ways = locked(&self.0);
+        if let Some(way) = ways.iter_mut().find(|way| way.id == id) {
+            way.settled = Some((Timestamp::now(), how));
+        }
+    }
+
+    /// Those claimed last, the latest first.
+    pub(crate) fn latest(&self, limit: usize) -> Vec<Way> {
+        locked(&self.0).iter().take(limit).cloned().collect()
+    }
+}

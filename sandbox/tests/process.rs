@@ -1,0 +1,173 @@
+//! `sandbox serve` as a process, in difficult surroundings.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sandbox::{Delius, Timings};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const ANY_PORT: [&str; 8] = [
+    "--community-port",
+    "0",
+    "--auth-port",
+    "0",
+    "--topic-port",
+    "0",
+    "--page-port",
+    "0",
+];
+
+struct Process {
+    child: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .args(ANY_PORT)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = child.stdout.take().context("no standard output")?;
+        Ok(Self {
+            child,
+            output: BufReader::new(output).lines(),
+        })
+    }
+
+    /// Waits for a line with this in it.
+    async fn says(&mut self, wanted: &str) -> Result<()> {
+        let mut seen = String::new();
+        let line = async {
+            while let Some(line) = self.output.next_line().await? {
+                if line.contains(wanted) {
+                    return Ok(());
+                }
+                seen += &line;
+            }
+            bail!("it ended")
+        };
+        timeout(PATIENCE, line)
+            .await?
+            .with_context(|| format!("{wanted:?} is not in {seen:?}"))
+    }
+
+    async fn terminate(mut self) -> Result<()> {
+        let id = self.child.id().context("it has ended")?.to_string();
+        Command::new("kill").arg(id).status().await?;
+        let status = timeout(Duration::from_secs(1), self.child.wait()).await??;
+        assert!(status.success(), "{status}");
+        Ok(())
+    }
+}
+
+fn serve() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox"));
+    command.arg("serve");
+    command
+}
+
+#[tokio::test]
+async fn an_empty_variable_counts_as_unset() -> Result<()> {
+    let mut command = serve();
+    for name in ["PEOPLE", "BACKLOG", "KEPT_MESSAGES", "FAULTS", "DATABASE"] {
+        command.env(format!("SANDBOX_{name}"), "");
+    }
+    let mut process = Process::start(&mut command)?;
+    process.says("community-api http").await?;
+    process.terminate().await
+}
+
+#[tokio::test]
+async fn a_locked_file_ends_neither_the_changes_nor_the_wait_for_a_signal() -> Result<()> {
+    let path = std::env::temp_dir().join(format!("sandbox-process-{}.sqlite", std::process::id()));
+    let shell = Delius::open(&path, Timings::default())?;
+    let mut process = Process::start(
+        serve()
+            .args(["--changes-per-minute", "6000", "--database"])
+            .arg(&path),
+    )?;
+    process.says("offender ").await?;
+    shell.execute("BEGIN IMMEDIATE")?;
+    process.says("no change: database").await?;
+    shell.execute("ROLLBACK")?;
+    process.says("offender ").await?;
+    shell.execute("BEGIN IMMEDIATE")?;
+    let terminated = process.terminate().await;
+    drop(shell);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+    }
+    terminated
+}
+
+/// A shell in a separate mount namespace, as in a container. `None` where that is not allowed: the test is skipped.
+async fn in_namespace(script: &str) -> Option<Command> {
+    let namespace = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-euc"]);
+        command
+    };
+    let works = namespace().arg("mount -t tmpfs none /mnt").output().await;
+    if !works.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: no mount namespace can be made here");
+        return None;
+    }
+    let mut command = namespace();
+    let program = Path::new(env!("CARGO_BIN_EXE_sandbox"));
+    command.arg(script).arg(program);
+    Some(command)
+}
+
+#[tokio::test]
+async fn a_read_only_root_without_tmp_holds_any_number_of_people() -> Result<()> {
+    // Wherever SQLite looks for room, the present folder included.
+    let script = "mount -t tmpfs none /mnt
+        for folder in /tmp /var/tmp /usr/tmp; do
+            if [ -d $folder ]; then mount --bind $folder $folder; mount -o remount,ro,bind $folder; fi
+        done
+        cd /tmp
+        exec \"$0\" serve --database /mnt/delius.sqlite --people 6000 \"$@\"";
+    let Some(mut command) = in_namespace(script).await else {
+        return Ok(());
+    };
+    let mut process = Process::start(&mut command)?;
+    process.says("community-api http").await?;
+    process.terminate().await
+}
+
+#[tokio::test]
+async fn a_read_only_file_and_a_full_disk_are_named_with_what_to_do() -> Result<()> {
+    for (prepare, remedy) in [
+        (
+            "touch /mnt/delius.sqlite; mount -o remount,ro /mnt",
+            "it cannot be written: make the file and its folder writable",
+        ),
+        (
+            "mount -o remount,size=64k /mnt",
+            "its disk is full: free some space",
+        ),
+    ] {
+        let script = format!(
+            "mount -t tmpfs none /mnt; {prepare}; exec \"$0\" serve --database /mnt/delius.sqlite \"$@\""
+        );
+        let Some(mut command) = in_namespace(&script).await else {
+            return Ok(());
+        };
+        let ended = timeout(PATIENCE, command.args(ANY_PORT).output()).await??;
+        let said = String::from_utf8(ended.stderr)?;
+        assert!(!ended.status.success());
+        assert!(
+            said.contains("/mnt/delius.sqlite") && said.contains(remedy),
+            "{remedy}: {said}"
+        );
+    }
+    Ok(())
+}
