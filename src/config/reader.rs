@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::variables::{VARIABLES, defaults};
 use super::{Faults, InsightsSettings, PollerSettings, Settings, TopicSettings};
+use crate::event::mappings::EventOption;
 
 const TOPIC_ARN: &str = "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN";
 /// The topic that LocalStack is set up with.
@@ -254,6 +255,8 @@ impl Reader {
         let brake_limit = self.number("OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES", 0, 1_000_000);
         let brake_window = self.duration("OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW");
         let claim_timeout = self.duration("API_CLAIMTIMEOUT");
+        let contact_deleted = EventOption::ContactDeleted;
+        let is_contact_deleted = self.boolean(contact_deleted.setting());
         let grace_period = self.duration("SHUTDOWN_GRACEPERIOD");
         Some(PollerSettings {
             fixed_delay: Duration::from_millis(fixed_delay? as u64),
@@ -265,6 +268,10 @@ impl Reader {
             claim_timeout: claim_timeout?,
             brake_limit: brake_limit?,
             brake_window: brake_window?,
+            event_options: is_contact_deleted?
+                .then_some(contact_deleted)
+                .into_iter()
+                .collect(),
             grace_period: grace_period?,
         })
     }

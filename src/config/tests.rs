@@ -60,6 +60,7 @@ fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
         (288, 32)
     );
     assert_eq!(settings.health_timeout, Duration::from_secs(2));
+    assert!(settings.poller.event_options.is_empty());
     assert!(settings.topic.endpoint.is_none() && settings.topic.keys.is_none());
     assert_eq!(settings.topic.region, "eu-west-2");
 }
@@ -88,6 +89,7 @@ fn every_bad_value_is_one_fault_that_names_it() {
         ("SERVER_PORT", &["65536", "-1", "http", "8080.0"][..]),
         ("MANAGEMENT_SERVER_PORT", &["x", "70000"]),
         ("OFFENDERUPDATEPOLL_ENABLED", &["maybe", "2", "t"]),
+        ("OFFENDERUPDATEPOLL_CONTACTDELETED", &["maybe"]),
         (
             "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
             &["0", "10s", "-1", "99999999999999999999"],

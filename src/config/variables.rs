@@ -139,6 +139,11 @@ pub const VARIABLES: &[Variable] = &[
         "That window",
     ),
     variable(
+        "OFFENDERUPDATEPOLL_CONTACTDELETED",
+        "true or false",
+        "Whether a deleted contact raises CONTACT_DELETED instead of CONTACT_CHANGED",
+    ),
+    variable(
         "HMPPS_SQS_CALLTIMEOUT",
         "a duration such as 5s",
         "Longest time of a publish; twice as long after one without an answer",

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
+use crate::ingestion::Ingestion;
 use crate::world::{World, attribute, event_types, now, row, sandbox};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
+
+const INSIGHTS: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
 
 #[tokio::test]
 async fn a_changed_date_of_birth_becomes_two_events_byte_for_byte_and_the_row_is_deleted() {
@@ -173,6 +176,27 @@ async fn every_source_table_raises_its_events_and_a_generic_one_only_where_it_sh
         16.0
     );
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_contact_raises_contact_deleted_if_that_is_switched_on() {
+    for (setting, expected) in [("false", "CONTACT_CHANGED"), ("true", "CONTACT_DELETED")] {
+        let ingestion = Ingestion::start().await;
+        let variables = [
+            ("OFFENDERUPDATEPOLL_CONTACTDELETED", setting),
+            (INSIGHTS, &*ingestion.connection_string()),
+        ];
+        let world = World::start_with(&variables).await;
+        world.add(NewUpdate {
+            action: "DELETE".into(),
+            ..row(1, "CONTACT")
+        });
+        assert_eq!(event_types(&world.messages(1).await), [expected]);
+        world.drained().await;
+        world.stop().await;
+        let request = &ingestion.of_kind("Request")[0]["data"]["baseData"];
+        assert_eq!(request["properties"]["eventType"], expected);
+    }
 }
 
 #[tokio::test]

@@ -182,7 +182,7 @@ fn assert_described(catalogue: &Value, message: &Message) {
 
 #[tokio::test]
 async fn what_is_published_is_what_the_catalogue_describes() {
-    let world = World::start().await;
+    let world = World::start_with(&[("OFFENDERUPDATEPOLL_CONTACTDELETED", "true")]).await;
     let mut expected = 0;
     for (record, mapping) in (1..).zip(MAPPINGS) {
         world.add(NewUpdate {
