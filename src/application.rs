@@ -262,11 +262,10 @@ impl Clients {
                 settings.poller.call_timeout,
                 metrics.clone(),
             ),
-            topic: Arc::new(SnsTopic::new(
-                aws.clone(),
-                settings.topic.arn.clone(),
-                metrics.clone(),
-            )),
+            topic: Arc::new(
+                SnsTopic::new(aws.clone(), settings.topic.arn.clone(), metrics.clone())
+                    .with_traceparent(settings.topic.traceparent),
+            ),
             identity: is_aws.then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
             http,
             metrics,

@@ -101,6 +101,8 @@ pub struct TopicSettings {
     pub endpoint: Option<String>,
     /// Key id and secret; without them the SDK looks for credentials itself.
     pub keys: Option<(String, SecretString)>,
+    /// Whether messages carry the operation's `traceparent`.
+    pub traceparent: bool,
 }
 
 /// Application Insights.

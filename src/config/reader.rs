@@ -23,6 +23,9 @@ const ENDPOINT_SUFFIX: &str = "services.visualstudio.com";
 const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
     neither is used, but the default chain of credentials";
 
+const NO_OPERATION: &str = "HMPPS_SQS_TRACEPARENT is true, but messages carry no traceparent without \
+    APPLICATIONINSIGHTS_CONNECTION_STRING: there is no operation to join";
+
 const NO_CLAIMERS: &str =
     "OFFENDERUPDATEPOLL_CLAIMERS is ignored: one claimer per pod is as fast as community-api";
 
@@ -157,6 +160,7 @@ impl Reader {
     }
 
     fn topic(&mut self) -> Option<TopicSettings> {
+        let traceparent = self.traceparent();
         let localstack = match self.required("HMPPS_SQS_PROVIDER")?.as_str() {
             "aws" => false,
             "localstack" => true,
@@ -169,6 +173,7 @@ impl Reader {
                 region: self.required("HMPPS_SQS_REGION")?,
                 endpoint: Some(self.address("HMPPS_SQS_LOCALSTACKURL")?),
                 keys: Some((dummy(), dummy().into())),
+                traceparent: traceparent?,
             });
         }
         let arn = self.required(TOPIC_ARN);
@@ -202,7 +207,17 @@ impl Reader {
             region: region?,
             endpoint: None,
             keys,
+            traceparent: traceparent?,
         })
+    }
+
+    fn traceparent(&mut self) -> Option<bool> {
+        let connection = self.optional("APPLICATIONINSIGHTS_CONNECTION_STRING");
+        let is_on = self.boolean("HMPPS_SQS_TRACEPARENT");
+        if is_on == Some(true) && connection.is_none() {
+            self.warnings.push(NO_OPERATION.to_owned());
+        }
+        is_on
     }
 
     /// Parts are `name=value`, names in any case; what is not used here (`LiveEndpoint` and others) may be anything.

@@ -107,6 +107,7 @@ fn every_bad_value_is_one_fault_that_names_it() {
         ),
         ("HMPPS_SQS_REGION", &["eu-west-1", "eu-west", "EU-WEST-2"]),
         ("HMPPS_SQS_PROVIDER", &["azure"]),
+        ("HMPPS_SQS_TRACEPARENT", &["maybe"]),
         ("LOG_FORMAT", &["xml"]),
         ("RUST_LOG", &["a=b=c"]),
     ] {
@@ -138,6 +139,25 @@ fn the_keys_count_where_both_are_set_and_no_secret_is_ever_printed() {
     assert!(!format!("{settings:?}").contains("hush-hush"));
     let faults = read_with(&[key, secret, ("SERVER_PORT", "x")]).unwrap_err();
     assert!(!faults.to_string().contains("hush-hush"));
+}
+
+#[test]
+fn a_traceparent_without_an_operation_to_join_is_a_warning() {
+    let on = ("HMPPS_SQS_TRACEPARENT", "true");
+    let insights = (
+        "APPLICATIONINSIGHTS_CONNECTION_STRING",
+        "InstrumentationKey=0",
+    );
+    for (variables, is_on, warnings) in [
+        (&[][..], false, 0),
+        (&[insights], false, 0),
+        (&[on, insights], true, 0),
+        (&[on], true, 1),
+    ] {
+        let settings = read_with(variables).unwrap();
+        assert_eq!(settings.topic.traceparent, is_on, "{variables:?}");
+        assert_eq!(settings.warnings.len(), warnings, "{variables:?}");
+    }
 }
 
 #[test]

@@ -149,6 +149,11 @@ pub const VARIABLES: &[Variable] = &[
         "Longest time of a publish; twice as long after one without an answer",
     ),
     variable(
+        "HMPPS_SQS_TRACEPARENT",
+        "true or false",
+        "Whether messages carry the attribute `traceparent`, by which a subscriber's telemetry joins the row's operation. None does without Application Insights",
+    ),
+    variable(
         "API_CONNECTTIMEOUT",
         "a duration such as 2s",
         "Longest time to connect",

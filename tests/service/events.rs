@@ -82,6 +82,50 @@ async fn messages_carry_exactly_the_five_attributes_and_no_subject() {
 }
 
 #[tokio::test]
+async fn a_traceparent_leads_to_the_call_that_published_the_message() {
+    let ingestion = Ingestion::start().await;
+    let variables = [
+        ("HMPPS_SQS_TRACEPARENT", "true"),
+        (INSIGHTS, &*ingestion.connection_string()),
+    ];
+    let world = World::start_with(&variables).await;
+    world.add(row(1, "ALIAS"));
+    let messages = world.messages(2).await;
+    world.drained().await;
+    world.stop().await;
+    let calls = ingestion.of_kind("RemoteDependency");
+    let call = calls
+        .iter()
+        .find(|call| call["data"]["baseData"]["name"] == "PublishBatch")
+        .unwrap();
+    let operation = call["tags"]["ai.operation.id"].as_str().unwrap();
+    let id = call["data"]["baseData"]["id"].as_str().unwrap();
+    let expected = ("String".to_owned(), format!("00-{operation}-{id}-01"));
+    for message in messages {
+        assert_eq!(message.attributes.len(), 6);
+        assert_eq!(message.attributes["traceparent"], expected);
+    }
+}
+
+#[tokio::test]
+async fn without_the_setting_or_an_operation_there_is_no_traceparent() {
+    let ingestion = Ingestion::start().await;
+    let insights = (INSIGHTS, &*ingestion.connection_string());
+    for variables in [
+        &[insights][..],
+        &[insights, ("HMPPS_SQS_TRACEPARENT", "false")],
+        &[("HMPPS_SQS_TRACEPARENT", "true")],
+    ] {
+        let world = World::start_with(variables).await;
+        world.add(row(1, "ALIAS"));
+        for message in world.messages(2).await {
+            assert_eq!(message.attributes.len(), 5, "{variables:?}");
+        }
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn every_source_table_raises_its_events_and_a_generic_one_only_where_it_should() {
     let world = World::start().await;
     let tables = [
