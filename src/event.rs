@@ -147,6 +147,14 @@ pub fn event_type_of(update: &OffenderUpdate, options: &[EventOption]) -> (Strin
         )
 }
 
+/// The table in [`MAPPINGS`] whose name differs from this one only in case or in spaces around it. Names are compared
+/// exactly, as the service's predecessor did, so a row with such a name is one of [`OTHER_TABLES`].
+#[must_use]
+pub fn similar_table(source_table: &str) -> Option<&'static str> {
+    let mut known = MAPPINGS.iter().map(|mapping| mapping.source_table);
+    known.find(|known| *known != source_table && known.eq_ignore_ascii_case(source_table.trim()))
+}
+
 fn event(update: &OffenderUpdate, event_type: String, body: &impl Serialize) -> Event {
     Event {
         id: Uuid::new_v5(&update.change_id().0, event_type.as_bytes()),
@@ -281,6 +289,7 @@ mod tests {
             ("CONTACT", "DELETE", &["CONTACT_CHANGED"]),
             ("ORDER_MANAGER", "UPSERT", &["ORDER_MANAGER_CHANGED"]),
             ("alias", "UPSERT", &["alias_CHANGED"]),
+            (" ALIAS ", "UPSERT", &[" ALIAS _CHANGED"]),
         ] {
             let events = events_of(&update(table, action), &identifiers(None));
             let types: Vec<_> = events
@@ -288,6 +297,25 @@ mod tests {
                 .map(|event| event.event_type.as_str())
                 .collect();
             assert_eq!(types, expected, "{table} {action}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_differs_in_case_or_spaces_is_similar_to_a_known_table() {
+        for (name, similar) in [
+            ("alias", Some("ALIAS")),
+            (" ALIAS ", Some("ALIAS")),
+            ("Offender_Address", Some("OFFENDER_ADDRESS")),
+            ("contact", Some("CONTACT")),
+            ("ALIAS", None),
+            ("CONTACT", None),
+            ("OFFENDER ADDRESS", None),
+            ("ORDER_MANAGER", None),
+            ("order_manager", None),
+            ("ALIASES", None),
+            ("", None),
+        ] {
+            assert_eq!(similar_table(name), similar, "{name:?}");
         }
     }
 
