@@ -15,6 +15,7 @@ use sandbox::delius::NewUpdate;
 use serde_json::{Map, Value, json};
 
 const README: &str = include_str!("../../../README.md");
+const SUBSCRIBING: &str = include_str!("../../../docs/subscribing.md");
 
 fn catalogue() -> Value {
     yaml_serde::from_str(include_str!("../../../docs/asyncapi.yaml")).unwrap()
@@ -318,6 +319,43 @@ async fn what_is_published_is_what_the_catalogue_describes() {
         assert_described(&catalogue, &descriptions, &message);
     }
     world.stop().await;
+}
+
+/// What is between two texts on the page for subscribers.
+fn on_the_page(start: &str, end: &str) -> &'static str {
+    let found = SUBSCRIBING.split_once(start).unwrap().1;
+    found.split_once(end).unwrap().0
+}
+
+#[test]
+fn the_envelope_for_subscribers_holds_the_example_of_the_catalogue() {
+    let envelope: Value = serde_json::from_str(on_the_page("```json", "```")).unwrap();
+    let payload: Value = serde_json::from_str(envelope["Message"].as_str().unwrap()).unwrap();
+    let catalogue = catalogue();
+    let attributes = envelope["MessageAttributes"].as_object().unwrap();
+    let types = &catalogue["components"]["schemas"]["Attributes"]["properties"];
+    let mut headers = Map::new();
+    for (name, attribute) in attributes {
+        assert_eq!(attribute["Type"], types[name]["x-data-type"], "{name}");
+        headers.insert(name.clone(), attribute["Value"].clone());
+    }
+    let example = json!({"headers": headers, "payload": payload});
+    let event_type = headers["eventType"].as_str().unwrap();
+    let message = &catalogue["components"]["messages"][event_type];
+    assert_eq!(message["examples"], json!([example]));
+}
+
+#[test]
+fn the_policies_for_subscribers_are_one_in_two_forms() {
+    let encoded = on_the_page("jsonencode({ eventType = ", " })");
+    let encoded: Vec<String> = serde_json::from_str(encoded).unwrap();
+    let escaped = on_the_page("filter_policy = \"", "\"\n");
+    let escaped: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+    let escaped: Value = serde_json::from_str(&escaped).unwrap();
+    assert_eq!(escaped, json!({"eventType": encoded}));
+    for event_type in encoded {
+        assert!(named().any(|name| name == event_type), "{event_type}");
+    }
 }
 
 /// Every `$ref` in a document.
