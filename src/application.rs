@@ -277,11 +277,10 @@ impl Clients {
                 settings.poller.call_timeout,
                 metrics.clone(),
             ),
-            topic: Arc::new(SnsTopic::new(
-                sns.build(),
-                settings.topic.arn.clone(),
-                metrics.clone(),
-            )),
+            topic: Arc::new(
+                SnsTopic::new(sns.build(), settings.topic.arn.clone(), metrics.clone())
+                    .with_traceparent(settings.topic.traceparent),
+            ),
             identity: (!settings.topic.is_localstack)
                 .then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
             http,

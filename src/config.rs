@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::event::mappings::EventOption;
+
 pub use self::listing::listing;
 pub use self::variables::{VARIABLES, Variable};
 
@@ -82,6 +84,8 @@ pub struct PollerSettings {
     pub brake_limit: usize,
     /// See [`Self::brake_limit`].
     pub brake_window: Duration,
+    /// What changes the event types.
+    pub event_options: Vec<EventOption>,
     /// How long the held rows may take to be settled at shutdown.
     pub grace_period: Duration,
 }
@@ -99,6 +103,8 @@ pub struct TopicSettings {
     pub is_localstack: bool,
     /// Key id and secret; without them the SDK looks for credentials itself.
     pub keys: Option<(String, SecretString)>,
+    /// Whether messages carry the operation's `traceparent`.
+    pub traceparent: bool,
 }
 
 /// Application Insights.

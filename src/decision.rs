@@ -1,5 +1,6 @@
 //! What happens next to a claimed row: the rules of the service, without clock and I/O.
 
+use crate::event::mappings::EventOption;
 use crate::event::{Event, Identifiers, events_of};
 use crate::offender_update::ClaimedRow;
 use crate::outcome::Reason;
@@ -38,14 +39,14 @@ pub enum Next {
 
 /// Decides what happens next to a row.
 #[must_use]
-pub fn next(row: &ClaimedRow, known: &Known) -> Next {
+pub fn next(row: &ClaimedRow, known: &Known, options: &[EventOption]) -> Next {
     let update = match row {
         ClaimedRow::Update(update) => update,
         ClaimedRow::Unreadable(row) => return second_chance(row.failed_update, Reason::Unreadable),
     };
     match known {
         Known::Claimed => Next::Identify,
-        Known::Found(identifiers) => Next::Publish(events_of(update, identifiers)),
+        Known::Found(identifiers) => Next::Publish(events_of(update, identifiers, options)),
         Known::Published | Known::PublishedBefore => Next::Delete,
         Known::NotFound => second_chance(update.failed_update, Reason::NotVisible),
         Known::Refused => second_chance(update.failed_update, Reason::Refused),
@@ -104,8 +105,8 @@ mod tests {
             (alias, Known::Refused, "leave Refused", "mark"),
             (None, Known::Claimed, "leave Unreadable", "mark"),
         ] {
-            assert_eq!(name(next(&row(false, table), &known)), first_time);
-            assert_eq!(name(next(&row(true, table), &known)), on_return);
+            assert_eq!(name(next(&row(false, table), &known, &[])), first_time);
+            assert_eq!(name(next(&row(true, table), &known, &[])), on_return);
         }
     }
 }

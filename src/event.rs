@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use self::mappings::{GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
+use self::mappings::{EventOption, GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
 
 use crate::fields::Fields;
 use crate::offender_update::{OffenderId, OffenderUpdate};
@@ -98,7 +98,11 @@ pub struct SpecificMessage<'a> {
 
 /// The events of one row, in the order in which they go out.
 #[must_use]
-pub fn events_of(update: &OffenderUpdate, identifiers: &Identifiers) -> Vec<Event> {
+pub fn events_of(
+    update: &OffenderUpdate,
+    identifiers: &Identifiers,
+    options: &[EventOption],
+) -> Vec<Event> {
     let generic = GenericMessage {
         offender_id: identifiers.offender_id.0,
         crn: &identifiers.crn,
@@ -111,7 +115,7 @@ pub fn events_of(update: &OffenderUpdate, identifiers: &Identifiers) -> Vec<Even
         source_id: update.source_record_id,
         event_datetime: update.date_changed.to_string(),
     };
-    let (event_type, generic_too) = event_type_of(update);
+    let (event_type, generic_too) = event_type_of(update, options);
     let mut events = Vec::with_capacity(2);
     if generic_too {
         events.push(event(update, GENERIC_EVENT_TYPE.to_owned(), &generic));
@@ -122,12 +126,15 @@ pub fn events_of(update: &OffenderUpdate, identifiers: &Identifiers) -> Vec<Even
 
 /// The specific event type of a row, and whether the generic event goes out before it.
 #[must_use]
-pub fn event_type_of(update: &OffenderUpdate) -> (String, bool) {
+pub fn event_type_of(update: &OffenderUpdate, options: &[EventOption]) -> (String, bool) {
     MAPPINGS
         .iter()
         .find(|mapping| {
             mapping.source_table == update.source_table
                 && mapping.action.is_none_or(|action| action == update.action)
+                && mapping
+                    .option
+                    .is_none_or(|option| options.contains(&option))
         })
         .map_or_else(
             || {
@@ -138,6 +145,14 @@ pub fn event_type_of(update: &OffenderUpdate) -> (String, bool) {
             },
             |mapping| (mapping.event_type.to_owned(), mapping.generic_too),
         )
+}
+
+/// The table in [`MAPPINGS`] whose name differs from this one only in case or in spaces around it. Names are compared
+/// exactly, as the service's predecessor did, so a row with such a name is one of [`OTHER_TABLES`].
+#[must_use]
+pub fn similar_table(source_table: &str) -> Option<&'static str> {
+    let mut known = MAPPINGS.iter().map(|mapping| mapping.source_table);
+    known.find(|known| *known != source_table && known.eq_ignore_ascii_case(source_table.trim()))
 }
 
 fn event(update: &OffenderUpdate, event_type: String, body: &impl Serialize) -> Event {
@@ -172,6 +187,11 @@ mod tests {
             crn: "X1".to_owned(),
             noms_number: noms_number.map(str::to_owned),
         }
+    }
+
+    /// The events without any option.
+    fn events_of(update: &OffenderUpdate, identifiers: &Identifiers) -> Vec<Event> {
+        super::events_of(update, identifiers, &[])
     }
 
     #[test]
@@ -266,8 +286,10 @@ mod tests {
             ("REGISTRATION", "INSERT", &["OFFENDER_REGISTRATION_CHANGED"]),
             ("RQMNT", "DELETE", &["SENTENCE_ORDER_REQUIREMENT_CHANGED"]),
             ("CONTACT", "UPSERT", &["CONTACT_CHANGED"]),
+            ("CONTACT", "DELETE", &["CONTACT_CHANGED"]),
             ("ORDER_MANAGER", "UPSERT", &["ORDER_MANAGER_CHANGED"]),
             ("alias", "UPSERT", &["alias_CHANGED"]),
+            (" ALIAS ", "UPSERT", &[" ALIAS _CHANGED"]),
         ] {
             let events = events_of(&update(table, action), &identifiers(None));
             let types: Vec<_> = events
@@ -275,6 +297,48 @@ mod tests {
                 .map(|event| event.event_type.as_str())
                 .collect();
             assert_eq!(types, expected, "{table} {action}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_differs_in_case_or_spaces_is_similar_to_a_known_table() {
+        for (name, similar) in [
+            ("alias", Some("ALIAS")),
+            (" ALIAS ", Some("ALIAS")),
+            ("Offender_Address", Some("OFFENDER_ADDRESS")),
+            ("contact", Some("CONTACT")),
+            ("ALIAS", None),
+            ("CONTACT", None),
+            ("OFFENDER ADDRESS", None),
+            ("ORDER_MANAGER", None),
+            ("order_manager", None),
+            ("ALIASES", None),
+            ("", None),
+        ] {
+            assert_eq!(similar_table(name), similar, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_contact_has_its_own_event_type_only_with_the_option() {
+        let off = &[][..];
+        let on = &[EventOption::ContactDeleted][..];
+        for (table, action, options, expected) in [
+            ("CONTACT", "DELETE", off, "CONTACT_CHANGED"),
+            ("CONTACT", "DELETE", on, "CONTACT_DELETED"),
+            ("CONTACT", "UPSERT", on, "CONTACT_CHANGED"),
+            ("CONTACT", "delete", on, "CONTACT_CHANGED"),
+            ("ORDER_MANAGER", "DELETE", on, "ORDER_MANAGER_CHANGED"),
+            (
+                "REGISTRATION",
+                "DELETE",
+                on,
+                "OFFENDER_REGISTRATION_DELETED",
+            ),
+        ] {
+            let events = super::events_of(&update(table, action), &identifiers(None), options);
+            let types: Vec<_> = events.iter().map(|event| &event.event_type).collect();
+            assert_eq!(types, [expected], "{table} {action} {options:?}");
         }
     }
 

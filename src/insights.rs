@@ -19,7 +19,6 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use tokio::time::Instant;
 
 use self::queue::Queue;
-use crate::event::event_type_of;
 use crate::offender_update::{ClaimedRow, OffenderUpdate};
 use crate::outcome::Outcome;
 
@@ -127,14 +126,18 @@ impl Operation {
     }
 
     /// Tells how a row's time in flight ended, with everything that was told of it.
-    pub fn row_ended(&self, row: &ClaimedRow, outcome: Outcome, cause: Option<&str>) {
+    pub fn row_ended(
+        &self,
+        row: &ClaimedRow,
+        event_type: Option<&str>,
+        outcome: Outcome,
+        cause: Option<&str>,
+    ) {
         let Some(open) = &self.0 else { return };
         let mut attributes = ids_of(row);
         let name = outcome.name();
         attributes.push(text("outcome", name));
-        if let ClaimedRow::Update(update) = row {
-            attributes.push(text("eventType", &event_type_of(update).0));
-        }
+        attributes.extend(event_type.map(|event_type| text("eventType", event_type)));
         let mut events = std::mem::take(&mut *open.events());
         let status = if matches!(outcome, Outcome::Published | Outcome::DeletedAgain) {
             Status::Ok

@@ -17,7 +17,7 @@ mod row_log;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,6 +35,7 @@ use self::published::PublishedRows;
 use self::row::Row;
 use self::row_log::comes_back_at;
 use crate::config::PollerSettings;
+use crate::event::similar_table;
 use crate::heartbeat::Heartbeat;
 use crate::insights::{Insights, Operation};
 use crate::metrics::Metrics;
@@ -79,6 +80,7 @@ struct Pod<U, T> {
     metrics: Arc<Metrics>,
     published: PublishedRows,
     brake: Mutex<Brake>,
+    similar_table_logged: Once,
     stopping: CancellationToken,
 }
 
@@ -126,6 +128,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             pod: Arc::new(Pod {
                 published: PublishedRows::with_capacity(published::CAPACITY),
                 brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
+                similar_table_logged: Once::new(),
                 stopping: CancellationToken::new(),
                 updates,
                 topic,
@@ -301,6 +304,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         pod.metrics.read.inc();
         // The brake comes off by itself, and a drain may be long.
         pod.show_brake();
+        pod.log_similar_table(&row);
         let lease = Lease::from_claim(claimed_at, pod.settings.lock_expiry);
         let is_published = row
             .change_id()
@@ -400,6 +404,23 @@ impl<U, T> Pod<U, T> {
         }
         self.show_brake();
         answer == BrakeAnswer::Allowed
+    }
+
+    /// Logs once that a table has nearly the name of a known one: its subscribers get no event.
+    fn log_similar_table(&self, row: &ClaimedRow) {
+        let ClaimedRow::Update(update) = row else {
+            return;
+        };
+        if let Some(similar_to) = similar_table(&update.source_table) {
+            self.similar_table_logged.call_once(|| {
+                tracing::warn!(
+                    offenderDeltaId = update.offender_delta_id.0,
+                    similar_to,
+                    "a sourceTable differs from a known table only in case or spaces, so its events have another type; \
+                     this is logged once"
+                );
+            });
+        }
     }
 
     fn show_brake(&self) {

@@ -35,6 +35,7 @@ pub struct SnsTopic {
     config: Config,
     sns: Mutex<Client>,
     arn: String,
+    traceparent: bool,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
@@ -62,8 +63,18 @@ impl SnsTopic {
             sns: Mutex::new(Client::from_conf(config.clone())),
             config,
             arn,
+            traceparent: false,
             metrics,
             state: Mutex::default(),
+        }
+    }
+
+    /// The same client, whose messages carry the operation's `traceparent` if `traceparent` is true.
+    #[must_use]
+    pub fn with_traceparent(self, traceparent: bool) -> Self {
+        Self {
+            traceparent,
+            ..self
         }
     }
 
@@ -137,11 +148,12 @@ impl SnsTopic {
     async fn publish_batch(
         &self,
         events: &[Event],
+        traceparent: Option<&str>,
     ) -> Result<Vec<Result<(), CallError>>, CallError> {
         let entries = events
             .iter()
             .enumerate()
-            .map(|(index, event)| entry(index, event))
+            .map(|(index, event)| entry(index, event, traceparent))
             .collect::<Result<_, _>>();
         // Only a missing id or message could fail here.
         let entries =
@@ -192,7 +204,9 @@ impl Topic for SnsTopic {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
         let timer = self.metrics.start_call("sns", "publish");
         let call = insights::start_call("sns", self.topic_name(), "PublishBatch");
-        let answers = self.publish_batch(events).await;
+        let traceparent = call.traceparent().filter(|_| self.traceparent);
+        let traceparent = traceparent.as_ref().map(|(_, value)| value.as_str());
+        let answers = self.publish_batch(events, traceparent).await;
         let error = match &answers {
             Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
             Err(error) => Some(error),
@@ -214,7 +228,11 @@ impl Topic for SnsTopic {
     }
 }
 
-fn entry(index: usize, event: &Event) -> Result<PublishBatchRequestEntry, BuildError> {
+fn entry(
+    index: usize,
+    event: &Event,
+    traceparent: Option<&str>,
+) -> Result<PublishBatchRequestEntry, BuildError> {
     // The types are those of the service's predecessor, whose names subscribers have come to see.
     let attributes = [
         ("eventType", "String", event.event_type.clone()),
@@ -234,7 +252,8 @@ fn entry(index: usize, event: &Event) -> Result<PublishBatchRequestEntry, BuildE
     let mut entry = PublishBatchRequestEntry::builder()
         .id(index.to_string())
         .message(&event.body);
-    for (name, data_type, value) in attributes {
+    let traceparent = traceparent.map(|value| ("traceparent", "String", value.to_owned()));
+    for (name, data_type, value) in attributes.into_iter().chain(traceparent) {
         let value = MessageAttributeValue::builder()
             .data_type(data_type)
             .string_value(value)

@@ -82,7 +82,7 @@ pub async fn run() -> Result<()> {
 async fn settle(updates: &CommunityApi, topic: &SnsTopic, row: &OffenderUpdate) -> Result<()> {
     let identifiers = updates.identifiers(row.offender_id).await?;
     let identifiers = identifiers.context("an offender who is not visible")?;
-    for event in &events_of(row, &identifiers) {
+    for event in &events_of(row, &identifiers, &[]) {
         let answers = topic.publish(std::slice::from_ref(event)).await?;
         answers.into_iter().collect::<Result<(), _>>()?;
     }

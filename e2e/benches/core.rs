@@ -20,7 +20,7 @@ const ROWS: u64 = 1_000;
 fn events_of(row: &[u8], identifiers: &[u8]) -> Option<Vec<Event>> {
     let row = ClaimedRow::from_json(row).ok()??;
     let identifiers = Identifiers::from_json(identifiers).ok()?;
-    match next(&row, &Known::Found(identifiers)) {
+    match next(&row, &Known::Found(identifiers), &[]) {
         Next::Publish(events) => Some(events),
         _ => None,
     }

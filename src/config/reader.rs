@@ -10,6 +10,7 @@ use secrecy::SecretString;
 
 use super::variables::{VARIABLES, defaults};
 use super::{Faults, InsightsSettings, PollerSettings, Settings, TopicSettings};
+use crate::event::mappings::EventOption;
 
 const TOPIC_ARN: &str = "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN";
 /// The topic that LocalStack is set up with.
@@ -22,6 +23,9 @@ const ENDPOINT_SUFFIX: &str = "services.visualstudio.com";
 /// What is odd about a configuration that works.
 const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
     neither is used, but the default chain of credentials";
+
+const NO_OPERATION: &str = "HMPPS_SQS_TRACEPARENT is true, but messages carry no traceparent without \
+    APPLICATIONINSIGHTS_CONNECTION_STRING: there is no operation to join";
 
 const NO_CLAIMERS: &str =
     "OFFENDERUPDATEPOLL_CLAIMERS is ignored: one claimer per pod is as fast as community-api";
@@ -157,6 +161,7 @@ impl Reader {
     }
 
     fn topic(&mut self) -> Option<TopicSettings> {
+        let traceparent = self.traceparent();
         let is_localstack = match self.required("HMPPS_SQS_PROVIDER")?.as_str() {
             "aws" => false,
             "localstack" => true,
@@ -175,6 +180,7 @@ impl Reader {
                 endpoint: Some(self.address("HMPPS_SQS_LOCALSTACKURL")?),
                 keys: Some((dummy(), dummy().into())),
                 is_localstack,
+                traceparent: traceparent?,
             });
         }
         let region = match (&arn, region) {
@@ -194,6 +200,7 @@ impl Reader {
             endpoint: sns_only?.or(all_of_aws?),
             keys,
             is_localstack,
+            traceparent: traceparent?,
         })
     }
 
@@ -209,6 +216,15 @@ impl Reader {
                 None
             }
         }
+    }
+
+    fn traceparent(&mut self) -> Option<bool> {
+        let connection = self.optional("APPLICATIONINSIGHTS_CONNECTION_STRING");
+        let is_on = self.boolean("HMPPS_SQS_TRACEPARENT");
+        if is_on == Some(true) && connection.is_none() {
+            self.warnings.push(NO_OPERATION.to_owned());
+        }
+        is_on
     }
 
     /// Parts are `name=value`, names in any case; what is not used here (`LiveEndpoint` and others) may be anything.
@@ -261,6 +277,8 @@ impl Reader {
         let brake_limit = self.number("OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES", 0, 1_000_000);
         let brake_window = self.duration("OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW");
         let claim_timeout = self.duration("API_CLAIMTIMEOUT");
+        let contact_deleted = EventOption::ContactDeleted;
+        let is_contact_deleted = self.boolean(contact_deleted.setting());
         let grace_period = self.duration("SHUTDOWN_GRACEPERIOD");
         Some(PollerSettings {
             fixed_delay: Duration::from_millis(fixed_delay? as u64),
@@ -272,6 +290,10 @@ impl Reader {
             claim_timeout: claim_timeout?,
             brake_limit: brake_limit?,
             brake_window: brake_window?,
+            event_options: is_contact_deleted?
+                .then_some(contact_deleted)
+                .into_iter()
+                .collect(),
             grace_period: grace_period?,
         })
     }

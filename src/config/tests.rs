@@ -60,6 +60,7 @@ fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
         (288, 32)
     );
     assert_eq!(settings.health_timeout, Duration::from_secs(2));
+    assert!(settings.poller.event_options.is_empty());
     assert!(settings.topic.endpoint.is_none() && settings.topic.keys.is_none());
     assert_eq!(settings.topic.region, "eu-west-2");
 }
@@ -88,6 +89,7 @@ fn every_bad_value_is_one_fault_that_names_it() {
         ("SERVER_PORT", &["65536", "-1", "http", "8080.0"][..]),
         ("MANAGEMENT_SERVER_PORT", &["x", "70000"]),
         ("OFFENDERUPDATEPOLL_ENABLED", &["maybe", "2", "t"]),
+        ("OFFENDERUPDATEPOLL_CONTACTDELETED", &["maybe"]),
         (
             "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
             &["0", "10s", "-1", "99999999999999999999"],
@@ -120,6 +122,7 @@ fn every_bad_value_is_one_fault_that_names_it() {
         ("AWS_ENDPOINT_URL", &["localhost:4566"]),
         ("HMPPS_SQS_REGION", &["eu-west-1", "eu-west", "EU-WEST-2"]),
         ("HMPPS_SQS_PROVIDER", &["azure"]),
+        ("HMPPS_SQS_TRACEPARENT", &["maybe"]),
         ("LOG_FORMAT", &["xml"]),
         ("RUST_LOG", &["a=b=c"]),
     ] {
@@ -151,6 +154,25 @@ fn the_keys_count_where_both_are_set_and_no_secret_is_ever_printed() {
     assert!(!format!("{settings:?}").contains("hush-hush"));
     let faults = read_with(&[key, secret, ("SERVER_PORT", "x")]).unwrap_err();
     assert!(!faults.to_string().contains("hush-hush"));
+}
+
+#[test]
+fn a_traceparent_without_an_operation_to_join_is_a_warning() {
+    let on = ("HMPPS_SQS_TRACEPARENT", "true");
+    let insights = (
+        "APPLICATIONINSIGHTS_CONNECTION_STRING",
+        "InstrumentationKey=0",
+    );
+    for (variables, is_on, warnings) in [
+        (&[][..], false, 0),
+        (&[insights], false, 0),
+        (&[on, insights], true, 0),
+        (&[on], true, 1),
+    ] {
+        let settings = read_with(variables).unwrap();
+        assert_eq!(settings.topic.traceparent, is_on, "{variables:?}");
+        assert_eq!(settings.warnings.len(), warnings, "{variables:?}");
+    }
 }
 
 #[test]

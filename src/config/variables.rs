@@ -149,9 +149,19 @@ pub const VARIABLES: &[Variable] = &[
         "That window",
     ),
     variable(
+        "OFFENDERUPDATEPOLL_CONTACTDELETED",
+        "true or false",
+        "Whether a deleted contact raises CONTACT_DELETED instead of CONTACT_CHANGED",
+    ),
+    variable(
         "HMPPS_SQS_CALLTIMEOUT",
         "a duration such as 5s",
         "Longest time of a publish; twice as long after one without an answer",
+    ),
+    variable(
+        "HMPPS_SQS_TRACEPARENT",
+        "true or false",
+        "Whether messages carry the attribute `traceparent`, by which a subscriber's telemetry joins the row's operation. None does without Application Insights",
     ),
     variable(
         "API_CONNECTTIMEOUT",

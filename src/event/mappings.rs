@@ -8,6 +8,23 @@ pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";
 pub const GENERIC_RAISED_WHEN: &str =
     "Deprecated: goes out before the specific event of some changes";
 
+/// A setting that adds lines to [`MAPPINGS`]. All are off by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOption {
+    /// A deleted contact has an event type of its own.
+    ContactDeleted,
+}
+
+impl EventOption {
+    /// The environment variable that switches it on.
+    #[must_use]
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::ContactDeleted => "OFFENDERUPDATEPOLL_CONTACTDELETED",
+        }
+    }
+}
+
 /// What a change to one table of Delius tells subscribers.
 #[derive(Debug)]
 pub struct Mapping {
@@ -15,6 +32,8 @@ pub struct Mapping {
     pub source_table: &'static str,
     /// Only changes with this action; any action if `None`.
     pub action: Option<&'static str>,
+    /// Only if this option is on.
+    pub option: Option<EventOption>,
     /// The specific event type.
     pub event_type: &'static str,
     /// Whether [`GENERIC_EVENT_TYPE`] goes out before it.
@@ -34,6 +53,7 @@ const fn specific(
     Mapping {
         source_table,
         action: None,
+        option: None,
         event_type,
         generic_too: false,
         raised_when,
@@ -52,6 +72,13 @@ impl Mapping {
     const fn only_on(self, action: &'static str) -> Self {
         Self {
             action: Some(action),
+            ..self
+        }
+    }
+
+    const fn only_with(self, option: EventOption) -> Self {
+        Self {
+            option: Some(option),
             ..self
         }
     }
@@ -94,6 +121,14 @@ pub const MAPPINGS: &[Mapping] = &[
         "officer (OFFICER_ID)",
     )
     .with_generic(),
+    specific(
+        "CONTACT",
+        "CONTACT_DELETED",
+        "A contact was deleted. If Delius only marks its record as deleted, CONTACT_CHANGED is raised",
+        "contact (CONTACT_ID)",
+    )
+    .only_on("DELETE")
+    .only_with(EventOption::ContactDeleted),
     specific(
         "DEREGISTRATION",
         "OFFENDER_REGISTRATION_DEREGISTERED",
@@ -166,11 +201,15 @@ impl Mapping {
         let table = self.source_table;
         let has_sibling =
             |other: &Mapping| other.source_table == self.source_table && other.action.is_some();
-        match self.action {
+        let changed = match self.action {
             Some("DELETE") => format!("{table}, deleted"),
             Some(action) => format!("{table}, {action}"),
             None if MAPPINGS.iter().any(has_sibling) => format!("{table}, otherwise"),
             None => table.to_owned(),
+        };
+        match self.option {
+            Some(option) => format!("{changed} (only if {} is true)", option.setting()),
+            None => changed,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::lease::Lease;
 use super::retry::{Attempts, Retry, Stopped};
 use super::row_log;
 use crate::decision::{Known, Next, next};
-use crate::event::{Event, Identifiers};
+use crate::event::{Event, Identifiers, event_type_of};
 use crate::insights::Operation;
 use crate::offender_update::{ChangeId, ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Outcome, Reason, RedeliveryCause, Step};
@@ -58,7 +58,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
             Known::Claimed
         };
         loop {
-            known = match next(&self.claimed, &known) {
+            known = match next(&self.claimed, &known, &self.pod.settings.event_options) {
                 Next::Identify => self.identify().await?,
                 Next::Publish(events) => self.publish(events, &known).await?,
                 Next::Delete => {
@@ -223,8 +223,20 @@ impl<U: Updates, T: Topic> Row<U, T> {
             Outcome::Published | Outcome::DeletedAgain => metrics.settled.inc(),
         }
         let cause = self.cause.as_deref();
-        row_log::log(&self.claimed, outcome, cause, started.elapsed(), self.lease);
-        operation.row_ended(&self.claimed, outcome, cause);
+        let event_type = self.event_type();
+        let event_type = event_type.as_deref();
+        let took = started.elapsed();
+        row_log::log(&self.claimed, event_type, outcome, cause, took, self.lease);
+        operation.row_ended(&self.claimed, event_type, outcome, cause);
+    }
+
+    fn event_type(&self) -> Option<String> {
+        match &self.claimed {
+            ClaimedRow::Update(update) => {
+                Some(event_type_of(update, &self.pod.settings.event_options).0)
+            }
+            ClaimedRow::Unreadable(_) => None,
+        }
     }
 }
 

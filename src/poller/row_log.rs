@@ -6,17 +6,23 @@ use jiff::{Timestamp, Unit};
 use tokio::time::Instant;
 
 use super::lease::Lease;
-use crate::event::event_type_of;
 use crate::offender_update::ClaimedRow;
 use crate::outcome::Outcome;
 
 /// Writes the line. Ids of Delius and event types are in it; CRNs and prison numbers never are.
-pub fn log(row: &ClaimedRow, outcome: Outcome, cause: Option<&str>, took: Duration, lease: Lease) {
+pub fn log(
+    row: &ClaimedRow,
+    event_type: Option<&str>,
+    outcome: Outcome,
+    cause: Option<&str>,
+    took: Duration,
+    lease: Lease,
+) {
     let offender_id = row.offender_id().map(|id| id.0);
     let offender_delta_id = row.offender_delta_id().map(|id| id.0);
-    let (event_type, problem) = match row {
-        ClaimedRow::Update(update) => (Some(event_type_of(update).0), None),
-        ClaimedRow::Unreadable(row) => (None, Some(row.problem.as_str())),
+    let problem = match row {
+        ClaimedRow::Update(_) => None,
+        ClaimedRow::Unreadable(row) => Some(row.problem.as_str()),
     };
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let cause = cause.or(problem);

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
+use crate::ingestion::Ingestion;
 use crate::world::{World, attribute, event_types, now, row, sandbox};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
+
+const INSIGHTS: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
 
 #[tokio::test]
 async fn a_changed_date_of_birth_becomes_two_events_byte_for_byte_and_the_row_is_deleted() {
@@ -76,6 +79,50 @@ async fn messages_carry_exactly_the_five_attributes_and_no_subject() {
         assert_eq!(message.subject, None);
     }
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_traceparent_leads_to_the_call_that_published_the_message() {
+    let ingestion = Ingestion::start().await;
+    let variables = [
+        ("HMPPS_SQS_TRACEPARENT", "true"),
+        (INSIGHTS, &*ingestion.connection_string()),
+    ];
+    let world = World::start_with(&variables).await;
+    world.add(row(1, "ALIAS"));
+    let messages = world.messages(2).await;
+    world.drained().await;
+    world.stop().await;
+    let calls = ingestion.of_kind("RemoteDependency");
+    let call = calls
+        .iter()
+        .find(|call| call["data"]["baseData"]["name"] == "PublishBatch")
+        .unwrap();
+    let operation = call["tags"]["ai.operation.id"].as_str().unwrap();
+    let id = call["data"]["baseData"]["id"].as_str().unwrap();
+    let expected = ("String".to_owned(), format!("00-{operation}-{id}-01"));
+    for message in messages {
+        assert_eq!(message.attributes.len(), 6);
+        assert_eq!(message.attributes["traceparent"], expected);
+    }
+}
+
+#[tokio::test]
+async fn without_the_setting_or_an_operation_there_is_no_traceparent() {
+    let ingestion = Ingestion::start().await;
+    let insights = (INSIGHTS, &*ingestion.connection_string());
+    for variables in [
+        &[insights][..],
+        &[insights, ("HMPPS_SQS_TRACEPARENT", "false")],
+        &[("HMPPS_SQS_TRACEPARENT", "true")],
+    ] {
+        let world = World::start_with(variables).await;
+        world.add(row(1, "ALIAS"));
+        for message in world.messages(2).await {
+            assert_eq!(message.attributes.len(), 5, "{variables:?}");
+        }
+        world.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -173,6 +220,27 @@ async fn every_source_table_raises_its_events_and_a_generic_one_only_where_it_sh
         16.0
     );
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_contact_raises_contact_deleted_if_that_is_switched_on() {
+    for (setting, expected) in [("false", "CONTACT_CHANGED"), ("true", "CONTACT_DELETED")] {
+        let ingestion = Ingestion::start().await;
+        let variables = [
+            ("OFFENDERUPDATEPOLL_CONTACTDELETED", setting),
+            (INSIGHTS, &*ingestion.connection_string()),
+        ];
+        let world = World::start_with(&variables).await;
+        world.add(NewUpdate {
+            action: "DELETE".into(),
+            ..row(1, "CONTACT")
+        });
+        assert_eq!(event_types(&world.messages(1).await), [expected]);
+        world.drained().await;
+        world.stop().await;
+        let request = &ingestion.of_kind("Request")[0]["data"]["baseData"];
+        assert_eq!(request["properties"]["eventType"], expected);
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use crate::ingestion::{Ingestion, KEY};
-use crate::world::{PATIENCE, add, eventually, row, sandbox, variables};
+use crate::world::{PATIENCE, add, event_types, eventually, row, sandbox, variables};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
 use tokio::net::TcpStream;
@@ -237,6 +237,36 @@ async fn the_log_has_a_json_line_for_a_row_with_ids_outcome_and_milliseconds() {
     assert_eq!(row["outcome"], "published");
     assert!(row["milliseconds"].is_u64());
     assert_eq!(row["level"], "INFO");
+}
+
+#[tokio::test]
+async fn a_table_with_nearly_a_known_name_is_logged_once() {
+    let sandbox = sandbox().await;
+    for (offender, table) in [(1, "alias"), (2, " ALIAS "), (3, "officer"), (4, "CONTACT")] {
+        add(&sandbox, row(offender, table));
+    }
+    let service = Service::start(&sandbox, &[]);
+    let messages = sandbox.topic().wait_for(4, PATIENCE).await.unwrap();
+    let mut types = event_types(&messages);
+    types.sort_unstable();
+    let expected = [
+        " ALIAS _CHANGED",
+        "CONTACT_CHANGED",
+        "alias_CHANGED",
+        "officer_CHANGED",
+    ];
+    assert_eq!(types, expected);
+    let printed = text(&service.terminate().await);
+    let warnings = printed
+        .lines()
+        .filter(|line| line.contains("a sourceTable differs"));
+    let warnings: Vec<_> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{printed}");
+    assert!(warnings[0].contains("\"WARN\""), "{printed}");
+    assert!(
+        warnings[0].contains("\"similar_to\":\"ALIAS\""),
+        "{printed}"
+    );
 }
 
 #[tokio::test]

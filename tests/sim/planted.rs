@@ -92,7 +92,7 @@ impl Updates for Planted {
                 let pretended = -update.offender_delta_id.0;
                 let found = identifiers_of(update.offender_id.0);
                 let ids = |update: &OffenderUpdate| {
-                    let events = events_of(update, &found).into_iter();
+                    let events = events_of(update, &found, &[]).into_iter();
                     events.map(|event| event.id).collect::<Vec<_>>()
                 };
                 let true_ids = ids(update);

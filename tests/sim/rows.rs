@@ -71,7 +71,7 @@ pub fn expected_events(update: &NewUpdate, id: i64, count: usize) -> Vec<Event> 
     let Ok(Some(ClaimedRow::Update(update))) = row else {
         panic!("the row can be read: {json}");
     };
-    let events = events_of(&update, &identifiers_of(update.offender_id.0));
+    let events = events_of(&update, &identifiers_of(update.offender_id.0), &[]);
     assert_eq!(events.len(), count, "{json}");
     events
 }

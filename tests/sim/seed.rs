@@ -333,6 +333,7 @@ fn settings(kind: Kind, rng: &mut Rng) -> PollerSettings {
         claim_timeout,
         brake_limit: rng.usize(1..=10),
         brake_window: seconds(rng, 60..=600),
+        event_options: Vec::new(),
         grace_period: seconds(rng, 10..=30),
     }
 }

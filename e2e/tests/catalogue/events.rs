@@ -3,14 +3,19 @@
 use std::io::Write;
 
 use crate::world::{World, attribute, row};
+use jsonschema::Validator;
 use probation_offender_events::event::mappings::{
-    GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, MAPPINGS, Mapping, OTHER_TABLES, markdown_table,
+    EventOption, GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, MAPPINGS, Mapping, OTHER_TABLES,
+    markdown_table,
 };
+use probation_offender_events::event::{Event, Identifiers, events_of};
+use probation_offender_events::offender_update::ClaimedRow;
 use sandbox::Message;
 use sandbox::delius::NewUpdate;
 use serde_json::{Map, Value, json};
 
 const README: &str = include_str!("../../../README.md");
+const SUBSCRIBING: &str = include_str!("../../../docs/subscribing.md");
 
 fn catalogue() -> Value {
     yaml_serde::from_str(include_str!("../../../docs/asyncapi.yaml")).unwrap()
@@ -33,16 +38,61 @@ fn mappings() -> impl Iterator<Item = &'static Mapping> {
     MAPPINGS.iter().chain([&OTHER_TABLES])
 }
 
-/// What the catalogue should say of an event type.
-fn message(name: &str, summary: &str, schema: &str) -> Value {
+/// Every event type with a name of its own.
+fn named() -> impl Iterator<Item = &'static str> {
+    let specific = MAPPINGS.iter().map(|mapping| mapping.event_type);
+    std::iter::once(GENERIC_EVENT_TYPE).chain(specific)
+}
+
+/// The events of a row like that of the README.
+fn events_like(mapping: &Mapping) -> Vec<Event> {
+    let is_other = mapping.event_type == OTHER_TABLES.event_type;
+    let row = json!({
+        "offenderDeltaId": 5,
+        "offenderId": 1,
+        "dateChanged": "2020-07-19T13:56:43",
+        "action": mapping.action.unwrap_or("UPSERT"),
+        "sourceTable": if is_other { "CONTACT" } else { mapping.source_table },
+        "sourceRecordId": 345,
+    });
+    let identifiers =
+        json!({"offenderId": 1, "primaryIdentifiers": {"crn": "X1", "nomsNumber": "A1234AA"}});
+    let identifiers = Identifiers::from_json(identifiers.to_string().as_bytes());
+    let Ok(Some(ClaimedRow::Update(update))) = ClaimedRow::from_json(row.to_string().as_bytes())
+    else {
+        panic!("unreadable: {row}")
+    };
+    let options = [EventOption::ContactDeleted];
+    events_of(&update, &identifiers.ok().unwrap(), &options)
+}
+
+/// An event as an example in the catalogue, sent twelve seconds after the change.
+fn example(event: &Event) -> Value {
+    json!({
+        "headers": {
+            "eventType": event.event_type,
+            "source": "delius",
+            "id": event.id.to_string(),
+            "contentType": "text/plain;charset=UTF-8",
+            "timestamp": "1595163415000",
+        },
+        "payload": serde_json::from_str::<Value>(&event.body).unwrap(),
+    })
+}
+
+/// What the catalogue should say of an event type, with this event as its example.
+fn message(name: &str, summary: &str, schema: &str, event: &Event) -> Value {
     let event_type = if name == OTHER_TABLES.event_type {
-        json!({"pattern": "^.+_CHANGED$"})
+        let named: Vec<_> = named().filter(|name| name.ends_with("_CHANGED")).collect();
+        json!({"pattern": "^.+_CHANGED$", "not": {"enum": named}})
     } else {
         json!({"const": name})
     };
     json!({
         "name": name,
+        "title": name,
         "summary": summary,
+        "examples": [example(event)],
         "headers": {
             "type": "object",
             "allOf": [{"$ref": "#/components/schemas/Attributes"}],
@@ -56,10 +106,14 @@ fn message(name: &str, summary: &str, schema: &str) -> Value {
 fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
     let catalogue = catalogue();
     let mut expected = Map::new();
-    let generic = message(GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, "GenericMessage");
-    expected.insert(GENERIC_EVENT_TYPE.to_owned(), generic);
+    let (name, summary) = (GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN);
+    let event = &events_like(&MAPPINGS[0])[0];
+    let generic = message(name, summary, "GenericMessage", event);
+    expected.insert(name.to_owned(), generic);
     for mapping in mappings() {
-        let mut message = message(mapping.event_type, mapping.raised_when, "SpecificMessage");
+        let (name, summary) = (mapping.event_type, mapping.raised_when);
+        let event = events_like(mapping).pop().unwrap();
+        let mut message = message(name, summary, "SpecificMessage", &event);
         let (changed, source_id) = (mapping.changed(), mapping.source_id);
         let generic = if mapping.generic_too {
             format!(" {GENERIC_EVENT_TYPE} goes out before it.")
@@ -74,7 +128,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
         .as_object()
         .unwrap()
         .clone();
-    // The only text that is the catalogue's own.
+    // The only text of a message that is the catalogue's own.
     messages[GENERIC_EVENT_TYPE]
         .as_object_mut()
         .unwrap()
@@ -100,6 +154,22 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
 }
 
 #[test]
+fn the_catalogue_says_of_each_event_type_whether_production_subscribes_to_it() {
+    let catalogue = catalogue();
+    let text = catalogue["info"]["description"].as_str().unwrap();
+    let list = |start: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(start));
+        let types = line.unwrap().trim_end_matches('.').split(", ");
+        types.collect::<Vec<_>>()
+    };
+    let mut told = [list("- Subscribed: "), list("- Not subscribed: ")].concat();
+    told.sort_unstable();
+    let mut expected: Vec<_> = named().collect();
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn the_readme_shows_the_table_of_events() {
     let table = markdown_table();
     assert!(
@@ -115,6 +185,7 @@ async fn openapi_shows_the_table_of_events_and_the_schemas_of_the_catalogue() {
     let text = openapi["info"]["description"].as_str().unwrap();
     assert!(text.contains(&markdown_table()), "{text}");
     let catalogue = catalogue();
+    assert_eq!(openapi["info"]["contact"], catalogue["info"]["contact"]);
     for (name, webhook) in [
         ("GenericMessage", GENERIC_EVENT_TYPE),
         ("SpecificMessage", "specific events"),
@@ -133,48 +204,92 @@ async fn openapi_shows_the_table_of_events_and_the_schemas_of_the_catalogue() {
     world.stop().await;
 }
 
-/// A part of the catalogue as a schema, with what it refers to.
-fn validator(catalogue: &Value, schema: &Value) -> jsonschema::Validator {
-    let whole = json!({"components": catalogue["components"], "allOf": [schema]});
-    jsonschema::draft7::new(&whole).unwrap()
+/// A message of the catalogue, with its schemas.
+struct Described<'a> {
+    message: &'a Value,
+    headers: Validator,
+    payload: Validator,
+}
+
+fn descriptions(catalogue: &Value) -> Vec<Described<'_>> {
+    let components = &catalogue["components"];
+    let validator = |schema: &Value| {
+        let whole = json!({"components": components, "allOf": [schema]});
+        jsonschema::draft7::new(&whole).unwrap()
+    };
+    let messages = components["messages"].as_object().unwrap();
+    let described = messages.values().map(|message| Described {
+        message,
+        headers: validator(&message["headers"]),
+        payload: validator(&message["payload"]),
+    });
+    described.collect()
+}
+
+/// The only message that these headers and this payload are valid for.
+fn only_description<'a>(
+    descriptions: &'a [Described<'a>],
+    headers: &Value,
+    payload: &Value,
+) -> &'a Described<'a> {
+    let is_valid = |described: &&Described| {
+        described.headers.is_valid(headers) && described.payload.is_valid(payload)
+    };
+    let described: Vec<_> = descriptions.iter().filter(is_valid).collect();
+    assert_eq!(described.len(), 1, "{headers} {payload}");
+    described[0]
+}
+
+#[test]
+fn each_example_is_valid_for_its_message_only() {
+    let catalogue = catalogue();
+    let descriptions = descriptions(&catalogue);
+    for Described { message, .. } in &descriptions {
+        for example in message["examples"].as_array().unwrap() {
+            let mut headers = example["headers"].clone();
+            let payload = &example["payload"];
+            let described = only_description(&descriptions, &headers, payload);
+            assert_eq!(&described.message, message);
+            for (traceparent, is_valid) in [
+                (
+                    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                    true,
+                ),
+                ("no", false),
+            ] {
+                headers["traceparent"] = traceparent.into();
+                assert_eq!(described.headers.is_valid(&headers), is_valid);
+            }
+        }
+    }
 }
 
 /// Asserts that a message is what the catalogue says of its event type, and nothing besides.
-fn assert_described(catalogue: &Value, message: &Message) {
-    let components = &catalogue["components"];
-    let messages = components["messages"].as_object().unwrap();
+fn assert_described(catalogue: &Value, descriptions: &[Described], message: &Message) {
     let event_type = attribute(message, "eventType");
-    let name = match event_type {
-        "CONTACT_CHANGED" => OTHER_TABLES.event_type,
-        known => known,
-    };
-    let described = &messages[name];
+    let attributes = message.attributes.iter();
+    let headers: Map<_, _> = attributes
+        .map(|(name, (_, value))| (name.clone(), value.clone().into()))
+        .collect();
     let body: Value = serde_json::from_str(&message.body).unwrap();
-    let payload = validator(catalogue, &described["payload"]);
-    assert!(payload.is_valid(&body), "{event_type}: {body}");
-    let reference = described["payload"]["$ref"].as_str().unwrap();
+    let described = only_description(descriptions, &headers.clone().into(), &body);
+    let reference = described.message["payload"]["$ref"].as_str().unwrap();
     let properties = &catalogue.pointer(&reference[1..]).unwrap()["properties"];
     for (field, value) in body.as_object().unwrap() {
         assert!(properties[field].is_object(), "{event_type}: {field}");
         let wrong = json!({"offenderId": 1, "crn": "X1", "eventDatetime": "2020-07-19T13:56:43", field: [value]});
-        assert!(!payload.is_valid(&wrong), "{field} is not described");
+        assert!(
+            !described.payload.is_valid(&wrong),
+            "{field} is not described"
+        );
     }
-    let mut headers = Map::new();
-    for (name, (data_type, value)) in &message.attributes {
-        let attribute = &components["schemas"]["Attributes"]["properties"][name];
-        assert_eq!(&attribute["x-data-type"], data_type, "{name}");
-        headers.insert(name.clone(), value.clone().into());
-    }
-    let attributes = validator(catalogue, &described["headers"]);
-    assert!(
-        attributes.is_valid(&headers.clone().into()),
-        "{event_type}: {headers:?}"
-    );
-    for name in message.attributes.keys() {
+    let attributes = &catalogue["components"]["schemas"]["Attributes"]["properties"];
+    for (name, (data_type, _)) in &message.attributes {
+        assert_eq!(&attributes[name]["x-data-type"], data_type, "{name}");
         let mut wrong = headers.clone();
         wrong[name] = "no".into();
         assert!(
-            !attributes.is_valid(&wrong.into()),
+            !described.headers.is_valid(&wrong.into()),
             "{name} is not described"
         );
     }
@@ -182,7 +297,7 @@ fn assert_described(catalogue: &Value, message: &Message) {
 
 #[tokio::test]
 async fn what_is_published_is_what_the_catalogue_describes() {
-    let world = World::start().await;
+    let world = World::start_with(&[("OFFENDERUPDATEPOLL_CONTACTDELETED", "true")]).await;
     let mut expected = 0;
     for (record, mapping) in (1..).zip(MAPPINGS) {
         world.add(NewUpdate {
@@ -199,10 +314,48 @@ async fn what_is_published_is_what_the_catalogue_describes() {
         ..row(4, "CONTACT")
     });
     let catalogue = catalogue();
+    let descriptions = descriptions(&catalogue);
     for message in world.messages(expected + 1).await {
-        assert_described(&catalogue, &message);
+        assert_described(&catalogue, &descriptions, &message);
     }
     world.stop().await;
+}
+
+/// What is between two texts on the page for subscribers.
+fn on_the_page(start: &str, end: &str) -> &'static str {
+    let found = SUBSCRIBING.split_once(start).unwrap().1;
+    found.split_once(end).unwrap().0
+}
+
+#[test]
+fn the_envelope_for_subscribers_holds_the_example_of_the_catalogue() {
+    let envelope: Value = serde_json::from_str(on_the_page("```json", "```")).unwrap();
+    let payload: Value = serde_json::from_str(envelope["Message"].as_str().unwrap()).unwrap();
+    let catalogue = catalogue();
+    let attributes = envelope["MessageAttributes"].as_object().unwrap();
+    let types = &catalogue["components"]["schemas"]["Attributes"]["properties"];
+    let mut headers = Map::new();
+    for (name, attribute) in attributes {
+        assert_eq!(attribute["Type"], types[name]["x-data-type"], "{name}");
+        headers.insert(name.clone(), attribute["Value"].clone());
+    }
+    let example = json!({"headers": headers, "payload": payload});
+    let event_type = headers["eventType"].as_str().unwrap();
+    let message = &catalogue["components"]["messages"][event_type];
+    assert_eq!(message["examples"], json!([example]));
+}
+
+#[test]
+fn the_policies_for_subscribers_are_one_in_two_forms() {
+    let encoded = on_the_page("jsonencode({ eventType = ", " })");
+    let encoded: Vec<String> = serde_json::from_str(encoded).unwrap();
+    let escaped = on_the_page("filter_policy = \"", "\"\n");
+    let escaped: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+    let escaped: Value = serde_json::from_str(&escaped).unwrap();
+    assert_eq!(escaped, json!({"eventType": encoded}));
+    for event_type in encoded {
+        assert!(named().any(|name| name == event_type), "{event_type}");
+    }
 }
 
 /// Every `$ref` in a document.
