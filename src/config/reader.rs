@@ -197,7 +197,7 @@ impl Reader {
         Some(TopicSettings {
             arn: arn?,
             region: region?,
-            endpoint: sns_only?.or(all_of_aws?),
+            endpoint: sns_only.or(all_of_aws),
             keys,
             is_localstack,
             traceparent: traceparent?,
@@ -342,12 +342,10 @@ impl Reader {
         base_address(&text).or_else(|| self.fault(name))
     }
 
-    /// An address that need not be set; no answer at all is a fault.
-    fn optional_address(&mut self, name: &str) -> Option<Option<String>> {
-        match self.optional(name) {
-            None => Some(None),
-            Some(_) => self.address(name).map(Some),
-        }
+    /// An address that need not be set.
+    fn optional_address(&mut self, name: &str) -> Option<String> {
+        self.optional(name)?;
+        self.address(name)
     }
 
     /// An address of a service that gets a token or a secret.

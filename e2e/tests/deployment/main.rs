@@ -238,8 +238,11 @@ async fn a_real_prometheus_knows_everything_that_alerts_and_dashboard_ask_for() 
     })
     .await
     .unwrap();
-    // So that there are the outcomes that an alert asks for.
+    // So that there are the outcomes that alerts ask for.
     sandbox.faults().once(Endpoint::Token, Fault::status(401));
+    sandbox
+        .faults()
+        .once(Endpoint::NextUpdate, Fault::status(403));
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
