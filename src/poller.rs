@@ -2,7 +2,7 @@
 //! its own.
 //!
 //! Claims are serial, since community-api's optimistic lock makes concurrent ones collide. The rest of a row's work is not.
-//! Read [`row`] for what is done with a row, and [`places`] for what happens when calls fail.
+//! Read `row` for what is done with a row, and [`places`] for what happens when calls fail.
 
 pub mod brake;
 mod episode;

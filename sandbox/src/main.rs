@@ -96,7 +96,7 @@ struct Serve {
     /// Keep only so many of the latest messages; all of them without it
     #[arg(long, env = "SANDBOX_KEPT_MESSAGES")]
     kept_messages: Option<usize>,
-    /// What goes wrong, as ENDPOINT=FAULT[@PROBABILITY], for example publish-batch=throttle@0.1; in
+    /// What goes wrong, as `ENDPOINT=FAULT[@PROBABILITY]`, for example `publish-batch=throttle@0.1`; in
     /// the variable separated by commas
     #[arg(long = "fault", env = "SANDBOX_FAULTS", value_delimiter = ',')]
     faults: Vec<Rule>,

@@ -1,6 +1,6 @@
 //! How many rows may be worked on at once, and how fast that number falls and grows while rows are in trouble.
 //!
-//! Pure: time is an argument. [`super::held`] owns the one instance of a pod.
+//! Pure: time is an argument. `held` owns the one instance of a pod.
 //!
 //! `free + running + lost = total`, and `lost <= in_trouble`. A place is lost with the first failed call of a row. Each
 //! settled row brings one back, and while none is settled a clock does, ever more slowly. So an outage leaves a trickle of

@@ -1,6 +1,6 @@
 //! The attempts at one call for a row: how long each may take, how long to wait before the next one, and when to stop.
 //!
-//! [`Attempts`] is the policy, and pure: times and chance are arguments. [`Retry`] makes the calls.
+//! [`Attempts`] is the policy, and pure: times and chance are arguments. `Retry` makes the calls.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub enum After {
 pub struct Moment {
     /// What is left of the row's lease.
     pub lease_left: Duration,
-    /// Whether others need the room, see [`super::held::Held::is_crowded_out`].
+    /// Whether others need the room, see `Held::is_crowded_out`.
     pub is_crowded_out: bool,
     /// Chance, from 0 to 1.
     pub chance: f64,

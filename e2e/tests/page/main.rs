@@ -105,7 +105,7 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
         visit
             .shows(
                 "#reaction",
-                &["Claims suspended", "Rows held: 1", "probationevents-health"],
+                &["Calls fail", "Rows held: 1", "probationevents-health"],
             )
             .await;
         assert_eq!(visit.sandbox.topic().len(), before);

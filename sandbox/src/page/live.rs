@@ -224,7 +224,7 @@ pub(super) fn reaction(record: &Record) -> Markup {
         .collect();
     html! {
         p {
-            @if now.claims_suspended > 0.0 { span.tag.held { "Claims suspended" } " Calls fail, so the service claims only one row now and then. " }
+            @if now.places_lost > 0.0 { span.tag.held { "Calls fail" } " The service claims only a few rows until one is settled. " }
             @else {
                 @match record.latest_poll() {
                     Poll::Answered => { span.tag.created { "Claims run" } " community-api answered the latest poll. " }
@@ -265,7 +265,7 @@ pub(super) fn signs(record: &Record) -> Markup {
                 (counter(record, "Rows failed", |sample| sample.failed))
                 (counter(record, "Rows permanently failed", |sample| sample.permanently_failed))
                 (sign(record, "Rows held", |_, now| Some(now.in_flight), ""))
-                (sign(record, "Claims suspended", |_, now| Some(now.claims_suspended), ""))
+                (sign(record, "Lost places", |_, now| Some(now.places_lost), ""))
             }
         }
         @if !record.components.is_empty() {

@@ -41,7 +41,7 @@ pub(super) struct Sample {
     pub(super) failed: f64,
     pub(super) permanently_failed: f64,
     pub(super) in_flight: f64,
-    pub(super) claims_suspended: f64,
+    pub(super) places_lost: f64,
     polls_answered: f64,
     polls_failed: f64,
     polls_refused: f64,
@@ -190,7 +190,7 @@ impl Sample {
                     &mut sample.permanently_failed
                 }
                 "offender_updates_in_flight" => &mut sample.in_flight,
-                "offender_claims_suspended" => &mut sample.claims_suspended,
+                "offender_places_lost" => &mut sample.places_lost,
                 "offender_poll_results_total{result=\"empty\"}"
                 | "offender_poll_results_total{result=\"found\"}"
                 | "offender_poll_results_total{result=\"contended\"}" => {
@@ -198,7 +198,11 @@ impl Sample {
                     continue;
                 }
                 "offender_poll_results_total{result=\"failed\"}" => &mut sample.polls_failed,
-                "offender_poll_results_total{result=\"unauthorised\"}" => &mut sample.polls_refused,
+                "offender_poll_results_total{result=\"no_token\"}"
+                | "offender_poll_results_total{result=\"unauthorised\"}" => {
+                    sample.polls_refused += value;
+                    continue;
+                }
                 _ => continue,
             };
             *field = value;
