@@ -339,6 +339,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 cause = %error,
                 failing_for_seconds = lasted.as_secs(),
                 claims_given_up,
+                asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
                 "poll failed; the service tries again at every interval"
             );
         }

@@ -22,11 +22,15 @@ const DELAY: Duration = Duration::from_secs(10);
 struct Nothing {
     asked: Arc<Mutex<Vec<Instant>>>,
     refuses: Option<CallError>,
+    hangs: bool,
 }
 
 impl Updates for Nothing {
     async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
         self.asked.lock().unwrap().push(Instant::now());
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
         self.refuses.clone().map_or(Ok(None), Err)
     }
 
@@ -157,4 +161,24 @@ async fn a_row_whose_task_panics_is_counted_gives_its_place_back_and_stops_nothi
     assert_eq!((metrics.read.get(), panicked.get()), (1, 1));
     assert_eq!(metrics.held.get(), 0);
     assert!(metrics.polls.get() > 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_without_an_answer_is_given_up_counted_and_not_repeated_at_once() {
+    let source = Nothing {
+        hangs: true,
+        ..Nothing::default()
+    };
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let poller = Poller::new(source.clone(), source.clone(), settings(), metrics.clone());
+    let stop = CancellationToken::new();
+    let ended = async {
+        sleep(Duration::from_secs(90)).await;
+        stop.cancel();
+    };
+    tokio::join!(poller.run(&stop), ended);
+    // After 35 s each, with an interval between them; the third is still under way when the grace period ends.
+    assert_eq!(metrics.polls.get(), 3);
+    assert_eq!(metrics.claims_without_answer.get(), 2);
+    assert_eq!(source.asked.lock().unwrap().len(), 3);
 }

@@ -15,6 +15,7 @@ mod ingestion;
 mod insights;
 mod pods;
 mod process;
+mod proxy;
 mod sns_errors;
 mod token;
 mod trouble;

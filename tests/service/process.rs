@@ -419,3 +419,24 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
     let told = |event: &serde_json::Value| event.to_string().contains("X000001");
     assert!(!events.is_empty() && events.iter().all(told), "{events:?}");
 }
+
+#[tokio::test]
+async fn proxies_of_the_environment_are_not_used() {
+    let sandbox = sandbox().await;
+    add(&sandbox, row(1, "CONTACT"));
+    let port = free_port().to_string();
+    let nowhere = "http://127.0.0.1:1";
+    let variables = [
+        ("HTTP_PROXY", nowhere),
+        ("http_proxy", nowhere),
+        ("ALL_PROXY", nowhere),
+        ("SERVER_PORT", &port),
+    ];
+    let service = Service::start(&sandbox, &variables);
+    sandbox.topic().wait_for(1, PATIENCE).await.unwrap();
+    let mut healthcheck = command();
+    healthcheck.envs(sandbox.environment()).envs(variables);
+    let healthy = healthcheck.arg("healthcheck").status().await.unwrap();
+    assert!(healthy.success());
+    service.terminate().await;
+}

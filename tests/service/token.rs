@@ -191,3 +191,47 @@ async fn the_token_is_asked_for_as_hmpps_auth_wants_it_and_goes_with_claims_but_
     );
     world.stop().await;
 }
+
+/// As when hmpps-auth signs with a key that community-api does not know.
+#[tokio::test]
+async fn tokens_that_are_all_refused_are_fetched_seldom() {
+    let sandbox = sandbox().await;
+    sandbox.delius().seed_people(32).unwrap();
+    for offender in 1..=32 {
+        add(&sandbox, row(offender, "CONTACT"));
+    }
+    let refuse = Fault::status(401);
+    sandbox.faults().always(Endpoint::Identifiers, refuse);
+    let world = World::around(sandbox, &[]).await;
+    eventually("many calls are refused", async || {
+        world.sandbox.faults().calls(Endpoint::Identifiers) > 150
+    })
+    .await;
+    // The first one, and one for its refusal; more only after a pause.
+    let fetched = world.sandbox.faults().calls(Endpoint::Token);
+    assert!(fetched <= 4, "{fetched} tokens");
+    world.sandbox.faults().clear();
+    world.messages(32).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_without_a_token_is_no_call_of_community_api() {
+    let sandbox = sandbox().await;
+    sandbox.faults().always(Endpoint::Token, Fault::status(503));
+    let world = World::around(sandbox, &[]).await;
+    eventually("polls fail", async || {
+        world
+            .metric("offender_poll_results_total{result=\"no_token\"}")
+            .await
+            >= 1.0
+    })
+    .await;
+    let metrics = world.metrics.to_text().unwrap();
+    assert!(metrics.contains("dependency=\"auth\""), "{metrics}");
+    assert!(
+        !metrics.contains("dependency=\"community_api\""),
+        "{metrics}"
+    );
+    world.stop().await;
+}

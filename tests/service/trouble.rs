@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::proxy::{self, Fate};
 use crate::world::{World, add, event_types, eventually, row, sandbox, sandbox_with};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
@@ -548,4 +549,88 @@ async fn polling_that_is_switched_off_polls_nothing_and_is_live() {
     assert_eq!(world.metric("offender_poll_total").await, 0.0);
     let sandbox = world.stop().await;
     assert_eq!(sandbox.faults().calls(Endpoint::NextUpdate), 0);
+}
+
+/// New connections work: no row may have to wait for its lock.
+#[tokio::test]
+async fn connections_that_go_bad_are_left_behind() {
+    for (fate, rows) in [(Fate::Deaf, 3), (Fate::Closed, 30)] {
+        let sandbox = sandbox().await;
+        sandbox.delius().seed_people(rows).unwrap();
+        for offender in 1..=i64::try_from(rows).unwrap() {
+            add(&sandbox, row(offender, "CONTACT"));
+        }
+        let community_api = proxy::start(&sandbox.community_url(), 1, fate).await;
+        let sns = proxy::start(&sandbox.sns_url(), 1, fate).await;
+        let variables = [
+            ("COMMUNITY_ENDPOINT_URL", community_api.as_str()),
+            ("HMPPS_SQS_LOCALSTACKURL", &sns),
+            ("API_CALLTIMEOUT", "100ms"),
+            ("API_CLAIMTIMEOUT", "100ms"),
+            ("HMPPS_SQS_CALLTIMEOUT", "100ms"),
+        ];
+        let world = World::around(sandbox, &variables).await;
+        world.messages(rows).await;
+        world.drained().await;
+        let left = "offender_updates_left_locked_total{reason=\"lease_ran_out\"}";
+        assert_eq!(world.metric(left).await, 0.0);
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_topic_slower_than_the_limit_gets_each_row_twice_at_most() {
+    let sandbox = sandbox().await;
+    let slow = Fault::Latency(Duration::from_millis(300));
+    sandbox.faults().always(Endpoint::PublishBatch, slow);
+    sandbox.delius().seed_people(20).unwrap();
+    for offender in 1..=20 {
+        add(&sandbox, row(offender, "CONTACT"));
+    }
+    let world = World::around(sandbox, &[("HMPPS_SQS_CALLTIMEOUT", "250ms")]).await;
+    world.drained().await;
+    let published = world.sandbox.topic().len();
+    assert!((20..=40).contains(&published), "{published} messages");
+    let redelivered = "offender_updates_redelivered_total{cause=\"answer_lost\"}";
+    assert_eq!(world.metric(redelivered).await, 20.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn rows_that_go_well_count_no_redelivery() {
+    let sandbox = sandbox().await;
+    add_rows(&sandbox, 1, 1..=20);
+    add(&sandbox, row(2, "ALIAS"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(22).await;
+    world.drained().await;
+    for cause in ["answer_lost", "claimed_again", "lease_overrun"] {
+        let metric = format!("offender_updates_redelivered_total{{cause=\"{cause}\"}}");
+        assert_eq!(world.metric(&metric).await, 0.0, "{cause}");
+    }
+    world.stop().await;
+}
+
+/// As large as an answer may be, with much in it that is not needed.
+#[tokio::test]
+async fn large_answers_with_odd_fields_are_read() {
+    let sandbox = sandbox().await;
+    let more = "{\"\":0},".repeat(120_000);
+    let deep = format!("{}1{}", "[".repeat(300), "]".repeat(300));
+    let identifiers = format!(
+        "\u{feff}{{\"offenderId\":1.0,\"primaryIdentifiers\":{{\"crn\":\"X000001\",\"odd\":\"\\ud800\"}},\
+         \"more\":[{more}{deep},1e400]}}"
+    );
+    let answer = Fault::body(200, identifiers);
+    sandbox.faults().once(Endpoint::Identifiers, answer);
+    add(&sandbox, row(1, "CONTACT"));
+    let world = World::around(sandbox, &[]).await;
+    let messages = world.messages(1).await;
+    assert!(
+        messages[0]
+            .body
+            .starts_with(r#"{"offenderId":1,"crn":"X000001","sourceId""#)
+    );
+    assert_eq!(world.sandbox.faults().calls(Endpoint::Identifiers), 1);
+    world.stop().await;
 }

@@ -1,0 +1,54 @@
+//! A connection between the service and a stand-in that goes bad after some requests, while new connections work.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What becomes of a connection after its good requests.
+#[derive(Clone, Copy)]
+pub enum Fate {
+    /// It takes further requests and never answers.
+    Deaf,
+    /// It closes at the next request.
+    Closed,
+}
+
+/// Starts a proxy in front of `target`, an `http://` address, whose connections serve this many requests each. The result is
+/// its own address.
+pub async fn start(target: &str, requests: usize, fate: Fate) -> String {
+    let target: SocketAddr = target.strip_prefix("http://").unwrap().parse().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(serve(client, target, requests, fate));
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn serve(mut client: TcpStream, target: SocketAddr, mut requests: usize, fate: Fate) {
+    let mut server = TcpStream::connect(target).await.unwrap();
+    let (mut from_client, mut from_server) = ([0; 16_384], [0; 16_384]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut from_client) => match read {
+                Ok(0) | Err(_) => return,
+                // Each request of the service is one write.
+                Ok(_) if requests == 0 => match fate {
+                    Fate::Deaf => {}
+                    Fate::Closed => return,
+                },
+                Ok(length) => {
+                    requests -= 1;
+                    server.write_all(&from_client[..length]).await.unwrap();
+                }
+            },
+            read = server.read(&mut from_server) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(length) => if client.write_all(&from_server[..length]).await.is_err() { return },
+            },
+        }
+    }
+}
