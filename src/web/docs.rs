@@ -92,11 +92,17 @@ fn message(schema: &str, summary: &str) -> OperationBuilder {
 type File = (&'static str, &'static str, &'static [u8], bool);
 
 /// What a browser loads. The large ones are in the binary as gzip files only, which every browser takes.
-const SWAGGER_UI: [File; 4] = [
+const SWAGGER_UI: [File; 5] = [
     (
         "/swagger-ui/index.html",
         "text/html; charset=utf-8",
         include_bytes!("swagger_ui/index.html"),
+        false,
+    ),
+    (
+        "/swagger-ui/tables.css",
+        "text/css; charset=utf-8",
+        include_bytes!("swagger_ui/tables.css"),
         false,
     ),
     (
