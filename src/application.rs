@@ -220,7 +220,6 @@ pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
     let updates = clients.updates(&settings);
     let health = clients.health(&settings, None, CancellationToken::new());
     Ok(Environment {
-        http: clients.http,
         insights: settings.insights,
         health,
         updates,

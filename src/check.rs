@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::Client;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -65,8 +64,6 @@ pub struct Environment {
     pub updates: CommunityApi,
     /// Longest time of a call to community-api.
     pub call_timeout: Duration,
-    /// For Application Insights.
-    pub http: Client,
     /// Where telemetry goes; `None`: nowhere.
     pub insights: Option<InsightsSettings>,
     /// Who this is to AWS; LocalStack knows nobody.
@@ -171,12 +168,13 @@ impl Environment {
     }
 
     async fn insights(&self) -> Result<String, String> {
-        let Some(InsightsSettings { endpoint, .. }) = &self.insights else {
+        let Some(insights) = &self.insights else {
             let off =
                 "Application Insights is off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set";
             return Ok(off.to_owned());
         };
-        match export::try_endpoint(&self.http, endpoint).await {
+        let endpoint = &insights.endpoint;
+        match export::try_endpoint(insights).await {
             Ok(()) => Ok(format!(
                 "{endpoint} answers; whether it knows the key shows only when something is sent"
             )),

@@ -5,6 +5,7 @@
 //! for what becomes of what cannot be sent.
 
 pub mod export;
+mod ingestion;
 mod queue;
 
 use std::borrow::Cow;

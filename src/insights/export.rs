@@ -1,8 +1,7 @@
-//! The sending to Application Insights: one batch after the other, with the library's format and retries. What is not accepted in
-//! time is dropped and counted; nobody ever waits for it but the end of the process, and that not long.
+//! Batches for Application Insights, sent one after the other in the library's format. What is not accepted in time is dropped
+//! and counted. Only the end of the process waits for it, and not for long.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,27 +10,23 @@ use opentelemetry_application_insights::Exporter;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use parking_lot::Mutex;
 use prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Insights;
+use super::ingestion::Ingestion;
 use super::queue::{self, Count, items};
 use crate::config::InsightsSettings;
-use crate::http;
 
 /// So many are sent at once.
 const BATCH: usize = 512;
 /// How long the first of a batch waits for others.
 const LINGER: Duration = Duration::from_secs(5);
-/// The longest that one request may take.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// The longest that a batch may take, with the retries of the library.
-const BATCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// The task that sends.
 #[derive(Debug)]
@@ -41,25 +36,13 @@ pub struct Exporting {
     count: Arc<Count>,
 }
 
-fn track_url(endpoint: &str) -> String {
-    format!("{endpoint}/v2/track")
-}
-
-/// Sends nothing to the ingestion endpoint, to see whether it is there; that it refuses nothing is an answer as well.
+/// Sends nothing to the ingestion endpoint, to see whether it is there.
 ///
 /// # Errors
 /// In words.
-pub async fn try_endpoint(http: &reqwest::Client, endpoint: &str) -> Result<(), String> {
-    let nothing = http
-        .post(track_url(endpoint))
-        .timeout(REQUEST_LIMIT)
-        .header("content-type", "application/json")
-        .body("[]");
-    let answer = nothing.send().await.map_err(http::not_answered);
-    match answer.map_err(|error| error.cause)?.status().as_u16() {
-        status @ (404 | 500..) => Err(format!("answered {status}")),
-        _ => Ok(()),
-    }
+pub async fn try_endpoint(settings: &InsightsSettings) -> Result<(), String> {
+    let ingestion = Ingestion::new(settings).map_err(|error| format!("{error:#}"))?;
+    ingestion.try_it().await
 }
 
 /// Starts to send to Application Insights.
@@ -71,23 +54,20 @@ pub fn start(
     version: &str,
     dropped: IntCounterVec,
 ) -> anyhow::Result<(Insights, Exporting)> {
-    let client = http::client(REQUEST_LIMIT, REQUEST_LIMIT)?;
-    let accepted = Arc::new(AtomicU64::new(0));
-    let ingestion = Ingestion {
-        client,
-        url: track_url(&settings.endpoint),
-        accepted: accepted.clone(),
-    };
+    let formatted = Formatted::default();
     let key = settings.instrumentation_key.expose_secret();
-    let mut exporter =
-        Exporter::new_from_connection_string(format!("InstrumentationKey={key}"), ingestion)
-            .map_err(|error| anyhow::anyhow!("Application Insights: {error}"))?;
+    let mut exporter = Exporter::new_from_connection_string(
+        format!("InstrumentationKey={key}"),
+        formatted.clone(),
+    )
+    .map_err(|error| anyhow::anyhow!("Application Insights: {error}"))?;
     exporter.set_resource(&resource(settings, version));
     let (queue, receiver, count) = queue::new(dropped);
     let closing = CancellationToken::new();
     let batches = Batches {
         exporter,
-        accepted,
+        formatted,
+        ingestion: Ingestion::new(settings)?,
         count: count.clone(),
         failing: false,
     };
@@ -127,7 +107,7 @@ impl Exporting {
         if left > 0 {
             tracing::warn!(
                 items = left,
-                "telemetry dropped: Application Insights did not take it before the end"
+                "telemetry was dropped: Application Insights did not accept it before the pod ended"
             );
         }
     }
@@ -135,9 +115,9 @@ impl Exporting {
 
 /// Makes batches and sends them, one after the other.
 struct Batches {
-    exporter: Exporter<Ingestion>,
-    /// How many items of the batch have been accepted so far.
-    accepted: Arc<AtomicU64>,
+    exporter: Exporter<Formatted>,
+    formatted: Formatted,
+    ingestion: Ingestion,
     count: Arc<Count>,
     failing: bool,
 }
@@ -174,55 +154,46 @@ impl Batches {
     }
 
     async fn send(&mut self, batch: Vec<SpanData>) {
-        let total = batch.iter().map(items).sum::<u64>();
-        self.accepted.store(0, Ordering::Relaxed);
-        let result = match timeout(BATCH_LIMIT, self.exporter.export(batch)).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("not accepted within {BATCH_LIMIT:?}")),
+        let items = batch.iter().map(items).sum();
+        let sent = match self.format(batch).await {
+            Ok(body) => self.ingestion.deliver(body, items, &self.count).await,
+            Err(error) => {
+                self.count.sent(items, items, "not_accepted");
+                Err(error)
+            }
         };
-        let dropped = total.saturating_sub(self.accepted.load(Ordering::Relaxed));
-        self.count.sent(total, dropped, "not_accepted");
-        let failed = result.is_err();
-        match result {
+        let failed = sent.is_err();
+        match sent {
             Err(cause) if !self.failing => tracing::warn!(
                 cause,
-                "Application Insights does not take telemetry; it is dropped and counted until it does"
+                "Application Insights does not accept telemetry: the service drops and counts it"
             ),
-            Ok(()) if self.failing => tracing::info!("Application Insights takes telemetry again"),
+            Ok(()) if self.failing => {
+                tracing::info!("Application Insights accepts telemetry again");
+            }
             _ => {}
         }
         self.failing = failed;
     }
+
+    /// A compressed JSON array with an element for each item.
+    async fn format(&self, batch: Vec<SpanData>) -> Result<Bytes, String> {
+        let exported = self.exporter.export(batch).await;
+        exported.map_err(|error| error.to_string())?;
+        let body = self.formatted.0.lock().take();
+        body.ok_or_else(|| "the library made no request".to_owned())
+    }
 }
 
-/// The ingestion endpoint, as the library wants its client to be.
-#[derive(Debug)]
-struct Ingestion {
-    client: reqwest::Client,
-    /// Not the one that the library makes, which is always https.
-    url: String,
-    accepted: Arc<AtomicU64>,
-}
+/// The library's HTTP client. It keeps the body and says that all was accepted, since the library's own retries would repeat
+/// what was sampled out and do not report what they drop.
+#[derive(Clone, Debug, Default)]
+struct Formatted(Arc<Mutex<Option<Bytes>>>);
 
 #[async_trait]
-impl HttpClient for Ingestion {
+impl HttpClient for Formatted {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let (head, body) = request.into_parts();
-        let request = self.client.post(&self.url).headers(head.headers).body(body);
-        let answer = request
-            .send()
-            .await
-            .map_err(|error| http::not_answered(error).cause)?;
-        let status = answer.status();
-        let body = http::body(answer).await.map_err(|error| error.cause)?;
-        let said = serde_json::from_slice::<Value>(&body).ok();
-        match said.and_then(|said| said["itemsAccepted"].as_u64()) {
-            Some(accepted) => {
-                self.accepted.fetch_add(accepted, Ordering::Relaxed);
-            }
-            None if status.is_success() => self.accepted.store(u64::MAX, Ordering::Relaxed),
-            None => {}
-        }
-        Ok(Response::builder().status(status).body(body.into())?)
+        *self.0.lock() = Some(request.into_body());
+        Ok(Response::new(Bytes::new()))
     }
 }

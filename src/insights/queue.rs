@@ -1,7 +1,7 @@
 //! What waits to be sent to Application Insights: bounded, and every item that is not sent in the end is counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use opentelemetry_sdk::trace::SpanData;
 use prometheus::IntCounterVec;
@@ -22,7 +22,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Count {
     /// In the queue or on their way.
-    unsent: AtomicU64,
+    unsent: AtomicUsize,
     dropped: IntCounterVec,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Count {
 pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Count>) {
     let (sender, receiver) = channel(LENGTH);
     let count = Arc::new(Count {
-        unsent: AtomicU64::new(0),
+        unsent: AtomicUsize::new(0),
         dropped,
     });
     let queue = Queue {
@@ -41,8 +41,8 @@ pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Cou
 }
 
 /// A span and each of its events are items of their own in Application Insights.
-pub(super) fn items(span: &SpanData) -> u64 {
-    1 + span.events.len() as u64
+pub(super) fn items(span: &SpanData) -> usize {
+    1 + span.events.len()
 }
 
 impl Queue {
@@ -62,15 +62,20 @@ impl Queue {
 
 impl Count {
     /// Notes that so many items are no longer unsent, but some of them dropped.
-    pub fn sent(&self, items: u64, dropped: u64, reason: &'static str) {
+    pub fn sent(&self, items: usize, dropped: usize, reason: &'static str) {
         self.unsent.fetch_sub(items, Ordering::Relaxed);
-        self.dropped.with_label_values(&[reason]).inc_by(dropped);
+        self.drop(dropped, reason);
     }
 
     /// Drops what is unsent at the end of the process.
-    pub fn drop_unsent(&self) -> u64 {
+    pub fn drop_unsent(&self) -> usize {
         let unsent = self.unsent.swap(0, Ordering::Relaxed);
-        self.dropped.with_label_values(&["stopped"]).inc_by(unsent);
+        self.drop(unsent, "stopped");
         unsent
+    }
+
+    fn drop(&self, items: usize, reason: &'static str) {
+        let counter = self.dropped.with_label_values(&[reason]);
+        counter.inc_by(items as u64);
     }
 }

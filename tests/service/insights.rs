@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::ingestion::{Answer, Ingestion, KEY};
+use crate::ingestion::{Answer, Ingestion, KEY, SAMPLED_OUT};
 use crate::process::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
 use sandbox::delius::NewUpdate;
@@ -261,7 +261,7 @@ async fn health_checks_produce_nothing() {
     }
     assert!(world.sandbox.faults().calls(Endpoint::TopicAttributes) > 0);
     world.stop().await;
-    assert_eq!(ingestion.batches(), 0);
+    assert!(ingestion.batches().is_empty());
 }
 
 #[tokio::test]
@@ -282,55 +282,98 @@ async fn whatever_comes_from_outside_is_cut_between_characters() {
     assert_eq!((told.len(), &crn[..told.len()]), (1024, told));
 }
 
-#[tokio::test]
-async fn what_the_endpoint_refuses_for_now_is_sent_again_and_nothing_is_dropped() {
-    let is_sent_again = async |answer| {
-        let ingestion = Ingestion::answering(answer, 1).await;
-        let world = told(sandbox().await, &ingestion, &[]).await;
-        world.add(row(1, "ALIAS"));
-        world.drained().await;
-        eventually("all of the row is there", async || {
-            ingestion.of_kind("Request").len() == 1
-        })
-        .await;
-        assert_eq!(ingestion.of_kind("Event").len(), 1, "{answer:?}");
-        assert_eq!(dropped(&world, "not_accepted").await, 0.0, "{answer:?}");
-        world.stop().await;
-    };
-    tokio::join!(
-        is_sent_again(Answer::Refuse(429)),
-        is_sent_again(Answer::Refuse(503)),
-        is_sent_again(Answer::RefuseTheFirst(429)),
-    );
-}
-
 async fn dropped(world: &World, reason: &str) -> f64 {
     let series = format!("telemetry_dropped_total{{reason=\"{reason}\"}}");
     world.metric(&series).await
 }
 
 #[tokio::test]
-async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
-    let is_counted = async |answer, is_all| {
-        let ingestion = Ingestion::answering(answer, 1).await;
+async fn a_batch_that_is_refused_for_now_is_sent_again() {
+    let is_sent_again = async |status| {
+        let ingestion = Ingestion::answering(Answer::Refuse(status), 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        world.stop().await;
+        assert!(ingestion.times_received().contains(&2), "{status}");
+        assert_eq!(ingestion.of_kind("Request").len(), 1, "{status}");
+    };
+    tokio::join!(
+        is_sent_again(408),
+        is_sent_again(429),
+        is_sent_again(439),
+        is_sent_again(500),
+        is_sent_again(503),
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_for_good_is_dropped_and_counted() {
+    let is_counted = async |status| {
+        let ingestion = Ingestion::answering(Answer::Refuse(status), 1).await;
         let world = told(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
         eventually("it is counted", async || {
-            dropped(&world, "not_accepted").await > 0.0
+            dropped(&world, "refused").await > 1.0
         })
         .await;
-        assert_eq!(dropped(&world, "not_accepted").await > 1.0, is_all);
+        let sent = ingestion.batches()[0].len();
+        assert_eq!(dropped(&world, "refused").await, sent as f64);
         // Whatever comes next is accepted.
         world.add(row(2, "ALIAS"));
         world.drained().await;
         world.stop().await;
-        assert!(!ingestion.of_kind("Event").is_empty());
+        assert_eq!(ingestion.of_kind("Event").len(), 1);
     };
-    tokio::join!(
-        is_counted(Answer::Refuse(400), true),
-        is_counted(Answer::RefuseTheFirst(400), false),
-    );
+    tokio::join!(is_counted(400), is_counted(403));
+}
+
+#[tokio::test]
+async fn what_is_sampled_out_is_done() {
+    let half = Answer::Items(&[(200, ""), (206, SAMPLED_OUT)]);
+    let ingestion = Ingestion::answering(half, usize::MAX).await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    world.stop().await;
+    assert!(!ingestion.accepted().is_empty());
+    let times = ingestion.times_received();
+    assert!(times.iter().all(|times| *times == 1), "{times:?}");
+}
+
+#[tokio::test]
+async fn each_item_is_sent_again_or_dropped_by_its_own_status() {
+    const EACH: &[(u16, &str)] = &[
+        (429, ""),
+        (400, ""),
+        (500, SAMPLED_OUT),
+        (503, ""),
+        (200, ""),
+        (402, ""),
+    ];
+    let ingestion = Ingestion::answering(Answer::Items(EACH), 1).await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    eventually("some are sent again", async || {
+        ingestion.batches().len() > 1
+    })
+    .await;
+    let refused = dropped(&world, "refused").await;
+    assert_eq!(dropped(&world, "not_accepted").await, 0.0);
+    world.stop().await;
+    let batches = ingestion.batches();
+    let of = |statuses: &[u16]| {
+        let mut each = EACH.iter().cycle();
+        let mut items = batches[0].clone();
+        items.retain(|_| statuses.contains(&each.next().unwrap().0));
+        items
+    };
+    assert_eq!(batches[1], of(&[429, 503]));
+    assert_eq!(of(&[400, 402]).len() as f64, refused);
+    let accepted = [of(&[200]), of(&[429, 503])].concat();
+    assert_eq!(ingestion.accepted()[..accepted.len()], accepted);
 }
 
 /// A connection string that leads nowhere.
