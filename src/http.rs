@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, redirect};
 
 use crate::insights;
 use crate::ports::{CallError, CallErrorKind};
@@ -24,7 +24,12 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 /// # Errors
 /// If there are no root certificates on this machine.
 pub fn client(connect_timeout: Duration, call_timeout: Duration) -> anyhow::Result<Client> {
-    let client = Client::builder()
+    Ok(builder(connect_timeout, call_timeout).build()?)
+}
+
+/// The same, for a client with its own rule for redirects.
+pub fn builder(connect_timeout: Duration, call_timeout: Duration) -> ClientBuilder {
+    Client::builder()
         .http1_only()
         .connect_timeout(connect_timeout)
         .timeout(call_timeout)
@@ -37,8 +42,6 @@ pub fn client(connect_timeout: Duration, call_timeout: Duration) -> anyhow::Resu
             "/",
             env!("CARGO_PKG_VERSION")
         ))
-        .build()?;
-    Ok(client)
 }
 
 /// Sends a request to `base_url`. Application Insights is told of it by `name`, which is the same for every offender.

@@ -7,6 +7,7 @@
 pub mod export;
 mod ingestion;
 mod queue;
+mod redirect;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

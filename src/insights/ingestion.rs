@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::queue::Count;
+use super::redirect;
 use crate::config::InsightsSettings;
 use crate::http;
 
@@ -118,7 +119,9 @@ impl Ingestion {
     /// If the machine has no root certificates.
     pub fn new(settings: &InsightsSettings) -> anyhow::Result<Self> {
         Ok(Self {
-            client: http::client(REQUEST_LIMIT, REQUEST_LIMIT)?,
+            client: http::builder(REQUEST_LIMIT, REQUEST_LIMIT)
+                .redirect(redirect::within_the_site())
+                .build()?,
             url: format!("{}/v2/track", settings.endpoint),
         })
     }

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use flate2::read::GzDecoder;
@@ -25,6 +26,7 @@ pub enum Answer {
     Refuse(u16),
     /// Status and message of each item, from the first again when there are more items; 200 is accepted.
     Items(&'static [(u16, &'static str)]),
+    Redirect(u16, String),
     Hang,
 }
 
@@ -62,9 +64,14 @@ impl Ingestion {
         };
         let router = Router::new()
             .route("/v2/track", post(track))
+            .route("/moved/v2/track", post(track))
             .with_state(ingestion.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         ingestion
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     pub fn connection_string(&self) -> String {
@@ -91,6 +98,12 @@ impl Ingestion {
             *times.entry(item.to_string()).or_default() += 1;
         }
         times.into_values().collect()
+    }
+
+    /// From now on it sends every caller round in a circle.
+    pub fn redirect_to_itself(&self) {
+        let here = format!("{}/v2/track", self.address);
+        self.shared.lock().unwrap().answer = Answer::Redirect(308, here);
     }
 
     /// What was accepted of one kind: `Event`, `RemoteDependency`, `Request`, `Exception`, `Message`.
@@ -124,6 +137,9 @@ async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> Response {
         Answer::Accept => &[(200, "")],
         Answer::Items(each) => each,
         Answer::Refuse(status) => return status_of(status).into_response(),
+        Answer::Redirect(status, to) => {
+            return (status_of(status), [(LOCATION, to)]).into_response();
+        }
         Answer::Hang => std::future::pending().await,
     };
     let received = items.len();

@@ -376,6 +376,58 @@ async fn each_item_is_sent_again_or_dropped_by_its_own_status() {
     assert_eq!(ingestion.accepted()[..accepted.len()], accepted);
 }
 
+#[tokio::test]
+async fn a_redirect_within_the_site_is_followed_with_the_batch() {
+    let follows = async |status| {
+        let target = Ingestion::start().await;
+        let to = format!("{}/moved/v2/track", target.address());
+        let ingestion = Ingestion::answering(Answer::Redirect(status, to), 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        world.stop().await;
+        assert_eq!(target.of_kind("Event").len(), 1, "{status}");
+    };
+    tokio::join!(follows(307), follows(308));
+}
+
+#[tokio::test]
+async fn a_redirect_elsewhere_is_not_followed_and_counted() {
+    let is_refused = async |status, host: &str| {
+        let target = Ingestion::start().await;
+        let to = format!("{}/v2/track", target.address()).replace("127.0.0.1", host);
+        let ingestion = Ingestion::answering(Answer::Redirect(status, to), 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        eventually("it is counted", async || {
+            dropped(&world, "refused").await > 1.0
+        })
+        .await;
+        world.stop().await;
+        assert!(target.batches().is_empty(), "{status}");
+    };
+    tokio::join!(
+        is_refused(308, "localhost"),
+        // These would turn the batch into a GET without a body.
+        is_refused(301, "127.0.0.1"),
+        is_refused(302, "127.0.0.1"),
+        is_refused(303, "127.0.0.1"),
+    );
+}
+
+#[tokio::test]
+async fn a_fourth_redirect_is_not_followed() {
+    let ingestion = Ingestion::start().await;
+    ingestion.redirect_to_itself();
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    world.stop().await;
+    let times = ingestion.times_received();
+    assert!(times.iter().all(|times| *times == 4), "{times:?}");
+}
+
 /// A connection string that leads nowhere.
 async fn nobody_listens() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
