@@ -28,6 +28,9 @@ use crate::outcome::Outcome;
 /// Whatever is longer is cut: a value may come from outside, and waits in memory until it is sent.
 const LONGEST_VALUE: usize = 1024;
 
+/// The name of every operation, and of the item that stands for its row.
+const OPERATION: &str = "offender update";
+
 tokio::task_local! {
     static CURRENT: Operation;
 }
@@ -153,7 +156,7 @@ impl Operation {
             ..open.span(
                 open.span_id,
                 SpanId::INVALID,
-                "offender update".into(),
+                OPERATION.into(),
                 open.begun,
                 events,
             )

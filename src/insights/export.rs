@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use opentelemetry::KeyValue;
+use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_application_insights::Exporter;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
@@ -56,17 +55,17 @@ pub fn start(
 ) -> anyhow::Result<(Insights, Exporting)> {
     let formatted = Formatted::default();
     let key = settings.instrumentation_key.expose_secret();
-    let mut exporter = Exporter::new_from_connection_string(
+    let exporter = Exporter::new_from_connection_string(
         format!("InstrumentationKey={key}"),
         formatted.clone(),
     )
     .map_err(|error| anyhow::anyhow!("Application Insights: {error}"))?;
-    exporter.set_resource(&resource(settings, version));
     let (queue, receiver, count) = queue::new(dropped);
     let closing = CancellationToken::new();
     let batches = Batches {
         exporter,
         formatted,
+        scope: scope(settings, version),
         ingestion: Ingestion::new(settings)?,
         count: count.clone(),
         failing: false,
@@ -79,19 +78,20 @@ pub fn start(
     Ok((Insights(Some(queue)), exporting))
 }
 
-/// Whose telemetry it is.
-fn resource(settings: &InsightsSettings, version: &str) -> Resource {
+/// What every item of an operation says: whose telemetry it is, and the operation's name. As attributes of a scope the
+/// library makes tags of them; those of a resource it would also add to the custom dimensions of each call and row.
+fn scope(settings: &InsightsSettings, version: &str) -> InstrumentationScope {
+    // Counted references, since each span gets a copy.
+    let shared = |value: &str| Arc::<str>::from(super::clamped(value));
     let mut attributes = vec![
         KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
-        KeyValue::new("service.version", super::clamped(version)),
+        KeyValue::new("service.version", shared(version)),
+        KeyValue::new("ai.operation.name", super::OPERATION),
     ];
     if let Some(instance) = &settings.instance {
-        attributes.push(KeyValue::new(
-            "service.instance.id",
-            super::clamped(instance),
-        ));
+        attributes.push(KeyValue::new("service.instance.id", shared(instance)));
     }
-    Resource::builder_empty()
+    InstrumentationScope::builder("")
         .with_attributes(attributes)
         .build()
 }
@@ -117,6 +117,7 @@ impl Exporting {
 struct Batches {
     exporter: Exporter<Formatted>,
     formatted: Formatted,
+    scope: InstrumentationScope,
     ingestion: Ingestion,
     count: Arc<Count>,
     failing: bool,
@@ -177,7 +178,10 @@ impl Batches {
     }
 
     /// A compressed JSON array with an element for each item.
-    async fn format(&self, batch: Vec<SpanData>) -> Result<Bytes, String> {
+    async fn format(&self, mut batch: Vec<SpanData>) -> Result<Bytes, String> {
+        for span in &mut batch {
+            span.instrumentation_scope = self.scope.clone();
+        }
         let exported = self.exporter.export(batch).await;
         exported.map_err(|error| error.to_string())?;
         let body = self.formatted.0.lock().take();

@@ -217,6 +217,14 @@ async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api
         assert_eq!(items.len(), 1, "{kind}");
         assert_eq!(operation(&items[0]), event);
     }
+    for item in ingestion.accepted() {
+        let name = &item["tags"]["ai.operation.name"];
+        assert_eq!(name, "offender update", "{item}");
+    }
+    let dimensions = properties(&ingestion.of_kind("Request")[0]).clone();
+    let dimensions: Vec<_> = dimensions.as_object().unwrap().keys().cloned().collect();
+    let expected = ["eventType", "offenderDeltaId", "offenderId", "outcome"];
+    assert_eq!(dimensions, expected);
     let exception = &ingestion.of_kind("Exception")[0]["data"]["baseData"]["exceptions"][0];
     assert_eq!(exception["typeName"], "community_api 503");
     assert_eq!(exception["message"], "answered 503");
