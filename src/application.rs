@@ -54,9 +54,6 @@ impl Application {
     /// # Errors
     /// If a port is taken, or the machine has no root certificates.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
         let clients = Clients::new(&settings).await?;
         let version = settings.build_number.as_str();
         clients
@@ -65,6 +62,9 @@ impl Application {
             .with_label_values(&[version])
             .set(1);
         let (insights, exporting) = insights(&settings, &clients.metrics)?;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         let stop = CancellationToken::new();
         let poller = settings.poll_enabled.then(|| {
             Poller::new(

@@ -8,9 +8,10 @@ pub mod export;
 mod ingestion;
 mod queue;
 mod redirect;
+pub mod traces;
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
@@ -18,9 +19,10 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::queue::Queue;
+use self::queue::{Queue, Telemetry};
 use crate::event::event_type_of;
 use crate::offender_update::{ClaimedRow, OffenderUpdate};
 use crate::outcome::Outcome;
@@ -132,7 +134,7 @@ impl Operation {
     }
 
     /// Tells how a row's time in flight ended, with everything that was told of it.
-    pub fn row_ended(&self, row: &ClaimedRow, outcome: Outcome, cause: Option<&str>) {
+    pub fn row_ended(&self, row: &ClaimedRow, outcome: Outcome) {
         let Some(open) = &self.0 else { return };
         let mut attributes = ids_of(row);
         let name = outcome.name();
@@ -140,14 +142,10 @@ impl Operation {
         if let ClaimedRow::Update(update) = row {
             attributes.push(text("eventType", &event_type_of(update).0));
         }
-        let mut events = std::mem::take(&mut *open.events());
-        let status = if matches!(outcome, Outcome::Published | Outcome::DeletedAgain) {
-            Status::Ok
-        } else {
-            let message = format!("row {name}: {}", cause.unwrap_or("no call failed"));
-            let level = vec![KeyValue::new("level", "WARN")];
-            events.push(event(clamped(&message), level));
-            Status::error(name)
+        let events = std::mem::take(&mut *open.events.lock());
+        let status = match outcome {
+            Outcome::Published | Outcome::DeletedAgain => Status::Ok,
+            _ => Status::error(name),
         };
         open.send(SpanData {
             span_kind: SpanKind::Consumer,
@@ -168,8 +166,7 @@ impl Operation {
         let mut attributes = dimensions();
         // The library makes a custom event of what has these two names; all other attributes are its dimensions.
         attributes.push(KeyValue::new("ai.customEvent.name", name));
-        open.events()
-            .push(event("ai.custom".to_owned(), attributes));
+        open.events.lock().push(event("ai.custom", attributes));
     }
 }
 
@@ -230,7 +227,7 @@ impl Drop for OpenCall {
                     text("exception.type", &kind),
                     text("exception.message", &failure),
                 ];
-                events.push(event("exception".to_owned(), exception));
+                events.push(event("exception", exception));
                 Status::error(failure)
             }
         };
@@ -251,12 +248,8 @@ impl Drop for OpenCall {
 }
 
 impl Open {
-    fn events(&self) -> MutexGuard<'_, Vec<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn send(&self, span: SpanData) {
-        self.queue.send(span);
+        self.queue.send(Telemetry::Span(span));
     }
 
     /// Something in this operation that ends now.
@@ -307,7 +300,7 @@ fn new_span_id() -> SpanId {
     SpanId::from(fastrand::u64(1..))
 }
 
-fn event(name: String, attributes: Vec<KeyValue>) -> Event {
+fn event(name: &'static str, attributes: Vec<KeyValue>) -> Event {
     Event::new(name, SystemTime::now(), attributes, 0)
 }
 

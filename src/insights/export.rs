@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_application_insights::Exporter;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_sdk::logs::{LogBatch, LogExporter, SdkLogRecord};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Insights;
 use super::ingestion::Ingestion;
-use super::queue::{self, Count, items};
+use super::queue::{self, Count, Telemetry};
+use super::traces;
 use crate::config::InsightsSettings;
 
 /// So many are sent at once.
@@ -65,11 +67,13 @@ pub fn start(
     let batches = Batches {
         exporter,
         formatted,
-        scope: scope(settings, version),
+        operation_scope: scope(settings, version, Some(super::OPERATION)),
+        scope: scope(settings, version, None),
         ingestion: Ingestion::new(settings)?,
         count: count.clone(),
         failing: false,
     };
+    traces::send_to(&queue);
     let exporting = Exporting {
         task: tokio::spawn(batches.send_all(receiver, closing.clone())),
         closing,
@@ -78,19 +82,23 @@ pub fn start(
     Ok((Insights(Some(queue)), exporting))
 }
 
-/// What every item of an operation says: whose telemetry it is, and the operation's name. As attributes of a scope the
+/// What every item says: whose telemetry it is, and the operation's name if it belongs to one. As attributes of a scope the
 /// library makes tags of them; those of a resource it would also add to the custom dimensions of each call and row.
-fn scope(settings: &InsightsSettings, version: &str) -> InstrumentationScope {
+fn scope(
+    settings: &InsightsSettings,
+    version: &str,
+    operation: Option<&'static str>,
+) -> InstrumentationScope {
     // Counted references, since each span gets a copy.
     let shared = |value: &str| Arc::<str>::from(super::clamped(value));
     let mut attributes = vec![
         KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
         KeyValue::new("service.version", shared(version)),
-        KeyValue::new("ai.operation.name", super::OPERATION),
     ];
-    if let Some(instance) = &settings.instance {
-        attributes.push(KeyValue::new("service.instance.id", shared(instance)));
-    }
+    let instance = settings.instance.as_deref();
+    attributes
+        .extend(instance.map(|instance| KeyValue::new("service.instance.id", shared(instance))));
+    attributes.extend(operation.map(|name| KeyValue::new("ai.operation.name", name)));
     InstrumentationScope::builder("")
         .with_attributes(attributes)
         .build()
@@ -117,6 +125,9 @@ impl Exporting {
 struct Batches {
     exporter: Exporter<Formatted>,
     formatted: Formatted,
+    /// Of items that belong to an operation.
+    operation_scope: InstrumentationScope,
+    /// Of all others.
     scope: InstrumentationScope,
     ingestion: Ingestion,
     count: Arc<Count>,
@@ -124,7 +135,7 @@ struct Batches {
 }
 
 impl Batches {
-    async fn send_all(mut self, mut receiver: Receiver<SpanData>, closing: CancellationToken) {
+    async fn send_all(mut self, mut receiver: Receiver<Telemetry>, closing: CancellationToken) {
         loop {
             let mut batch = Vec::new();
             let linger = async {
@@ -154,15 +165,27 @@ impl Batches {
         }
     }
 
-    async fn send(&mut self, batch: Vec<SpanData>) {
-        let items = batch.iter().map(items).sum();
-        let sent = match self.format(batch).await {
-            Ok(body) => self.ingestion.deliver(body, items, &self.count).await,
-            Err(error) => {
-                self.count.sent(items, items, "not_accepted");
-                Err(error)
+    async fn send(&mut self, batch: Vec<Telemetry>) {
+        let (mut spans, mut lines) = (Vec::new(), Vec::new());
+        let mut items_of_spans = 0;
+        for telemetry in batch {
+            match telemetry {
+                Telemetry::Span(span) => {
+                    items_of_spans += queue::items_of(&span);
+                    spans.push(span);
+                }
+                Telemetry::Line(line) => lines.push(line),
             }
-        };
+        }
+        let items_of_lines = lines.len();
+        let spans = self.spans_formatted(spans).await;
+        let lines = self.lines_formatted(&lines).await;
+        // Together, so that a batch takes no longer for its lines.
+        let (spans, lines) = tokio::join!(
+            self.deliver(spans, items_of_spans),
+            self.deliver(lines, items_of_lines),
+        );
+        let sent = spans.and(lines);
         let failed = sent.is_err();
         match sent {
             Err(cause) if !self.failing => tracing::warn!(
@@ -177,15 +200,40 @@ impl Batches {
         self.failing = failed;
     }
 
-    /// A compressed JSON array with an element for each item.
-    async fn format(&self, mut batch: Vec<SpanData>) -> Result<Bytes, String> {
-        for span in &mut batch {
-            span.instrumentation_scope = self.scope.clone();
+    async fn deliver(&self, body: Option<Bytes>, items: usize) -> Result<(), String> {
+        match body {
+            Some(body) => self.ingestion.deliver(body, items, &self.count).await,
+            None if items == 0 => Ok(()),
+            None => {
+                self.count.sent(items, items, "not_accepted");
+                Err("the library could not format it".to_owned())
+            }
         }
-        let exported = self.exporter.export(batch).await;
-        exported.map_err(|error| error.to_string())?;
-        let body = self.formatted.0.lock().take();
-        body.ok_or_else(|| "the library made no request".to_owned())
+    }
+
+    /// A compressed JSON array with an element for each item.
+    async fn spans_formatted(&self, mut spans: Vec<SpanData>) -> Option<Bytes> {
+        for span in &mut spans {
+            span.instrumentation_scope = self.operation_scope.clone();
+        }
+        if !spans.is_empty() {
+            SpanExporter::export(&self.exporter, spans).await.ok()?;
+        }
+        self.formatted.0.lock().take()
+    }
+
+    /// The same for lines of the log.
+    async fn lines_formatted(&self, lines: &[SdkLogRecord]) -> Option<Bytes> {
+        let with_scope = |line: &SdkLogRecord| match line.trace_context() {
+            Some(_) => &self.operation_scope,
+            None => &self.scope,
+        };
+        let lines: Vec<_> = lines.iter().map(|line| (line, with_scope(line))).collect();
+        if !lines.is_empty() {
+            let batch = LogBatch::new(&lines);
+            LogExporter::export(&self.exporter, batch).await.ok()?;
+        }
+        self.formatted.0.lock().take()
     }
 }
 

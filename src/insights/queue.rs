@@ -3,18 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use opentelemetry_sdk::logs::SdkLogRecord;
 use opentelemetry_sdk::trace::SpanData;
 use prometheus::IntCounterVec;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// So many calls and rows may wait; each takes about a kilobyte.
+/// So many calls, rows and log lines may wait; each takes about a kilobyte.
 const LENGTH: usize = 2048;
+
+#[derive(Debug)]
+pub(super) enum Telemetry {
+    /// A row or a call.
+    Span(SpanData),
+    /// A line of the log.
+    Line(SdkLogRecord),
+}
 
 /// The end into which telemetry goes.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    sender: Sender<SpanData>,
+    sender: Sender<Telemetry>,
     count: Arc<Count>,
 }
 
@@ -27,7 +36,7 @@ pub(super) struct Count {
 }
 
 /// Both ends of a queue, and the count of what goes through it.
-pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Count>) {
+pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<Telemetry>, Arc<Count>) {
     let (sender, receiver) = channel(LENGTH);
     let count = Arc::new(Count {
         unsent: AtomicUsize::new(0),
@@ -41,16 +50,19 @@ pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Cou
 }
 
 /// A span and each of its events are items of their own in Application Insights.
-pub(super) fn items(span: &SpanData) -> usize {
+pub(super) fn items_of(span: &SpanData) -> usize {
     1 + span.events.len()
 }
 
 impl Queue {
     /// Takes it in, or drops it; never waits.
-    pub fn send(&self, span: SpanData) {
-        let items = items(&span);
+    pub fn send(&self, telemetry: Telemetry) {
+        let items = match &telemetry {
+            Telemetry::Span(span) => items_of(span),
+            Telemetry::Line(_) => 1,
+        };
         self.count.unsent.fetch_add(items, Ordering::Relaxed);
-        if let Err(refused) = self.sender.try_send(span) {
+        if let Err(refused) = self.sender.try_send(telemetry) {
             let reason = match refused {
                 TrySendError::Full(_) => "queue_full",
                 TrySendError::Closed(_) => "stopped",

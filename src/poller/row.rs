@@ -224,7 +224,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         }
         let cause = self.cause.as_deref();
         row_log::log(&self.claimed, outcome, cause, started.elapsed(), self.lease);
-        operation.row_ended(&self.claimed, outcome, cause);
+        operation.row_ended(&self.claimed, outcome);
     }
 }
 

@@ -7,12 +7,15 @@ use std::time::Duration;
 use crate::ingestion::{Answer, Ingestion, KEY, SAMPLED_OUT};
 use crate::process::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
+use probation_offender_events::telemetry;
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 async fn told(sandbox: Sandbox, ingestion: &Ingestion, more: &[(&'static str, &str)]) -> World {
     let connection = ingestion.connection_string();
@@ -109,7 +112,7 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
     assert_eq!(data["name"], "ProbationOffenderPermanentlyFailedEvent");
     let expected = json!({"offenderDeltaId": id.to_string(), "offenderId": "404404"});
     assert_eq!(data["properties"], expected);
-    // Both times it was no success, and why not is a trace of its operation.
+    // Both times it was no success.
     let ended: Vec<_> = ingestion
         .of_kind("Request")
         .iter()
@@ -127,7 +130,105 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
             (json!(false), json!("permanently_failed"))
         ]
     );
-    assert_eq!(ingestion.of_kind("Message").len(), 2);
+}
+
+#[tokio::test]
+async fn a_warning_is_a_trace_of_its_row() {
+    let _log = tracing_subscriber::registry()
+        .with(telemetry::traces())
+        .set_default();
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    let id = world.add(row(404_404, "OFFENDER"));
+    eventually("left locked", async || {
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    tracing::info!(target: "probation_offender_events", "no warning");
+    tracing::warn!(target: "hyper", "may quote a request");
+    tracing::error!(target: "aws_config", "may quote a request");
+    world.stop().await;
+    let traces = ingestion.of_kind("Message");
+    assert_eq!(traces.len(), 1, "{traces:?}");
+    let data = &traces[0]["data"]["baseData"];
+    let message = "row left locked: it comes back when the lock expires";
+    assert_eq!(
+        (&data["message"], &data["severityLevel"]),
+        (&json!(message), &json!(2))
+    );
+    assert_eq!(data["properties"]["offenderDeltaId"], id.to_string());
+    assert_eq!(data["properties"]["outcome"], "not_visible");
+    let request = &ingestion.of_kind("Request")[0];
+    let tags = |item: &Value, name: &str| item["tags"][format!("ai.operation.{name}")].clone();
+    assert_eq!(tags(&traces[0], "id"), tags(request, "id"));
+    assert_eq!(tags(&traces[0], "name"), "offender update");
+    assert_eq!(
+        tags(&traces[0], "parentId"),
+        request["data"]["baseData"]["id"]
+    );
+}
+
+#[tokio::test]
+async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
+    let _log = tracing_subscriber::registry()
+        .with(telemetry::traces())
+        .set_default();
+    let sandbox = sandbox().await;
+    sandbox.faults().once(Endpoint::NextUpdate, Fault::Hang);
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox, &ingestion, &[("API_CLAIMTIMEOUT", "100ms")]).await;
+    eventually("the next claim", async || {
+        world.sandbox.faults().calls(Endpoint::NextUpdate) > 1
+    })
+    .await;
+    world.stop().await;
+    let mut calls = ingestion.of_kind("RemoteDependency");
+    calls.retain(|call| call["data"]["baseData"]["resultCode"] == "timed_out");
+    let given_up = &ingestion.of_kind("Message")[0];
+    let message = given_up["data"]["baseData"]["message"].as_str().unwrap();
+    assert!(message.starts_with("a claim was given up"), "{message}");
+    let operation = |item: &Value| item["tags"]["ai.operation.id"].clone();
+    assert!(operation(given_up).is_string());
+    assert_eq!(operation(given_up), operation(&calls[0]));
+}
+
+#[tokio::test]
+async fn failed_polls_and_odd_settings_are_traces() {
+    let sandbox = sandbox().await;
+    let unavailable = Fault::status(503);
+    sandbox.faults().always(Endpoint::NextUpdate, unavailable);
+    let ingestion = Ingestion::start().await;
+    let connection = ingestion.connection_string();
+    let variables = [
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", connection.as_str()),
+        ("OFFENDERUPDATEPOLL_CLAIMERS", "4"),
+    ];
+    let service = Service::start(&sandbox, &variables);
+    eventually("a poll failed", async || {
+        sandbox.faults().calls(Endpoint::NextUpdate) > 3
+    })
+    .await;
+    service.terminate().await;
+    let traces = ingestion.of_kind("Message");
+    let starting_with = |start: &str| {
+        let mut found = traces.clone();
+        found.retain(|trace| {
+            let message = trace["data"]["baseData"]["message"].as_str().unwrap();
+            message.starts_with(start)
+        });
+        assert_eq!(found.len(), 1, "{traces:?}");
+        found.remove(0)
+    };
+    starting_with("OFFENDERUPDATEPOLL_CLAIMERS ");
+    let failed = starting_with("poll failed");
+    assert_eq!(failed["data"]["baseData"]["severityLevel"], 3);
+    assert_eq!(properties(&failed)["cause"], "nextUpdate: answered 503");
+    assert_eq!(failed["tags"]["ai.cloud.role"], "probation-offender-events");
+    // Many claims made the poll, each of which is an operation.
+    assert_eq!(failed["tags"]["ai.operation.name"], Value::Null);
 }
 
 /// Lets everything through to `target`, and keeps what is said to it.
