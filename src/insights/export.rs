@@ -79,7 +79,10 @@ pub fn start(
         closing,
         count,
     };
-    Ok((Insights(Some(queue)), exporting))
+    Ok((
+        Insights::into_queue(queue, scope(settings, version, Some(super::OPERATION))),
+        exporting,
+    ))
 }
 
 /// What every item says: whose telemetry it is, and the operation's name if it belongs to one. As attributes of a scope the
@@ -212,10 +215,7 @@ impl Batches {
     }
 
     /// A compressed JSON array with an element for each item.
-    async fn spans_formatted(&self, mut spans: Vec<SpanData>) -> Option<Bytes> {
-        for span in &mut spans {
-            span.instrumentation_scope = self.operation_scope.clone();
-        }
+    async fn spans_formatted(&self, spans: Vec<SpanData>) -> Option<Bytes> {
         if !spans.is_empty() {
             SpanExporter::export(&self.exporter, spans).await.ok()?;
         }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use opentelemetry::Context;
+use opentelemetry::trace::Status;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::SdkLogRecord;
-use opentelemetry_sdk::trace::SpanData;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use prometheus::IntCounterVec;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -69,6 +73,29 @@ impl Queue {
             };
             self.count.sent(items, items, reason);
         }
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, mut span: SpanData) {
+        if span.status == Status::Unset {
+            // An operation that did not end as a row: a claim that found none, or a task that broke off.
+            if span.events.is_empty() {
+                return;
+            }
+            span.status = Status::error("broken_off");
+        }
+        self.send(Telemetry::Span(span));
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider, Severity};
-use opentelemetry::trace::TraceFlags;
+use opentelemetry::trace::{TraceContextExt, TraceFlags};
 use opentelemetry_sdk::logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, dispatcher};
@@ -40,8 +40,9 @@ impl<S: Subscriber> Layer<S> for Traces {
             Level::ERROR => Severity::Error,
             _ => Severity::Warn,
         });
-        if let Some(open) = Operation::current().0 {
-            record.set_trace_context(open.trace_id, open.span_id, Some(TraceFlags::SAMPLED));
+        if let Some(context) = Operation::current().0 {
+            let span = context.span().span_context().clone();
+            record.set_trace_context(span.trace_id(), span.span_id(), Some(TraceFlags::SAMPLED));
         }
         event.record(&mut Fields(&mut record));
         queue.send(Telemetry::Line(record));
