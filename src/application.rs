@@ -62,9 +62,6 @@ impl Application {
     /// # Errors
     /// As [`Self::build`].
     pub async fn build_with(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
         let clients = Clients::new(&settings, metrics).await?;
         let version = settings.build_number.as_str();
         clients
@@ -73,6 +70,9 @@ impl Application {
             .with_label_values(&[version])
             .set(1);
         let (insights, exporting) = insights(&settings, &clients.metrics)?;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         let stop = CancellationToken::new();
         let poller = settings.poll_enabled.then(|| {
             Poller::new(
@@ -236,7 +236,6 @@ pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
     let updates = clients.updates(&settings);
     let health = clients.health(&settings, None, CancellationToken::new());
     Ok(Environment {
-        http: clients.http,
         insights: settings.insights,
         health,
         updates,

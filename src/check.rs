@@ -9,7 +9,6 @@ use tokio::time::timeout;
 use crate::community_api::CommunityApi;
 use crate::config::InsightsSettings;
 use crate::health::{Component, Health, Status};
-use crate::http::HttpClient;
 use crate::identity::Identity;
 use crate::insights::export;
 use crate::offender_update::OffenderId;
@@ -65,8 +64,6 @@ pub struct Environment {
     pub updates: CommunityApi,
     /// Longest time of a call to community-api.
     pub call_timeout: Duration,
-    /// For Application Insights.
-    pub http: HttpClient,
     /// Where telemetry goes; `None`: nowhere.
     pub insights: Option<InsightsSettings>,
     /// Who this is to AWS; LocalStack knows nobody.
@@ -172,12 +169,13 @@ impl Environment {
     }
 
     async fn insights(&self) -> Result<String, String> {
-        let Some(InsightsSettings { endpoint, .. }) = &self.insights else {
+        let Some(insights) = &self.insights else {
             let off =
                 "Application Insights is off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set";
             return Ok(off.to_owned());
         };
-        match export::try_endpoint(&self.http, endpoint).await {
+        let endpoint = &insights.endpoint;
+        match export::try_endpoint(insights).await {
             Ok(()) => Ok(format!(
                 "{endpoint} answers; whether it knows the key shows only when something is sent"
             )),

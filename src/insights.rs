@@ -5,18 +5,23 @@
 //! for what becomes of what cannot be sent.
 
 pub mod export;
+mod ingestion;
 mod queue;
+mod redirect;
+pub mod traces;
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use opentelemetry::trace::{
-    Event, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+    FutureExt, Span as _, SpanId, SpanKind, Status, TraceContextExt, TraceId, Tracer,
+    TracerProvider,
 };
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
-use tokio::time::Instant;
+use opentelemetry::{Context, InstrumentationScope, KeyValue};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{
+    IdGenerator, Sampler, SdkTracer, SdkTracerProvider, Span, SpanLimits,
+};
 
 use self::queue::Queue;
 use crate::offender_update::{ClaimedRow, OffenderUpdate};
@@ -25,27 +30,16 @@ use crate::outcome::Outcome;
 /// Whatever is longer is cut: a value may come from outside, and waits in memory until it is sent.
 const LONGEST_VALUE: usize = 1024;
 
-tokio::task_local! {
-    static CURRENT: Operation;
-}
+/// The name of every operation, and of the item that stands for its row.
+const OPERATION: &str = "offender update";
 
 /// Where operations come from; a clone is another handle to the same.
 #[derive(Clone, Debug, Default)]
-pub struct Insights(Option<Queue>);
+pub struct Insights(Option<SdkTracer>);
 
 /// A claim and what follows from it, in Application Insights one operation.
 #[derive(Clone, Debug, Default)]
-pub struct Operation(Option<Arc<Open>>);
-
-#[derive(Debug)]
-struct Open {
-    queue: Queue,
-    trace_id: TraceId,
-    span_id: SpanId,
-    begun: Begun,
-    /// What is told together with the row, at its end.
-    events: Mutex<Vec<Event>>,
-}
+pub struct Operation(Option<Context>);
 
 /// A call to another service. If it is dropped before its end is told, the caller has stopped waiting.
 #[derive(Debug)]
@@ -53,20 +47,23 @@ pub struct Call(Option<OpenCall>);
 
 #[derive(Debug)]
 struct OpenCall {
-    operation: Arc<Open>,
-    span_id: SpanId,
-    begun: Begun,
-    attributes: Vec<KeyValue>,
-    name: Cow<'static, str>,
+    span: Span,
     dependency: &'static str,
     ended: Option<(Cow<'static, str>, Option<String>)>,
 }
 
-/// The clock on the wall says when, and the steady one how long.
-#[derive(Clone, Copy, Debug)]
-struct Begun {
-    at: SystemTime,
-    instant: Instant,
+/// Ids from the generator that a simulation can seed.
+#[derive(Debug)]
+struct Ids;
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        TraceId::from(fastrand::u128(1..))
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        SpanId::from(fastrand::u64(1..))
+    }
 }
 
 impl Insights {
@@ -76,17 +73,34 @@ impl Insights {
         Self(None)
     }
 
+    /// Operations whose items go into this queue.
+    fn into_queue(queue: Queue, scope: InstrumentationScope) -> Self {
+        // All set here, since the SDK would otherwise take them from the environment, and it does not count what it drops
+        // by a sampler or a limit.
+        let limits = SpanLimits {
+            max_events_per_span: u32::MAX,
+            max_attributes_per_span: u32::MAX,
+            max_links_per_span: u32::MAX,
+            max_attributes_per_event: u32::MAX,
+            max_attributes_per_link: u32::MAX,
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_resource(Resource::builder_empty().build())
+            .with_sampler(Sampler::AlwaysOn)
+            .with_span_limits(limits)
+            .with_id_generator(Ids)
+            .with_span_processor(queue)
+            .build();
+        Self(Some(provider.tracer_with_scope(scope)))
+    }
+
     /// A new operation, with an id of its own.
     #[must_use]
     pub fn operation(&self) -> Operation {
-        Operation(self.0.as_ref().map(|queue| {
-            Arc::new(Open {
-                queue: queue.clone(),
-                trace_id: TraceId::from(fastrand::u128(1..)),
-                span_id: new_span_id(),
-                begun: Begun::now(),
-                events: Mutex::default(),
-            })
+        Operation(self.0.as_ref().map(|tracer| {
+            let span = tracer.span_builder(OPERATION).with_kind(SpanKind::Consumer);
+            let span = tracer.build_with_context(span, &Context::new());
+            Context::new().with_value(tracer.clone()).with_span(span)
         }))
     }
 }
@@ -95,12 +109,17 @@ impl Operation {
     /// The operation that this task works on.
     #[must_use]
     pub fn current() -> Self {
-        CURRENT.try_with(Self::clone).unwrap_or_default()
+        Self(Context::map_current(|current| {
+            current.has_active_span().then(|| current.clone())
+        }))
     }
 
     /// Works on something as a part of this operation.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+        match self.0 {
+            Some(context) => work.with_context(context).await,
+            None => work.await,
+        }
     }
 
     /// Tells that the events of a row are on the topic, `age` after the change.
@@ -126,48 +145,28 @@ impl Operation {
     }
 
     /// Tells how a row's time in flight ended, with everything that was told of it.
-    pub fn row_ended(
-        &self,
-        row: &ClaimedRow,
-        event_type: Option<&str>,
-        outcome: Outcome,
-        cause: Option<&str>,
-    ) {
-        let Some(open) = &self.0 else { return };
-        let mut attributes = ids_of(row);
+    pub fn row_ended(&self, row: &ClaimedRow, event_type: Option<&str>, outcome: Outcome) {
+        let Some(context) = &self.0 else { return };
+        let span = context.span();
+        span.set_attributes(ids_of(row));
         let name = outcome.name();
-        attributes.push(text("outcome", name));
-        attributes.extend(event_type.map(|event_type| text("eventType", event_type)));
-        let mut events = std::mem::take(&mut *open.events());
-        let status = if matches!(outcome, Outcome::Published | Outcome::DeletedAgain) {
-            Status::Ok
-        } else {
-            let message = format!("row {name}: {}", cause.unwrap_or("no call failed"));
-            let level = vec![KeyValue::new("level", "WARN")];
-            events.push(event(clamped(&message), level));
-            Status::error(name)
-        };
-        open.send(SpanData {
-            span_kind: SpanKind::Consumer,
-            attributes,
-            status,
-            ..open.span(
-                open.span_id,
-                SpanId::INVALID,
-                "offender update".into(),
-                open.begun,
-                events,
-            )
+        span.set_attribute(text("outcome", name));
+        if let Some(event_type) = event_type {
+            span.set_attribute(text("eventType", event_type));
+        }
+        span.set_status(match outcome {
+            Outcome::Published | Outcome::DeletedAgain => Status::Ok,
+            _ => Status::error(name),
         });
+        span.end();
     }
 
     fn custom_event(&self, name: &'static str, dimensions: impl FnOnce() -> Vec<KeyValue>) {
-        let Some(open) = &self.0 else { return };
+        let Some(context) = &self.0 else { return };
         let mut attributes = dimensions();
         // The library makes a custom event of what has these two names; all other attributes are its dimensions.
         attributes.push(KeyValue::new("ai.customEvent.name", name));
-        open.events()
-            .push(event("ai.custom".to_owned(), attributes));
+        context.span().add_event("ai.custom", attributes);
     }
 }
 
@@ -179,12 +178,16 @@ pub fn start_call(
     target: &str,
     name: impl Into<Cow<'static, str>>,
 ) -> Call {
-    Call(Operation::current().0.map(|operation| OpenCall {
-        operation,
-        span_id: new_span_id(),
-        begun: Begun::now(),
-        attributes: vec![text("server.address", target)],
-        name: name.into(),
+    let span = Operation::current().0.and_then(|context| {
+        let tracer = context.get::<SdkTracer>()?;
+        let span = tracer
+            .span_builder(name)
+            .with_kind(SpanKind::Client)
+            .with_attributes([text("server.address", target)]);
+        Some(tracer.build_with_context(span, &context))
+    });
+    Call(span.map(|span| OpenCall {
+        span,
         dependency,
         ended: None,
     }))
@@ -194,9 +197,9 @@ impl Call {
     /// The header by which the other side can join the operation, as W3C Trace Context has it.
     #[must_use]
     pub fn traceparent(&self) -> Option<(&'static str, String)> {
-        let call = self.0.as_ref()?;
-        let trace_id = call.operation.trace_id;
-        Some(("traceparent", format!("00-{trace_id}-{}-01", call.span_id)))
+        let context = self.0.as_ref()?.span.span_context();
+        let (trace_id, span_id) = (context.trace_id(), context.span_id());
+        Some(("traceparent", format!("00-{trace_id}-{span_id}-01")))
     }
 
     /// Tells how the call ended, and why it failed if it did.
@@ -216,97 +219,22 @@ impl Drop for OpenCall {
             )
         };
         let (result_code, failure) = self.ended.take().unwrap_or_else(timed_out);
-        let mut attributes = std::mem::take(&mut self.attributes);
         // The library makes the result code of it, and the type HTTP.
-        attributes.push(text("http.response.status_code", &result_code));
-        let mut events = Vec::new();
-        let status = match failure {
-            None => Status::Ok,
+        self.span
+            .set_attribute(text("http.response.status_code", &result_code));
+        match failure {
+            None => self.span.set_status(Status::Ok),
             Some(failure) => {
                 let kind = format!("{} {result_code}", self.dependency);
                 let exception = vec![
                     text("exception.type", &kind),
                     text("exception.message", &failure),
                 ];
-                events.push(event("exception".to_owned(), exception));
-                Status::error(failure)
+                self.span.add_event("exception", exception);
+                self.span.set_status(Status::error(failure));
             }
-        };
-        let open = &self.operation;
-        open.send(SpanData {
-            span_kind: SpanKind::Client,
-            attributes,
-            status,
-            ..open.span(
-                self.span_id,
-                open.span_id,
-                self.name.clone(),
-                self.begun,
-                events,
-            )
-        });
-    }
-}
-
-impl Open {
-    fn events(&self) -> MutexGuard<'_, Vec<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn send(&self, span: SpanData) {
-        self.queue.send(span);
-    }
-
-    /// Something in this operation that ends now.
-    fn span(
-        &self,
-        span_id: SpanId,
-        parent_span_id: SpanId,
-        name: Cow<'static, str>,
-        begun: Begun,
-        events: Vec<Event>,
-    ) -> SpanData {
-        let mut told = SpanEvents::default();
-        told.events = events;
-        SpanData {
-            span_context: SpanContext::new(
-                self.trace_id,
-                span_id,
-                TraceFlags::SAMPLED,
-                false,
-                TraceState::NONE,
-            ),
-            parent_span_id,
-            parent_span_is_remote: false,
-            span_kind: SpanKind::Internal,
-            name,
-            start_time: begun.at,
-            end_time: begun.at + begun.instant.elapsed(),
-            attributes: Vec::new(),
-            dropped_attributes_count: 0,
-            events: told,
-            links: SpanLinks::default(),
-            status: Status::Unset,
-            instrumentation_scope: InstrumentationScope::default(),
         }
     }
-}
-
-impl Begun {
-    fn now() -> Self {
-        Self {
-            at: SystemTime::now(),
-            instant: Instant::now(),
-        }
-    }
-}
-
-fn new_span_id() -> SpanId {
-    SpanId::from(fastrand::u64(1..))
-}
-
-fn event(name: String, attributes: Vec<KeyValue>) -> Event {
-    Event::new(name, SystemTime::now(), attributes, 0)
 }
 
 /// The ids by which Delius knows a row, as far as they could be read; no personal data.
@@ -327,4 +255,33 @@ fn text(name: &'static str, value: &str) -> KeyValue {
 /// The library panics if it has to cut a value within a character, so that none gets to it that is too long.
 fn clamped(value: &str) -> String {
     value[..value.floor_char_boundary(LONGEST_VALUE)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::insights::queue::{self, Telemetry};
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn an_operation_that_breaks_off_still_sends_its_events() {
+        let (queue, mut receiver, _) = queue::new(Metrics::new().unwrap().telemetry_dropped);
+        let insights = Insights::into_queue(queue, InstrumentationScope::default());
+        let operation = insights.operation();
+        operation.custom_event("event", Vec::new);
+        drop(operation);
+        let Some(Telemetry::Span(span)) = receiver.blocking_recv() else {
+            panic!("nothing was sent");
+        };
+        assert_eq!(span.events.len(), 1);
+        assert!(matches!(span.status, Status::Error { .. }));
+    }
+
+    #[test]
+    fn a_claim_that_found_nothing_leaves_no_request() {
+        let (queue, mut receiver, _) = queue::new(Metrics::new().unwrap().telemetry_dropped);
+        let insights = Insights::into_queue(queue, InstrumentationScope::default());
+        drop(insights.operation());
+        assert!(receiver.try_recv().is_err());
+    }
 }

@@ -91,7 +91,7 @@ pub struct Metrics {
 }
 
 /// Why Application Insights was not told something.
-pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "not_accepted", "stopped"];
+pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "refused", "not_accepted", "stopped"];
 
 impl Metrics {
     /// Registers all metrics.
@@ -208,8 +208,8 @@ impl Metrics {
             )?)?,
             telemetry_dropped: table.counters(
                 "telemetry_dropped_total",
-                "Items that Application Insights did not get: its endpoint is slow (queue_full), does not take them \
-                 (not_accepted; the log says why), or did not before the pod ended (stopped).",
+                "Items that Application Insights did not get: its endpoint is slow (queue_full), refuses them (refused), does \
+                 not accept them within 30 seconds (not_accepted), or did not before the pod ended (stopped). The log says why.",
                 "reason",
             )?,
             log_lines_lost: table.counter(

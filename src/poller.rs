@@ -212,7 +212,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             };
             let operation = self.insights.operation();
             let claimed_at = Instant::now();
-            let error = match self.claim(operation.clone()).await {
+            let error = match operation.clone().scope(self.claim()).await {
                 Ok(Some(row)) => {
                     (lost_races, failures) = (0, 0);
                     let is_nameless = row.offender_delta_id().is_none();
@@ -252,7 +252,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
     }
 
     /// Claims a row. Never dropped because the pod stops: the row that it locks would be stranded.
-    async fn claim(&self, operation: Operation) -> Result<Option<ClaimedRow>, CallError> {
+    async fn claim(&self) -> Result<Option<ClaimedRow>, CallError> {
         self.heartbeat.beat();
         let Pod {
             settings,
@@ -263,7 +263,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let limit = settings.claim_timeout;
         let lease = Lease::from_claim(Instant::now(), settings.lock_expiry);
         self.claims.lock().under_way = Some(lease);
-        let claimed = timeout(limit, operation.scope(updates.next())).await;
+        let claimed = timeout(limit, updates.next()).await;
         let mut claims = self.claims.lock();
         claims.under_way = None;
         let claimed = claimed.unwrap_or_else(|_| {

@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use prometheus::IntCounter;
 use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use self::lines::{CAPACITY, Lines};
 use self::repeats::Repeats;
 use crate::config::LogFormat;
+use crate::insights::traces::Traces;
 
 /// How long the end of the process waits for lines to be written.
 const LONGEST_FINISH: Duration = Duration::from_secs(1);
@@ -74,15 +77,13 @@ pub fn start(
             .with_ansi(colours && on_terminal)
             .boxed()
     };
-    let own_or_warning = filter_fn(|metadata| {
-        metadata.target().starts_with("probation_offender_events")
-            || *metadata.level() <= LevelFilter::WARN
-    });
+    let own_or_warning = filter_fn(|line| is_own(line) || *line.level() <= LevelFilter::WARN);
     let filter = EnvFilter::try_new(levels)?
         .and(own_or_warning)
         .and(log.repeats.clone());
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
+        .with(traces())
         .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
         // Not the message, which may quote what was being worked on.
@@ -102,4 +103,16 @@ pub fn start(
         }
     })?;
     Ok(log)
+}
+
+/// The part of the log that Application Insights gets. A row that goes well has no such line.
+#[must_use]
+pub fn traces<S: Subscriber + for<'span> LookupSpan<'span>>() -> impl Layer<S> {
+    let own_warnings = filter_fn(|line| is_own(line) && *line.level() <= LevelFilter::WARN);
+    Traces::default().with_filter(own_warnings.with_max_level_hint(LevelFilter::WARN))
+}
+
+/// Whether a line is the service's own, and so free of personal data.
+fn is_own(line: &Metadata<'_>) -> bool {
+    line.target().starts_with(env!("CARGO_CRATE_NAME"))
 }

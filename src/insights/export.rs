@@ -1,38 +1,33 @@
-//! The sending to Application Insights: one batch after the other, with the library's format and retries. What is not accepted in
-//! time is dropped and counted; nobody ever waits for it but the end of the process, and that not long.
+//! Batches for Application Insights, sent one after the other in the library's format. What is not accepted in time is dropped
+//! and counted. Only the end of the process waits for it, and not for long.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use opentelemetry::KeyValue;
+use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_application_insights::Exporter;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter, SdkLogRecord};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use parking_lot::Mutex;
 use prometheus::IntCounterVec;
-use reqwest::Method;
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Insights;
-use super::queue::{self, Count, items};
+use super::ingestion::Ingestion;
+use super::queue::{self, Count, Telemetry};
+use super::traces;
 use crate::config::InsightsSettings;
-use crate::http;
 
 /// So many are sent at once.
 const BATCH: usize = 512;
 /// How long the first of a batch waits for others.
 const LINGER: Duration = Duration::from_secs(5);
-/// The longest that one request may take.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// The longest that a batch may take, with the retries of the library.
-const BATCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// The task that sends.
 #[derive(Debug)]
@@ -42,25 +37,13 @@ pub struct Exporting {
     count: Arc<Count>,
 }
 
-fn track_url(endpoint: &str) -> String {
-    format!("{endpoint}/v2/track")
-}
-
-/// Sends nothing to the ingestion endpoint, to see whether it is there; that it refuses nothing is an answer as well.
+/// Sends nothing to the ingestion endpoint, to see whether it is there.
 ///
 /// # Errors
 /// In words.
-pub async fn try_endpoint(http: &http::HttpClient, endpoint: &str) -> Result<(), String> {
-    let nothing = http
-        .request(Method::POST, track_url(endpoint))
-        .timeout(REQUEST_LIMIT)
-        .header("content-type", "application/json")
-        .body("[]");
-    let answer = http.send(nothing).await.map_err(http::not_answered);
-    match answer.map_err(|error| error.cause)?.status().as_u16() {
-        status @ (404 | 500..) => Err(format!("answered {status}")),
-        _ => Ok(()),
-    }
+pub async fn try_endpoint(settings: &InsightsSettings) -> Result<(), String> {
+    let ingestion = Ingestion::new(settings).map_err(|error| format!("{error:#}"))?;
+    ingestion.try_it().await
 }
 
 /// Starts to send to Application Insights.
@@ -72,47 +55,54 @@ pub fn start(
     version: &str,
     dropped: IntCounterVec,
 ) -> anyhow::Result<(Insights, Exporting)> {
-    let client = http::HttpClient::new(REQUEST_LIMIT)?;
-    let accepted = Arc::new(AtomicU64::new(0));
-    let ingestion = Ingestion {
-        client,
-        url: track_url(&settings.endpoint),
-        accepted: accepted.clone(),
-    };
+    let formatted = Formatted::default();
     let key = settings.instrumentation_key.expose_secret();
-    let mut exporter =
-        Exporter::new_from_connection_string(format!("InstrumentationKey={key}"), ingestion)
-            .map_err(|error| anyhow::anyhow!("Application Insights: {error}"))?;
-    exporter.set_resource(&resource(settings, version));
+    let exporter = Exporter::new_from_connection_string(
+        format!("InstrumentationKey={key}"),
+        formatted.clone(),
+    )
+    .map_err(|error| anyhow::anyhow!("Application Insights: {error}"))?;
     let (queue, receiver, count) = queue::new(dropped);
     let closing = CancellationToken::new();
     let batches = Batches {
         exporter,
-        accepted,
+        formatted,
+        operation_scope: scope(settings, version, Some(super::OPERATION)),
+        scope: scope(settings, version, None),
+        ingestion: Ingestion::new(settings)?,
         count: count.clone(),
         failing: false,
     };
+    traces::send_to(&queue);
     let exporting = Exporting {
         task: tokio::spawn(batches.send_all(receiver, closing.clone())),
         closing,
         count,
     };
-    Ok((Insights(Some(queue)), exporting))
+    Ok((
+        Insights::into_queue(queue, scope(settings, version, Some(super::OPERATION))),
+        exporting,
+    ))
 }
 
-/// Whose telemetry it is.
-fn resource(settings: &InsightsSettings, version: &str) -> Resource {
+/// What every item says: whose telemetry it is, and the operation's name if it belongs to one. As attributes of a scope the
+/// library makes tags of them; those of a resource it would also add to the custom dimensions of each call and row.
+fn scope(
+    settings: &InsightsSettings,
+    version: &str,
+    operation: Option<&'static str>,
+) -> InstrumentationScope {
+    // Counted references, since each span gets a copy.
+    let shared = |value: &str| Arc::<str>::from(super::clamped(value));
     let mut attributes = vec![
         KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
-        KeyValue::new("service.version", super::clamped(version)),
+        KeyValue::new("service.version", shared(version)),
     ];
-    if let Some(instance) = &settings.instance {
-        attributes.push(KeyValue::new(
-            "service.instance.id",
-            super::clamped(instance),
-        ));
-    }
-    Resource::builder_empty()
+    let instance = settings.instance.as_deref();
+    attributes
+        .extend(instance.map(|instance| KeyValue::new("service.instance.id", shared(instance))));
+    attributes.extend(operation.map(|name| KeyValue::new("ai.operation.name", name)));
+    InstrumentationScope::builder("")
         .with_attributes(attributes)
         .build()
 }
@@ -128,7 +118,7 @@ impl Exporting {
         if left > 0 {
             tracing::warn!(
                 items = left,
-                "telemetry dropped: Application Insights did not take it before the end"
+                "telemetry was dropped: Application Insights did not accept it before the pod ended"
             );
         }
     }
@@ -136,15 +126,19 @@ impl Exporting {
 
 /// Makes batches and sends them, one after the other.
 struct Batches {
-    exporter: Exporter<Ingestion>,
-    /// How many items of the batch have been accepted so far.
-    accepted: Arc<AtomicU64>,
+    exporter: Exporter<Formatted>,
+    formatted: Formatted,
+    /// Of items that belong to an operation.
+    operation_scope: InstrumentationScope,
+    /// Of all others.
+    scope: InstrumentationScope,
+    ingestion: Ingestion,
     count: Arc<Count>,
     failing: bool,
 }
 
 impl Batches {
-    async fn send_all(mut self, mut receiver: Receiver<SpanData>, closing: CancellationToken) {
+    async fn send_all(mut self, mut receiver: Receiver<Telemetry>, closing: CancellationToken) {
         loop {
             let mut batch = Vec::new();
             let linger = async {
@@ -174,65 +168,84 @@ impl Batches {
         }
     }
 
-    async fn send(&mut self, batch: Vec<SpanData>) {
-        let total = batch.iter().map(items).sum::<u64>();
-        self.accepted.store(0, Ordering::Relaxed);
-        let result = match timeout(BATCH_LIMIT, self.exporter.export(batch)).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("not accepted within {BATCH_LIMIT:?}")),
-        };
-        let dropped = total.saturating_sub(self.accepted.load(Ordering::Relaxed));
-        self.count.sent(total, dropped, "not_accepted");
-        let failed = result.is_err();
-        match result {
+    async fn send(&mut self, batch: Vec<Telemetry>) {
+        let (mut spans, mut lines) = (Vec::new(), Vec::new());
+        let mut items_of_spans = 0;
+        for telemetry in batch {
+            match telemetry {
+                Telemetry::Span(span) => {
+                    items_of_spans += queue::items_of(&span);
+                    spans.push(span);
+                }
+                Telemetry::Line(line) => lines.push(line),
+            }
+        }
+        let items_of_lines = lines.len();
+        let spans = self.spans_formatted(spans).await;
+        let lines = self.lines_formatted(&lines).await;
+        // Together, so that a batch takes no longer for its lines.
+        let (spans, lines) = tokio::join!(
+            self.deliver(spans, items_of_spans),
+            self.deliver(lines, items_of_lines),
+        );
+        let sent = spans.and(lines);
+        let failed = sent.is_err();
+        match sent {
             Err(cause) if !self.failing => tracing::warn!(
                 cause,
-                "Application Insights does not take telemetry; it is dropped and counted until it does"
+                "Application Insights does not accept telemetry: the service drops and counts it"
             ),
-            Ok(()) if self.failing => tracing::info!("Application Insights takes telemetry again"),
+            Ok(()) if self.failing => {
+                tracing::info!("Application Insights accepts telemetry again");
+            }
             _ => {}
         }
         self.failing = failed;
     }
+
+    async fn deliver(&self, body: Option<Bytes>, items: usize) -> Result<(), String> {
+        match body {
+            Some(body) => self.ingestion.deliver(body, items, &self.count).await,
+            None if items == 0 => Ok(()),
+            None => {
+                self.count.sent(items, items, "not_accepted");
+                Err("the library could not format it".to_owned())
+            }
+        }
+    }
+
+    /// A compressed JSON array with an element for each item.
+    async fn spans_formatted(&self, spans: Vec<SpanData>) -> Option<Bytes> {
+        if !spans.is_empty() {
+            SpanExporter::export(&self.exporter, spans).await.ok()?;
+        }
+        self.formatted.0.lock().take()
+    }
+
+    /// The same for lines of the log.
+    async fn lines_formatted(&self, lines: &[SdkLogRecord]) -> Option<Bytes> {
+        let with_scope = |line: &SdkLogRecord| match line.trace_context() {
+            Some(_) => &self.operation_scope,
+            None => &self.scope,
+        };
+        let lines: Vec<_> = lines.iter().map(|line| (line, with_scope(line))).collect();
+        if !lines.is_empty() {
+            let batch = LogBatch::new(&lines);
+            LogExporter::export(&self.exporter, batch).await.ok()?;
+        }
+        self.formatted.0.lock().take()
+    }
 }
 
-/// The ingestion endpoint, as the library wants its client to be.
-#[derive(Debug)]
-struct Ingestion {
-    client: http::HttpClient,
-    /// Not the one that the library makes, which is always https.
-    url: String,
-    accepted: Arc<AtomicU64>,
-}
+/// The library's HTTP client. It keeps the body and says that all was accepted, since the library's own retries would repeat
+/// what was sampled out and do not report what they drop.
+#[derive(Clone, Debug, Default)]
+struct Formatted(Arc<Mutex<Option<Bytes>>>);
 
 #[async_trait]
-impl HttpClient for Ingestion {
+impl HttpClient for Formatted {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let (head, body) = request.into_parts();
-        let request = self.client.request(Method::POST, &self.url);
-        let request = request
-            .timeout(REQUEST_LIMIT)
-            .headers(head.headers)
-            .body(body);
-        let answer = self
-            .client
-            .send(request)
-            .await
-            .map_err(|error| http::not_answered(error).cause)?;
-        let status = answer.status();
-        let body = self
-            .client
-            .body(answer)
-            .await
-            .map_err(|error| error.cause)?;
-        let said = serde_json::from_slice::<Value>(&body).ok();
-        match said.and_then(|said| said["itemsAccepted"].as_u64()) {
-            Some(accepted) => {
-                self.accepted.fetch_add(accepted, Ordering::Relaxed);
-            }
-            None if status.is_success() => self.accepted.store(u64::MAX, Ordering::Relaxed),
-            None => {}
-        }
-        Ok(Response::builder().status(status).body(body.into())?)
+        *self.0.lock() = Some(request.into_body());
+        Ok(Response::new(Bytes::new()))
     }
 }

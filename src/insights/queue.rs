@@ -1,20 +1,33 @@
 //! What waits to be sent to Application Insights: bounded, and every item that is not sent in the end is counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use opentelemetry_sdk::trace::SpanData;
+use opentelemetry::Context;
+use opentelemetry::trace::Status;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::SdkLogRecord;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use prometheus::IntCounterVec;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// So many calls and rows may wait; each takes about a kilobyte.
+/// So many calls, rows and log lines may wait; each takes about a kilobyte.
 const LENGTH: usize = 2048;
+
+#[derive(Debug)]
+pub(super) enum Telemetry {
+    /// A row or a call.
+    Span(SpanData),
+    /// A line of the log.
+    Line(SdkLogRecord),
+}
 
 /// The end into which telemetry goes.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    sender: Sender<SpanData>,
+    sender: Sender<Telemetry>,
     count: Arc<Count>,
 }
 
@@ -22,15 +35,15 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Count {
     /// In the queue or on their way.
-    unsent: AtomicU64,
+    unsent: AtomicUsize,
     dropped: IntCounterVec,
 }
 
 /// Both ends of a queue, and the count of what goes through it.
-pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Count>) {
+pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<Telemetry>, Arc<Count>) {
     let (sender, receiver) = channel(LENGTH);
     let count = Arc::new(Count {
-        unsent: AtomicU64::new(0),
+        unsent: AtomicUsize::new(0),
         dropped,
     });
     let queue = Queue {
@@ -41,16 +54,19 @@ pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<SpanData>, Arc<Cou
 }
 
 /// A span and each of its events are items of their own in Application Insights.
-pub(super) fn items(span: &SpanData) -> u64 {
-    1 + span.events.len() as u64
+pub(super) fn items_of(span: &SpanData) -> usize {
+    1 + span.events.len()
 }
 
 impl Queue {
     /// Takes it in, or drops it; never waits.
-    pub fn send(&self, span: SpanData) {
-        let items = items(&span);
+    pub fn send(&self, telemetry: Telemetry) {
+        let items = match &telemetry {
+            Telemetry::Span(span) => items_of(span),
+            Telemetry::Line(_) => 1,
+        };
         self.count.unsent.fetch_add(items, Ordering::Relaxed);
-        if let Err(refused) = self.sender.try_send(span) {
+        if let Err(refused) = self.sender.try_send(telemetry) {
             let reason = match refused {
                 TrySendError::Full(_) => "queue_full",
                 TrySendError::Closed(_) => "stopped",
@@ -60,17 +76,45 @@ impl Queue {
     }
 }
 
+impl SpanProcessor for Queue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, mut span: SpanData) {
+        if span.status == Status::Unset {
+            // An operation that did not end as a row: a claim that found none, or a task that broke off.
+            if span.events.is_empty() {
+                return;
+            }
+            span.status = Status::error("broken_off");
+        }
+        self.send(Telemetry::Span(span));
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
 impl Count {
     /// Notes that so many items are no longer unsent, but some of them dropped.
-    pub fn sent(&self, items: u64, dropped: u64, reason: &'static str) {
+    pub fn sent(&self, items: usize, dropped: usize, reason: &'static str) {
         self.unsent.fetch_sub(items, Ordering::Relaxed);
-        self.dropped.with_label_values(&[reason]).inc_by(dropped);
+        self.drop(dropped, reason);
     }
 
     /// Drops what is unsent at the end of the process.
-    pub fn drop_unsent(&self) -> u64 {
+    pub fn drop_unsent(&self) -> usize {
         let unsent = self.unsent.swap(0, Ordering::Relaxed);
-        self.dropped.with_label_values(&["stopped"]).inc_by(unsent);
+        self.drop(unsent, "stopped");
         unsent
+    }
+
+    fn drop(&self, items: usize, reason: &'static str) {
+        let counter = self.dropped.with_label_values(&[reason]);
+        counter.inc_by(items as u64);
     }
 }

@@ -227,7 +227,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         let event_type = event_type.as_deref();
         let took = started.elapsed();
         row_log::log(&self.claimed, event_type, outcome, cause, took, self.lease);
-        operation.row_ended(&self.claimed, event_type, outcome, cause);
+        operation.row_ended(&self.claimed, event_type, outcome);
     }
 
     fn event_type(&self) -> Option<String> {

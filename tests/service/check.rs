@@ -223,7 +223,10 @@ async fn application_insights_is_asked_with_nothing() {
             .of("insights")
             .contains(" answers; whether it knows the key shows only when")
     );
-    assert_eq!((ingestion.batches(), ingestion.accepted().len()), (1, 0));
+    assert_eq!(
+        (ingestion.batches().len(), ingestion.accepted().len()),
+        (1, 0)
+    );
     let ingestion = Ingestion::answering(Answer::Refuse(503), 1).await;
     let connection = ingestion.connection_string();
     let variables = [("APPLICATIONINSIGHTS_CONNECTION_STRING", connection.as_str())];

@@ -1,5 +1,6 @@
 //! A stand-in for the ingestion endpoint of Application Insights, which keeps what it accepts.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 
@@ -7,6 +8,8 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
@@ -14,13 +17,16 @@ use tokio::net::TcpListener;
 
 pub const KEY: &str = "11111111-2222-3333-4444-555555555555";
 
+pub const SAMPLED_OUT: &str = "Telemetry sampled out.";
+
 /// What becomes of the next batches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Answer {
     Accept,
     Refuse(u16),
-    /// All but the first are accepted.
-    RefuseTheFirst(u16),
+    /// Status and message of each item, from the first again when there are more items; 200 is accepted.
+    Items(&'static [(u16, &'static str)]),
+    Redirect(u16, String),
     Hang,
 }
 
@@ -32,7 +38,8 @@ pub struct Ingestion {
 
 struct Shared {
     accepted: Vec<Value>,
-    batches: usize,
+    /// All that was received, whatever became of it.
+    batches: Vec<Vec<Value>>,
     answer: Answer,
     /// Then everything is accepted.
     answers_left: usize,
@@ -50,16 +57,21 @@ impl Ingestion {
             address: format!("http://{}", listener.local_addr().unwrap()),
             shared: Arc::new(Mutex::new(Shared {
                 accepted: Vec::new(),
-                batches: 0,
+                batches: Vec::new(),
                 answer,
                 answers_left: times,
             })),
         };
         let router = Router::new()
             .route("/v2/track", post(track))
+            .route("/moved/v2/track", post(track))
             .with_state(ingestion.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         ingestion
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     pub fn connection_string(&self) -> String {
@@ -74,8 +86,24 @@ impl Ingestion {
         self.shared.lock().unwrap().accepted.clone()
     }
 
-    pub fn batches(&self) -> usize {
-        self.shared.lock().unwrap().batches
+    /// All that was received, whatever became of it.
+    pub fn batches(&self) -> Vec<Vec<Value>> {
+        self.shared.lock().unwrap().batches.clone()
+    }
+
+    /// How many times each item was received.
+    pub fn times_received(&self) -> Vec<usize> {
+        let mut times = BTreeMap::new();
+        for item in self.batches().concat() {
+            *times.entry(item.to_string()).or_default() += 1;
+        }
+        times.into_values().collect()
+    }
+
+    /// From now on it sends every caller round in a circle.
+    pub fn redirect_to_itself(&self) {
+        let here = format!("{}/v2/track", self.address);
+        self.shared.lock().unwrap().answer = Answer::Redirect(308, here);
     }
 
     /// What was accepted of one kind: `Event`, `RemoteDependency`, `Request`, `Exception`, `Message`.
@@ -87,7 +115,7 @@ impl Ingestion {
     }
 }
 
-async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> (StatusCode, String) {
+async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> Response {
     // As the real one, it takes both.
     let mut text = String::new();
     if GzDecoder::new(&*body).read_to_string(&mut text).is_err() {
@@ -96,31 +124,45 @@ async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> (StatusCode, 
     let items: Vec<Value> = serde_json::from_str(&text).unwrap();
     let answer = {
         let mut shared = ingestion.shared.lock().unwrap();
-        shared.batches += 1;
+        shared.batches.push(items.clone());
         match shared.answers_left.checked_sub(1) {
             Some(left) => {
                 shared.answers_left = left;
-                shared.answer
+                shared.answer.clone()
             }
             None => Answer::Accept,
         }
     };
-    let received = items.len();
-    let (status, from, errors) = match answer {
-        Answer::Accept => (200, 0, json!([])),
-        Answer::RefuseTheFirst(code) => {
-            let error = json!([{"index": 0, "statusCode": code, "message": "refused"}]);
-            (206, 1, error)
+    let each: &[(u16, &str)] = match answer {
+        Answer::Accept => &[(200, "")],
+        Answer::Items(each) => each,
+        Answer::Refuse(status) => return status_of(status).into_response(),
+        Answer::Redirect(status, to) => {
+            return (status_of(status), [(LOCATION, to)]).into_response();
         }
-        Answer::Refuse(status) => return (StatusCode::from_u16(status).unwrap(), String::new()),
         Answer::Hang => std::future::pending().await,
     };
-    let accepted = items.into_iter().skip(from);
-    ingestion.shared.lock().unwrap().accepted.extend(accepted);
+    let received = items.len();
+    let mut errors = Vec::new();
+    let mut accepted = Vec::new();
+    for ((index, item), (status, message)) in items.into_iter().enumerate().zip(each.iter().cycle())
+    {
+        if *status == 200 {
+            accepted.push(item);
+        } else {
+            errors.push(json!({"index": index, "statusCode": status, "message": message}));
+        }
+    }
     let said = json!({
         "itemsReceived": received,
-        "itemsAccepted": received - from,
+        "itemsAccepted": accepted.len(),
         "errors": errors,
     });
-    (StatusCode::from_u16(status).unwrap(), said.to_string())
+    ingestion.shared.lock().unwrap().accepted.extend(accepted);
+    let status = if errors.is_empty() { 200 } else { 206 };
+    (status_of(status), said.to_string()).into_response()
+}
+
+fn status_of(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap()
 }

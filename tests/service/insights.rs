@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::ingestion::{Answer, Ingestion, KEY};
+use crate::ingestion::{Answer, Ingestion, KEY, SAMPLED_OUT};
 use crate::process::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
+use probation_offender_events::telemetry;
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 async fn told(sandbox: Sandbox, ingestion: &Ingestion, more: &[(&'static str, &str)]) -> World {
     let connection = ingestion.connection_string();
@@ -109,7 +112,7 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
     assert_eq!(data["name"], "ProbationOffenderPermanentlyFailedEvent");
     let expected = json!({"offenderDeltaId": id.to_string(), "offenderId": "404404"});
     assert_eq!(data["properties"], expected);
-    // Both times it was no success, and why not is a trace of its operation.
+    // Both times it was no success.
     let ended: Vec<_> = ingestion
         .of_kind("Request")
         .iter()
@@ -127,7 +130,105 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
             (json!(false), json!("permanently_failed"))
         ]
     );
-    assert_eq!(ingestion.of_kind("Message").len(), 2);
+}
+
+#[tokio::test]
+async fn a_warning_is_a_trace_of_its_row() {
+    let _log = tracing_subscriber::registry()
+        .with(telemetry::traces())
+        .set_default();
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    let id = world.add(row(404_404, "OFFENDER"));
+    eventually("left locked", async || {
+        world
+            .metric("offender_updates_total{type=\"failed\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    tracing::info!(target: "probation_offender_events", "no warning");
+    tracing::warn!(target: "hyper", "may quote a request");
+    tracing::error!(target: "aws_config", "may quote a request");
+    world.stop().await;
+    let traces = ingestion.of_kind("Message");
+    assert_eq!(traces.len(), 1, "{traces:?}");
+    let data = &traces[0]["data"]["baseData"];
+    let message = "row left locked: it comes back when the lock expires";
+    assert_eq!(
+        (&data["message"], &data["severityLevel"]),
+        (&json!(message), &json!(2))
+    );
+    assert_eq!(data["properties"]["offenderDeltaId"], id.to_string());
+    assert_eq!(data["properties"]["outcome"], "not_visible");
+    let request = &ingestion.of_kind("Request")[0];
+    let tags = |item: &Value, name: &str| item["tags"][format!("ai.operation.{name}")].clone();
+    assert_eq!(tags(&traces[0], "id"), tags(request, "id"));
+    assert_eq!(tags(&traces[0], "name"), "offender update");
+    assert_eq!(
+        tags(&traces[0], "parentId"),
+        request["data"]["baseData"]["id"]
+    );
+}
+
+#[tokio::test]
+async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
+    let _log = tracing_subscriber::registry()
+        .with(telemetry::traces())
+        .set_default();
+    let sandbox = sandbox().await;
+    sandbox.faults().once(Endpoint::NextUpdate, Fault::Hang);
+    let ingestion = Ingestion::start().await;
+    let world = told(sandbox, &ingestion, &[("API_CLAIMTIMEOUT", "100ms")]).await;
+    eventually("the next claim", async || {
+        world.sandbox.faults().calls(Endpoint::NextUpdate) > 1
+    })
+    .await;
+    world.stop().await;
+    let mut calls = ingestion.of_kind("RemoteDependency");
+    calls.retain(|call| call["data"]["baseData"]["resultCode"] == "timed_out");
+    let given_up = &ingestion.of_kind("Message")[0];
+    let message = given_up["data"]["baseData"]["message"].as_str().unwrap();
+    assert!(message.starts_with("a claim was given up"), "{message}");
+    let operation = |item: &Value| item["tags"]["ai.operation.id"].clone();
+    assert!(operation(given_up).is_string());
+    assert_eq!(operation(given_up), operation(&calls[0]));
+}
+
+#[tokio::test]
+async fn failed_polls_and_odd_settings_are_traces() {
+    let sandbox = sandbox().await;
+    let unavailable = Fault::status(503);
+    sandbox.faults().always(Endpoint::NextUpdate, unavailable);
+    let ingestion = Ingestion::start().await;
+    let connection = ingestion.connection_string();
+    let variables = [
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", connection.as_str()),
+        ("OFFENDERUPDATEPOLL_CLAIMERS", "4"),
+    ];
+    let service = Service::start(&sandbox, &variables);
+    eventually("a poll failed", async || {
+        sandbox.faults().calls(Endpoint::NextUpdate) > 3
+    })
+    .await;
+    service.terminate().await;
+    let traces = ingestion.of_kind("Message");
+    let starting_with = |start: &str| {
+        let mut found = traces.clone();
+        found.retain(|trace| {
+            let message = trace["data"]["baseData"]["message"].as_str().unwrap();
+            message.starts_with(start)
+        });
+        assert_eq!(found.len(), 1, "{traces:?}");
+        found.remove(0)
+    };
+    starting_with("OFFENDERUPDATEPOLL_CLAIMERS ");
+    let failed = starting_with("poll failed");
+    assert_eq!(failed["data"]["baseData"]["severityLevel"], 3);
+    assert_eq!(properties(&failed)["cause"], "nextUpdate: answered 503");
+    assert_eq!(failed["tags"]["ai.cloud.role"], "probation-offender-events");
+    // Many claims made the poll, each of which is an operation.
+    assert_eq!(failed["tags"]["ai.operation.name"], Value::Null);
 }
 
 /// Lets everything through to `target`, and keeps what is said to it.
@@ -217,6 +318,14 @@ async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api
         assert_eq!(items.len(), 1, "{kind}");
         assert_eq!(operation(&items[0]), event);
     }
+    for item in ingestion.accepted() {
+        let name = &item["tags"]["ai.operation.name"];
+        assert_eq!(name, "offender update", "{item}");
+    }
+    let dimensions = properties(&ingestion.of_kind("Request")[0]).clone();
+    let dimensions: Vec<_> = dimensions.as_object().unwrap().keys().cloned().collect();
+    let expected = ["eventType", "offenderDeltaId", "offenderId", "outcome"];
+    assert_eq!(dimensions, expected);
     let exception = &ingestion.of_kind("Exception")[0]["data"]["baseData"]["exceptions"][0];
     assert_eq!(exception["typeName"], "community_api 503");
     assert_eq!(exception["message"], "answered 503");
@@ -261,7 +370,7 @@ async fn health_checks_produce_nothing() {
     }
     assert!(world.sandbox.faults().calls(Endpoint::TopicAttributes) > 0);
     world.stop().await;
-    assert_eq!(ingestion.batches(), 0);
+    assert!(ingestion.batches().is_empty());
 }
 
 #[tokio::test]
@@ -282,55 +391,150 @@ async fn whatever_comes_from_outside_is_cut_between_characters() {
     assert_eq!((told.len(), &crn[..told.len()]), (1024, told));
 }
 
-#[tokio::test]
-async fn what_the_endpoint_refuses_for_now_is_sent_again_and_nothing_is_dropped() {
-    let is_sent_again = async |answer| {
-        let ingestion = Ingestion::answering(answer, 1).await;
-        let world = told(sandbox().await, &ingestion, &[]).await;
-        world.add(row(1, "ALIAS"));
-        world.drained().await;
-        eventually("all of the row is there", async || {
-            ingestion.of_kind("Request").len() == 1
-        })
-        .await;
-        assert_eq!(ingestion.of_kind("Event").len(), 1, "{answer:?}");
-        assert_eq!(dropped(&world, "not_accepted").await, 0.0, "{answer:?}");
-        world.stop().await;
-    };
-    tokio::join!(
-        is_sent_again(Answer::Refuse(429)),
-        is_sent_again(Answer::Refuse(503)),
-        is_sent_again(Answer::RefuseTheFirst(429)),
-    );
-}
-
 async fn dropped(world: &World, reason: &str) -> f64 {
     let series = format!("telemetry_dropped_total{{reason=\"{reason}\"}}");
     world.metric(&series).await
 }
 
 #[tokio::test]
-async fn what_the_endpoint_refuses_for_good_is_dropped_and_counted() {
-    let is_counted = async |answer, is_all| {
-        let ingestion = Ingestion::answering(answer, 1).await;
+async fn a_batch_that_is_refused_for_now_is_sent_again() {
+    let is_sent_again = async |status| {
+        let ingestion = Ingestion::answering(Answer::Refuse(status), 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        world.stop().await;
+        assert!(ingestion.times_received().contains(&2), "{status}");
+        assert_eq!(ingestion.of_kind("Request").len(), 1, "{status}");
+    };
+    tokio::join!(
+        is_sent_again(408),
+        is_sent_again(429),
+        is_sent_again(439),
+        is_sent_again(500),
+        is_sent_again(503),
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_for_good_is_dropped_and_counted() {
+    let is_counted = async |status| {
+        let ingestion = Ingestion::answering(Answer::Refuse(status), 1).await;
         let world = told(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
         eventually("it is counted", async || {
-            dropped(&world, "not_accepted").await > 0.0
+            dropped(&world, "refused").await > 1.0
         })
         .await;
-        assert_eq!(dropped(&world, "not_accepted").await > 1.0, is_all);
+        let sent = ingestion.batches()[0].len();
+        assert_eq!(dropped(&world, "refused").await, sent as f64);
         // Whatever comes next is accepted.
         world.add(row(2, "ALIAS"));
         world.drained().await;
         world.stop().await;
-        assert!(!ingestion.of_kind("Event").is_empty());
+        assert_eq!(ingestion.of_kind("Event").len(), 1);
+    };
+    tokio::join!(is_counted(400), is_counted(403));
+}
+
+#[tokio::test]
+async fn what_is_sampled_out_is_done() {
+    let half = Answer::Items(&[(200, ""), (206, SAMPLED_OUT)]);
+    let ingestion = Ingestion::answering(half, usize::MAX).await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    world.stop().await;
+    assert!(!ingestion.accepted().is_empty());
+    let times = ingestion.times_received();
+    assert!(times.iter().all(|times| *times == 1), "{times:?}");
+}
+
+#[tokio::test]
+async fn each_item_is_sent_again_or_dropped_by_its_own_status() {
+    const EACH: &[(u16, &str)] = &[
+        (429, ""),
+        (400, ""),
+        (500, SAMPLED_OUT),
+        (503, ""),
+        (200, ""),
+        (402, ""),
+    ];
+    let ingestion = Ingestion::answering(Answer::Items(EACH), 1).await;
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    eventually("some are sent again", async || {
+        ingestion.batches().len() > 1
+    })
+    .await;
+    let refused = dropped(&world, "refused").await;
+    assert_eq!(dropped(&world, "not_accepted").await, 0.0);
+    world.stop().await;
+    let batches = ingestion.batches();
+    let of = |statuses: &[u16]| {
+        let mut each = EACH.iter().cycle();
+        let mut items = batches[0].clone();
+        items.retain(|_| statuses.contains(&each.next().unwrap().0));
+        items
+    };
+    assert_eq!(batches[1], of(&[429, 503]));
+    assert_eq!(of(&[400, 402]).len() as f64, refused);
+    let accepted = [of(&[200]), of(&[429, 503])].concat();
+    assert_eq!(ingestion.accepted()[..accepted.len()], accepted);
+}
+
+#[tokio::test]
+async fn a_redirect_within_the_site_is_followed_with_the_batch() {
+    let follows = async |status| {
+        let target = Ingestion::start().await;
+        let to = format!("{}/moved/v2/track", target.address());
+        let ingestion = Ingestion::answering(Answer::Redirect(status, to), 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        world.stop().await;
+        assert_eq!(target.of_kind("Event").len(), 1, "{status}");
+    };
+    tokio::join!(follows(307), follows(308));
+}
+
+#[tokio::test]
+async fn a_redirect_elsewhere_is_not_followed_and_counted() {
+    let is_refused = async |status, host: &str| {
+        let target = Ingestion::start().await;
+        let to = format!("{}/v2/track", target.address()).replace("127.0.0.1", host);
+        let ingestion = Ingestion::answering(Answer::Redirect(status, to), 1).await;
+        let world = told(sandbox().await, &ingestion, &[]).await;
+        world.add(row(1, "ALIAS"));
+        world.drained().await;
+        eventually("it is counted", async || {
+            dropped(&world, "refused").await > 1.0
+        })
+        .await;
+        world.stop().await;
+        assert!(target.batches().is_empty(), "{status}");
     };
     tokio::join!(
-        is_counted(Answer::Refuse(400), true),
-        is_counted(Answer::RefuseTheFirst(400), false),
+        is_refused(308, "localhost"),
+        // These would turn the batch into a GET without a body.
+        is_refused(301, "127.0.0.1"),
+        is_refused(302, "127.0.0.1"),
+        is_refused(303, "127.0.0.1"),
     );
+}
+
+#[tokio::test]
+async fn a_fourth_redirect_is_not_followed() {
+    let ingestion = Ingestion::start().await;
+    ingestion.redirect_to_itself();
+    let world = told(sandbox().await, &ingestion, &[]).await;
+    world.add(row(1, "ALIAS"));
+    world.drained().await;
+    world.stop().await;
+    let times = ingestion.times_received();
+    assert!(times.iter().all(|times| *times == 4), "{times:?}");
 }
 
 /// A connection string that leads nowhere.

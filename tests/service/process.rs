@@ -396,7 +396,7 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
     .await;
     let printed = text(&service.terminate().await);
     assert!(
-        printed.contains("row settled") && printed.contains("call failed"),
+        printed.contains("row settled") && printed.contains("a claim failed"),
         "{printed}"
     );
     for secret in [
@@ -413,6 +413,12 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
     ] {
         let line = printed.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret}");
+    }
+    let traces = ingestion.of_kind("Message");
+    assert!(!traces.is_empty());
+    for personal in ["X000001", "A0001AA", "Alder"] {
+        let is_free = |trace: &serde_json::Value| !trace.to_string().contains(personal);
+        assert!(traces.iter().all(is_free), "{traces:?}");
     }
     // The CRN went where it belongs.
     let events = ingestion.of_kind("Event");
