@@ -119,7 +119,7 @@ async fn a_token_that_is_no_jwt_is_told_by_community_api() {
     assert!(checked.of("token").starts_with("ok"), "{:?}", checked.lines);
     checked.assert_failed(
         "acceptance",
-        "identifiers: answered 401: the token has expired: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
+        "identifiers: answered 401: the token is malformed: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
     );
 }
 

@@ -74,7 +74,8 @@ async fn content_types_follow_the_accept_header() {
 
 #[tokio::test]
 async fn a_component_that_is_down_says_why_and_the_whole_is_down() {
-    let world = World::start().await;
+    // Without a last claim in the details.
+    let world = World::start_with(&[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
     let faults = world.sandbox.faults();
     faults.always(Endpoint::CommunityPing, Fault::body(418, "I'm a teapot"));
     faults.always(Endpoint::AuthPing, Fault::DropConnection);
