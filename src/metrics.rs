@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn all_series_that_dashboards_use_exist_with_zero_from_the_start() {
+    fn all_series_that_dashboards_and_alerts_use_exist_with_zero_from_the_start() {
         let metrics = Metrics::new().unwrap();
         for series in [
             "offender_poll_total",
@@ -422,6 +422,13 @@ mod tests {
             "offender_update_age_seconds_sum",
             "offender_update_age_seconds_max",
             "offender_updates_redelivered_total{cause=\"claimed_again\"}",
+            "offender_updates_settled_total",
+            "offender_updates_left_locked_total{reason=\"lease_ran_out\"}",
+            "offender_poll_results_total{result=\"empty\"}",
+            "offender_rows_in_trouble{step=\"publish\"}",
+            "offender_permanent_failure_brake_on",
+            "offender_oldest_new_row_age_seconds",
+            "telemetry_dropped_total{reason=\"not_accepted\"}",
         ] {
             assert_eq!(value_of(&metrics, series), Some(0.0), "{series}");
         }
