@@ -144,6 +144,7 @@ impl Application {
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let settled = CancellationToken::new();
         let mut servers = tokio::task::JoinSet::new();
+        let health = self.pages.health.clone();
         let routers = match self.management {
             Some(management) => {
                 let (on_main, on_management) = web::on_two_ports(self.pages);
@@ -156,6 +157,7 @@ impl Application {
             servers.spawn(server::serve(listener, router, limits, settled.clone()));
         }
         let stopping = self.stop.clone();
+        let watching = tokio::spawn(async move { health.watch().await });
         let mut polling = tokio::spawn(async move {
             if let Some(poller) = &self.poller {
                 poller.run(&self.stop).await;
@@ -170,6 +172,7 @@ impl Application {
             Some(ended) = servers.join_next() => Some(Err(anyhow::anyhow!("a web server ended: {ended:?}"))),
         };
         stopping.cancel();
+        watching.abort();
         let stopped_at = Instant::now();
         if !polling.is_finished() {
             polling.await.context("the poll loop panicked")?;
@@ -309,7 +312,7 @@ impl Clients {
             topic: self.topic.clone(),
             timeout: settings.health_timeout,
             version: settings.build_number.clone(),
-            last_claim: self.metrics.last_claim.clone(),
+            metrics: self.metrics.clone(),
             heartbeat,
             stopping,
         })

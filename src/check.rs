@@ -12,7 +12,7 @@ use crate::health::{Component, Health, Status};
 use crate::identity::Identity;
 use crate::insights::export;
 use crate::offender_update::OffenderId;
-use crate::ports::Updates;
+use crate::ports::{CallError, CallErrorKind, Updates};
 use crate::token::{Purpose, Token, TokenSource};
 
 /// The roles that community-api wants of the token, and what for.
@@ -97,8 +97,8 @@ impl fmt::Display for Finding {
 }
 
 impl Environment {
-    /// Looks at everything, and leaves it as it was.
-    pub async fn findings(&self) -> Vec<Finding> {
+    /// Looks at everything, and leaves it as it was. With an offender, also asks for its identifiers.
+    pub async fn findings(&self, offender: Option<OffenderId>) -> Vec<Finding> {
         let (report, token, holder, insights) = tokio::join!(
             self.health.report(),
             self.tokens.get(Purpose::Claim),
@@ -114,10 +114,13 @@ impl Environment {
         let topic = component("probationevents-health").map_err(str::to_owned);
         let topic = topic.and_then(|topic| self.topic(&topic, holder));
         // What has failed already is not told twice.
-        let acceptance = if api.is_ok() && token.is_ok() {
-            Some(self.acceptance().await)
-        } else {
-            None
+        let (acceptance, offender) = match offender {
+            _ if api.is_err() || token.is_err() => (None, None),
+            None => (Some(self.acceptance().await), None),
+            Some(offender) => (
+                Some(self.acceptance().await),
+                Some(self.offender(offender).await),
+            ),
         };
         let token = token.map_err(|error| error.cause);
         [
@@ -126,6 +129,7 @@ impl Environment {
             ("token", Some(token.and_then(|token| roles(&token)))),
             ("community-api", Some(api)),
             ("acceptance", acceptance),
+            ("offender", offender),
             ("topic", Some(topic)),
             ("insights", Some(insights)),
         ]
@@ -143,17 +147,33 @@ impl Environment {
 
     /// Asks for an offender that nobody is, which changes nothing and takes a token that community-api trusts.
     async fn acceptance(&self) -> Result<String, String> {
-        let nobody = self.updates.identifiers(OffenderId(0));
-        match timeout(self.call_timeout, nobody).await {
-            Ok(Ok(_)) => Ok("community-api accepts the token".to_owned()),
-            Ok(Err(error)) => Err(format!(
-                "{}: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
-                error.cause
-            )),
-            Err(_) => Err(format!(
-                "identifiers: no answer within {:?}",
-                self.call_timeout
-            )),
+        let accepted = self.is_visible(OffenderId(0)).await;
+        accepted.map(|_| "community-api accepts the token".to_owned())
+    }
+
+    /// Asks for the identifiers of an offender, as the service does before it publishes.
+    async fn offender(&self, offender: OffenderId) -> Result<String, String> {
+        if self.is_visible(offender).await? {
+            return Ok(format!(
+                "community-api has identifiers for offender {offender}"
+            ));
+        }
+        Err(format!(
+            "identifiers answered 404: offender {offender} is not visible to community-api, so its changes will be given \
+             up; ask the community-api team why"
+        ))
+    }
+
+    async fn is_visible(&self, offender: OffenderId) -> Result<bool, String> {
+        let answer = timeout(self.call_timeout, self.updates.identifiers(offender)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let error = CallError::no_answer_within(self.call_timeout);
+            let cause = format!("identifiers: {}", error.cause);
+            Err(CallError { cause, ..error })
+        });
+        match answer {
+            Ok(identifiers) => Ok(identifiers.is_some()),
+            Err(error) => Err(format!("{}: {}", error.cause, question(error.kind))),
         }
     }
 
@@ -209,6 +229,15 @@ impl Environment {
         };
         let holder = holder.map_or_else(|_| String::new(), |holder| format!("{holder}; "));
         Err(format!("{arn}: {error}; {holder}{advice}"))
+    }
+}
+
+/// What to ask next about identifiers that fail like this.
+fn question(kind: CallErrorKind) -> &'static str {
+    match kind {
+        CallErrorKind::TokenRefused => "does community-api trust this hmpps-auth?",
+        CallErrorKind::Unauthorised => "has the token ROLE_COMMUNITY?",
+        _ => "are community-api and its database well, and what does its log say?",
     }
 }
 

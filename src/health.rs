@@ -10,18 +10,29 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use crate::episode::Episode;
 use crate::heartbeat::Heartbeat;
 use crate::http::{self, HttpClient};
-use crate::metrics::LastClaim;
-use crate::outcome::Label;
+use crate::metrics::Metrics;
+use crate::outcome::{Dependency, Label};
 use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.
 const CACHED_FOR: Duration = Duration::from_secs(2);
+/// While nobody asks, the service does at this interval, for metrics and log.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// A dependency that is down for this long is worth a line. One failed check is not.
+const WORTH_A_LINE: Duration = Duration::from_mins(1);
+/// The dependencies and their components.
+const DEPENDENCIES: [(Dependency, &str); 3] = [
+    (Dependency::Auth, "OAuthApiHealth"),
+    (Dependency::CommunityApi, "communityApiHealth"),
+    (Dependency::Sns, "probationevents-health"),
+];
 /// How many characters of a failing service's answer are shown.
 const LONGEST_BODY_SHOWN: usize = 200;
 
@@ -40,8 +51,8 @@ pub struct Checks {
     pub timeout: Duration,
     /// The version to show.
     pub version: String,
-    /// Shown beside the ping of community-api.
-    pub last_claim: LastClaim,
+    /// Has the last claim, shown beside the ping of community-api, and gets what the checks find.
+    pub metrics: Arc<Metrics>,
     /// What liveness follows; without it (polling is switched off) the service is always alive.
     pub heartbeat: Option<Heartbeat>,
     /// Once this is cancelled, the service is no longer ready.
@@ -136,6 +147,20 @@ impl Health {
         report.await
     }
 
+    /// Checks at intervals, so that metrics and log show what is down although nobody asks. Never returns.
+    pub async fn watch(&self) {
+        let mut episodes: [Episode; DEPENDENCIES.len()] = Default::default();
+        loop {
+            sleep(CHECK_INTERVAL).await;
+            let Some(report) = self.report().await else {
+                continue;
+            };
+            for ((dependency, name), episode) in DEPENDENCIES.iter().zip(&mut episodes) {
+                log(*dependency, &report.components[name], episode);
+            }
+        }
+    }
+
     /// Health of one component, `None` if there is none of that name.
     pub async fn component(&self, name: &str) -> Option<Component> {
         match name {
@@ -144,6 +169,30 @@ impl Health {
             "readiness" | "readinessState" => Some(self.checks.readiness()),
             _ => self.report().await?.components.remove(name),
         }
+    }
+}
+
+fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
+    let now = Instant::now();
+    let dependency = dependency.name();
+    if component.status == Status::Up {
+        if let Some(lasted) = episode.ended(now) {
+            let down_for_seconds = lasted.as_secs();
+            tracing::info!(
+                dependency,
+                down_for_seconds,
+                "the health check succeeds again"
+            );
+        }
+    } else if let Some(lasted) = episode.failed(WORTH_A_LINE, now) {
+        let cause = component.details.get("error").and_then(Value::as_str);
+        let down_for_seconds = lasted.as_secs();
+        tracing::warn!(
+            dependency,
+            cause,
+            down_for_seconds,
+            "the health check of a dependency fails; calls to it may still succeed"
+        );
     }
 }
 
@@ -186,7 +235,7 @@ impl Checks {
             self.ping(&self.community_url),
             self.topic()
         );
-        if let Some((outcome, ago)) = self.last_claim.get() {
+        if let Some((outcome, ago)) = self.metrics.last_claim.get() {
             let details = &mut community.details;
             details.insert("lastClaim", json!(outcome.name()));
             details.insert("lastClaimSecondsAgo", json!(ago.as_secs()));
@@ -203,6 +252,13 @@ impl Checks {
             ("probationevents-health", topic),
             ("readinessState", self.readiness()),
         ]);
+        for (dependency, name) in DEPENDENCIES {
+            let is_up = components[name].status == Status::Up;
+            self.metrics
+                .dependency_up
+                .of(dependency)
+                .set(i64::from(is_up));
+        }
         let status = components
             .values()
             .map(|component| component.status)

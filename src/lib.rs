@@ -21,6 +21,7 @@ pub mod check;
 pub mod community_api;
 pub mod config;
 pub mod decision;
+mod episode;
 pub mod event;
 pub mod fields;
 pub mod health;

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use probation_offender_events::application::{self, Application};
 use probation_offender_events::config::{self, Settings};
 use probation_offender_events::metrics::Metrics;
+use probation_offender_events::offender_update::OffenderId;
 use probation_offender_events::{health, signals, telemetry, web};
 
 /// Takes a fifth off the CPU time of a row against the C library's, for under a megabyte more: docs/performance.md.
@@ -33,7 +34,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Tell whether the service would work in this environment; nothing is claimed or published. Exit code 0 or 1
-    Check,
+    Check {
+        /// Ask community-api for the identifiers of this offender, too
+        #[arg(long)]
+        offender_id: Option<i64>,
+    },
     /// Print the effective settings and where each came from; secrets are hidden
     Config,
     /// Ask the service that runs on SERVER_PORT whether it is ready, for a container's health check
@@ -64,7 +69,7 @@ fn main() -> ExitCode {
     };
     let ended = match arguments.command {
         None => serve(settings),
-        Some(Command::Check) => in_runtime(check(settings)),
+        Some(Command::Check { offender_id }) => in_runtime(check(settings, offender_id)),
         Some(Command::Config) => Ok(()),
         Some(Command::Healthcheck) => in_runtime(health::is_ready(settings.server_port)),
     };
@@ -102,8 +107,9 @@ fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
     ended
 }
 
-async fn check(settings: Settings) -> anyhow::Result<()> {
-    let findings = application::environment(settings).await?.findings().await;
+async fn check(settings: Settings, offender_id: Option<i64>) -> anyhow::Result<()> {
+    let environment = application::environment(settings).await?;
+    let findings = environment.findings(offender_id.map(OffenderId)).await;
     for finding in &findings {
         print(finding);
     }

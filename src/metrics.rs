@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::gauges::AgeMax;
 pub use self::gauges::SecondsSince;
 pub use self::last_claim::LastClaim;
-use crate::outcome::{Label, PollResult, Reason, RedeliveryCause, Step};
+use crate::outcome::{Dependency, Label, PollResult, Reason, RedeliveryCause, Step};
 
 /// A metric with one label, whose series all exist from the start.
 #[derive(Debug)]
@@ -66,6 +66,10 @@ pub struct Metrics {
     pub held: IntGauge,
     /// Since the oldest of them was claimed.
     pub oldest_held: SecondsSince,
+    /// Since the oldest change whose row is held for the first time.
+    pub oldest_new_row: SecondsSince,
+    /// 1 while a dependency's health check succeeds.
+    pub dependency_up: By<Dependency, IntGauge>,
     /// Rows in trouble, by the step that fails.
     pub rows_in_trouble: By<Step, IntGauge>,
     /// Places of rows in trouble.
@@ -158,6 +162,18 @@ impl Metrics {
                  calls fail.",
                 None,
             )?)?,
+            oldest_new_row: table.add(SecondsSince::new(
+                "offender_oldest_new_row_age_seconds",
+                "Age of the oldest change among held rows that were not claimed before, 0 without one. Usually up to 15 \
+                 seconds; more than 600: a backlog.",
+                None,
+            )?)?,
+            dependency_up: table.gauges_by(
+                "offender_dependency_up",
+                "1 while the dependency's check in /health succeeds, otherwise 0. The service checks every 30 seconds; the log \
+                 has the cause.",
+                "dependency",
+            )?,
             rows_in_trouble: table.gauges_by(
                 "offender_rows_in_trouble",
                 "Held rows with a failed call, by the step that fails: identifiers, delete and mark_as_failed are calls to \
@@ -220,6 +236,10 @@ impl Metrics {
             registry: registry.clone(),
         };
         metrics.publish_results.with_label_values(&["accepted"]);
+        // Not down before the first check.
+        for &dependency in Dependency::ALL {
+            metrics.dependency_up.of(dependency).set(1);
+        }
         for reason in TELEMETRY_DROP_REASONS {
             metrics.telemetry_dropped.with_label_values(&[reason]);
         }
@@ -390,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn all_series_that_dashboards_use_exist_with_zero_from_the_start() {
+    fn all_series_that_dashboards_and_alerts_use_exist_with_zero_from_the_start() {
         let metrics = Metrics::new().unwrap();
         for series in [
             "offender_poll_total",
@@ -402,6 +422,13 @@ mod tests {
             "offender_update_age_seconds_sum",
             "offender_update_age_seconds_max",
             "offender_updates_redelivered_total{cause=\"claimed_again\"}",
+            "offender_updates_settled_total",
+            "offender_updates_left_locked_total{reason=\"lease_ran_out\"}",
+            "offender_poll_results_total{result=\"empty\"}",
+            "offender_rows_in_trouble{step=\"publish\"}",
+            "offender_permanent_failure_brake_on",
+            "offender_oldest_new_row_age_seconds",
+            "telemetry_dropped_total{reason=\"not_accepted\"}",
         ] {
             assert_eq!(value_of(&metrics, series), Some(0.0), "{series}");
         }
@@ -446,8 +473,12 @@ mod tests {
         let oldest = || value_of(&metrics, "offender_oldest_in_flight_seconds").unwrap();
         assert_eq!(oldest(), 0.0);
         metrics.oldest_held.set(Some(Instant::now()));
+        let new_row = (Duration::from_secs(10), Instant::now());
+        metrics.oldest_new_row.set_age(Some(new_row));
         advance(Duration::from_secs(7)).await;
         assert_eq!(oldest(), 7.0);
+        let new_row = value_of(&metrics, "offender_oldest_new_row_age_seconds");
+        assert_eq!(new_row, Some(17.0));
         metrics.oldest_held.set(None);
         assert_eq!(oldest(), 0.0);
         assert_eq!(

@@ -118,6 +118,18 @@ label! {
 }
 
 label! {
+    /// What the service depends on.
+    Dependency {
+        /// hmpps-auth, by its ping.
+        Auth = "auth",
+        /// community-api, by its ping.
+        CommunityApi = "community_api",
+        /// The topic, by its attributes.
+        Sns = "sns",
+    }
+}
+
+label! {
     /// How a poll ended.
     PollResult {
         /// There was nothing to do.

@@ -5,10 +5,10 @@
 //! Read `row` for what is done with a row, and [`places`] for what happens when calls fail.
 
 pub mod brake;
-mod episode;
 mod held;
 pub mod lanes;
 pub mod lease;
+mod monotony;
 pub mod places;
 pub mod published;
 pub mod retry;
@@ -26,15 +26,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::brake::{Brake, BrakeAnswer};
-use self::episode::Episode;
 use self::held::{ClaimPlace, Held};
 use self::lanes::Lanes;
 use self::lease::Lease;
+use self::monotony::Monotony;
 use self::places::Places;
 use self::published::PublishedRows;
 use self::row::Row;
 use self::row_log::comes_back_at;
 use crate::config::PollerSettings;
+use crate::episode::Episode;
 use crate::event::similar_table;
 use crate::heartbeat::Heartbeat;
 use crate::insights::{Insights, Operation};
@@ -89,6 +90,8 @@ struct Pod<U, T> {
 struct Claims {
     /// Polls fail.
     outage: Episode,
+    /// Polls bring nothing, without failing.
+    monotony: Monotony,
     /// The lease of the row that the claim under way may lock.
     under_way: Option<Lease>,
     /// Claims that were given up since one was answered. Each may have locked a row that this pod does not know.
@@ -186,6 +189,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             let end = self.drain(stop).await;
             if let Some(result) = end.result(metrics.read.get() > read_before) {
                 metrics.poll_results.of(result).inc();
+                self.log_monotony(result);
             }
             if let DrainEnd::Failed(error) = &end {
                 self.log_failed_poll(error);
@@ -318,7 +322,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             _ => None,
         };
         let row = Row {
-            held: place.hold(row.offender_delta_id(), lease),
+            held: place.hold(&row, lease),
             pod,
             claimed: row,
             lease,
@@ -341,6 +345,24 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 claims_given_up,
                 asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
                 "poll failed; the service tries again at every interval"
+            );
+        }
+    }
+
+    fn log_monotony(&self, result: PollResult) {
+        let Some(lasted) = self.claims.lock().monotony.ended(result, Instant::now()) else {
+            return;
+        };
+        let for_seconds = lasted.as_secs();
+        if result == PollResult::Contended {
+            tracing::warn!(
+                for_seconds,
+                "every poll lost its rows to other callers (409); rows wait in Delius"
+            );
+        } else {
+            tracing::info!(
+                for_seconds,
+                "no poll has found a row (404); this is normal only if nothing changes in Delius"
             );
         }
     }

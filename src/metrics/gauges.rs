@@ -8,24 +8,29 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use tokio::time::Instant;
 
-/// The seconds since a moment; 0 while there is none.
+/// The seconds since a moment, or an age that grows; 0 while there is none.
 #[derive(Clone, Debug)]
 pub struct SecondsSince {
     gauge: Gauge,
-    moment: Arc<Mutex<Option<Instant>>>,
+    age: Arc<Mutex<Option<(Duration, Instant)>>>,
 }
 
 impl SecondsSince {
     pub(super) fn new(name: &str, help: &str, moment: Option<Instant>) -> prometheus::Result<Self> {
         Ok(Self {
             gauge: Gauge::new(name, help)?,
-            moment: Arc::new(Mutex::new(moment)),
+            age: Arc::new(Mutex::new(moment.map(|moment| (Duration::ZERO, moment)))),
         })
     }
 
     /// Sets the moment.
     pub fn set(&self, moment: Option<Instant>) {
-        *self.moment.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+        self.set_age(moment.map(|moment| (Duration::ZERO, moment)));
+    }
+
+    /// Sets an age, and the moment at which it was that.
+    pub fn set_age(&self, age: Option<(Duration, Instant)>) {
+        *self.age.lock().unwrap_or_else(PoisonError::into_inner) = age;
     }
 }
 
@@ -35,9 +40,9 @@ impl Collector for SecondsSince {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let moment = *self.moment.lock().unwrap_or_else(PoisonError::into_inner);
-        self.gauge
-            .set(moment.map_or(0.0, |moment| moment.elapsed().as_secs_f64()));
+        let age = *self.age.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = |(age, at): (Duration, Instant)| (age + at.elapsed()).as_secs_f64();
+        self.gauge.set(age.map_or(0.0, seconds));
         self.gauge.collect()
     }
 }

@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::episode::Episode;
 use super::lease::Lease;
 use super::places::{End, Places, Purpose, Standing};
+use crate::episode::Episode;
 use crate::metrics::Metrics;
-use crate::offender_update::OffenderDeltaId;
+use crate::offender_update::{ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Label, Reason, Step};
 use crate::ports::CallError;
 
@@ -41,11 +42,19 @@ struct State {
     places: Places,
     last_number: u64,
     /// In the order of the claims.
-    rows: BTreeMap<u64, (Option<OffenderDeltaId>, Lease)>,
+    rows: BTreeMap<u64, Claimed>,
     in_trouble_at: [usize; Step::ALL.len()],
     last_settled: Option<Instant>,
     /// Calls fail and no row is settled.
     outage: Episode,
+}
+
+#[derive(Debug)]
+struct Claimed {
+    row: Option<OffenderDeltaId>,
+    lease: Lease,
+    /// How old the change was, and when; `None` if the row was claimed before: one that always fails is as old as it will.
+    age: Option<(Duration, Instant)>,
 }
 
 /// A place for a row that is about to be claimed. Free again when this is dropped.
@@ -105,7 +114,7 @@ impl Held {
         let now = Instant::now();
         let state = self.state();
         let rows = state.rows.values();
-        rows.map(|(row, lease)| (*row, lease.comes_back_in(now)))
+        rows.map(|claimed| (claimed.row, claimed.lease.comes_back_in(now)))
             .collect()
     }
 
@@ -153,7 +162,10 @@ impl Held {
         let oldest = state.rows.values().next();
         metrics
             .oldest_held
-            .set(oldest.map(|(_, lease)| lease.claimed_at()));
+            .set(oldest.map(|claimed| claimed.lease.claimed_at()));
+        // Rows come oldest first, so the first one that is new is the oldest.
+        let oldest_new = state.rows.values().find_map(|claimed| claimed.age);
+        metrics.oldest_new_row.set_age(oldest_new);
         metrics.places_lost.set(gauge(state.places.lost()));
         for &step in Step::ALL {
             let rows = state.in_trouble_at[step as usize];
@@ -164,12 +176,23 @@ impl Held {
 
 impl ClaimPlace {
     /// Puts a claimed row into the place.
-    pub fn hold(mut self, row: Option<OffenderDeltaId>, lease: Lease) -> HeldRow {
+    pub fn hold(mut self, row: &ClaimedRow, lease: Lease) -> HeldRow {
         self.is_used = true;
+        let claimed = Claimed {
+            row: row.offender_delta_id(),
+            lease,
+            age: match row {
+                ClaimedRow::Update(update) if !update.failed_update => {
+                    let age = update.date_changed.age(Timestamp::now());
+                    Some((age, Instant::now()))
+                }
+                _ => None,
+            },
+        };
         let number = self.held.change(|state| {
             state.places.hold();
             state.last_number += 1;
-            state.rows.insert(state.last_number, (row, lease));
+            state.rows.insert(state.last_number, claimed);
             state.last_number
         });
         HeldRow {
@@ -229,7 +252,7 @@ impl HeldRow {
                     cause = %error,
                     rows_in_trouble = state.places.in_trouble(),
                     failing_for_seconds = lasted.as_secs(),
-                    "calls for claimed rows are failing, so the service claims only a few rows until one is settled"
+                    "calls for claimed rows are failing: the service retries them, and claims ever fewer rows until one is settled"
                 );
             }
         });
@@ -259,7 +282,7 @@ impl Drop for HeldRow {
             state.rows.remove(&self.number)
         });
         if std::thread::panicking()
-            && let Some((row, lease)) = row
+            && let Some(Claimed { row, lease, .. }) = row
         {
             self.held.0.metrics.left_locked.of(Reason::Panicked).inc();
             // Where it panicked is in the line before, which does not know the row.

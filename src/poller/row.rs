@@ -189,7 +189,8 @@ impl<U: Updates, T: Topic> Row<U, T> {
             Stopped::Refused(error) => (Reason::Refused, Some(error)),
             Stopped::Left(reason, error) => (reason, error),
         };
-        self.cause = error.map(|error| error.cause);
+        let no_attempt = || "too little of the lease was left for the first attempt".to_owned();
+        self.cause = Some(error.map_or_else(no_attempt, |error| error.cause));
         reason
     }
 

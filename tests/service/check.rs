@@ -3,7 +3,7 @@
 use crate::ingestion::{Answer, Ingestion, KEY};
 use crate::process::{command, text};
 use crate::world::{add, row, sandbox, variables};
-use sandbox::{Endpoint, Fault, Sandbox};
+use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 const TOPIC: &str = "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
 const LOCALSTACK: &str = "the keys are LocalStack's dummies";
@@ -17,10 +17,14 @@ struct Checked {
 
 /// Runs `check` beside a row that waits.
 async fn check(sandbox: &Sandbox, more: &[(&str, &str)]) -> Checked {
+    check_with(sandbox, &[], more).await
+}
+
+async fn check_with(sandbox: &Sandbox, arguments: &[&str], more: &[(&str, &str)]) -> Checked {
     add(sandbox, row(1, "ALIAS"));
     let before = sandbox.delius().updates().unwrap();
     let mut check = command();
-    check.arg("check").envs(variables(sandbox));
+    check.arg("check").args(arguments).envs(variables(sandbox));
     let output = check.envs(more.iter().copied()).output().await.unwrap();
     let printed = text(&output);
     assert_eq!(sandbox.delius().updates().unwrap(), before, "{printed}");
@@ -119,7 +123,31 @@ async fn a_token_that_is_no_jwt_is_told_by_community_api() {
     assert!(checked.of("token").starts_with("ok"), "{:?}", checked.lines);
     checked.assert_failed(
         "acceptance",
-        "identifiers: answered 401: the token is malformed: does community-api trust this hmpps-auth, and has the token ROLE_COMMUNITY?",
+        "identifiers: answered 401: the token is malformed: does community-api trust this hmpps-auth?",
+    );
+}
+
+#[tokio::test]
+async fn an_offender_is_asked_for_by_id() {
+    let sandbox = sandbox().await;
+    let offender_1 = ["--offender-id", "1"];
+    let checked = check_with(&sandbox, &offender_1, &[]).await;
+    let found = "ok      offender       community-api has identifiers for offender 1";
+    assert_eq!(checked.of("offender"), found);
+    assert_eq!(checked.code, Some(0));
+    let checked = check_with(&sandbox, &["--offender-id", "987654"], &[]).await;
+    checked.assert_failed(
+        "offender",
+        "identifiers answered 404: offender 987654 is not visible to community-api, so its changes will be given up; ask the community-api team why",
+    );
+    sandbox.faults().inject(Rule {
+        offender_id: Some(1),
+        ..Rule::new(Endpoint::Identifiers, Fault::status(500))
+    });
+    let checked = check_with(&sandbox, &offender_1, &[]).await;
+    checked.assert_failed(
+        "offender",
+        "identifiers: answered 500: are community-api and its database well, and what does its log say?",
     );
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::world::{World, eventually, sandbox};
+use probation_offender_events::outcome::{Dependency, Label};
 use reqwest::{Method, Response, StatusCode};
 use sandbox::{Endpoint, Fault};
 use serde_json::{Value, json};
@@ -107,6 +108,10 @@ async fn a_component_that_is_down_says_why_and_the_whole_is_down() {
             .unwrap()
             .contains("NotFound")
     );
+    for dependency in Dependency::ALL {
+        let up = world.metrics.dependency_up.of(*dependency).get();
+        assert_eq!(up, 0, "{dependency:?}");
+    }
     assert_eq!(body["components"]["livenessState"]["status"], "UP");
     assert_eq!(get(&world, "/health/liveness").await.status(), 200);
     assert_eq!(

@@ -28,6 +28,10 @@ const CHART: &str = concat!(
     "/../helm_deploy/probation-offender-events"
 );
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deployment");
+const RUNBOOK: &str =
+    "https://github.com/ministryofjustice/probation-offender-events/blob/main/docs/operating.md#";
+/// What the name of every alert starts with.
+const PREFIX: &str = "ProbationOffenderEvent";
 /// What a script exits with if it cannot do its work here.
 const NOT_POSSIBLE: i32 = 77;
 
@@ -171,12 +175,12 @@ async fn alerts_fire_when_they_should_and_only_then() {
 }
 
 #[test]
-fn every_alert_is_tested_and_leads_to_a_section_of_the_readme() {
+fn every_alert_is_tested_and_leads_to_its_section_of_the_runbook() {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let alerts = read(&Path::new(CHART).join("alerts.yml"));
     let tests = read(&Path::new(HERE).join("alerts_test.yml"));
-    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"));
-    let anchors: Vec<_> = readme
+    let runbook = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md"));
+    let anchors: Vec<_> = runbook
         .lines()
         .filter(|line| line.starts_with('#'))
         .map(|line| {
@@ -207,14 +211,19 @@ fn every_alert_is_tested_and_leads_to_a_section_of_the_readme() {
     }
     let runbooks = values(&alerts, "runbook_url: ");
     assert_eq!(runbooks.len(), names.len());
-    for runbook in runbooks {
-        let anchor = runbook
-            .strip_prefix("https://github.com/ministryofjustice/probation-offender-events#")
-            .unwrap();
+    for (name, link) in names.iter().zip(runbooks) {
+        let anchor = link.strip_prefix(RUNBOOK).unwrap();
+        let words = |text: &str| text.replace('-', "").to_lowercase();
+        assert_eq!(
+            words(name),
+            format!("{PREFIX}{}", words(anchor)).to_lowercase(),
+            "an alert leads to the heading of its own name"
+        );
         assert!(
             anchors.iter().any(|heading| heading == anchor),
-            "README.md has no heading for #{anchor}"
+            "docs/operating.md has no heading for #{anchor}"
         );
+        assert!(runbook.contains(&format!("`{name}`")), "{name}");
     }
 }
 
@@ -238,11 +247,8 @@ async fn a_real_prometheus_knows_everything_that_alerts_and_dashboard_ask_for() 
     })
     .await
     .unwrap();
-    // So that there are the outcomes that alerts ask for.
+    // So that there is an outcome other than ok, as texts and queries ask for.
     sandbox.faults().once(Endpoint::Token, Fault::status(401));
-    sandbox
-        .faults()
-        .once(Endpoint::NextUpdate, Fault::status(403));
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -192,7 +192,8 @@ def check_alerts(manifests, environment):
         assert rule["annotations"].items() <= rendered["annotations"].items()
         assert "{{ $labels.namespace }}" in rendered["annotations"]["message"], "a post may be about several environments"
         assert rendered["annotations"]["dashboard_url"].endswith(f"/d/poe-{namespace(environment)}?orgId=1")
-        assert rendered["labels"] == labels
+        assert rendered["labels"] == {**labels, **rule["labels"]}
+        assert rule["labels"]["urgency"] in ("page", "ticket")
     assert manifests["PrometheusRule", NAME]["metadata"]["labels"]["prometheus"] == "cloud-platform"
     assert (("PrometheusRule", f"{NAME}-sns") in manifests) == (environment == "prod")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Asks a real Prometheus every query of the alerts, the dashboard and the README.
+"""Asks a real Prometheus every query of the alerts and their texts, of the dashboard and of docs/operating.md.
 
     queries.py ADDRESS    starts a Prometheus that scrapes the service whose metrics are at ADDRESS (host:port)
 
@@ -64,23 +64,25 @@ def queries():
     for group in yaml.safe_load((CHART / "alerts.yml").read_text())["groups"]:
         for rule in group["rules"]:
             yield rule["alert"], rule["expr"], None
+            for query in re.findall(r'query "([^"]*)"', rule["annotations"]["message"]):
+                yield f"the text of {rule['alert']}", query, None
     for panel in json.loads((CHART / "dashboard.json").read_text())["panels"]:
         for target in panel.get("targets", []):
             shown = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
             yield panel["title"], target["expr"], shown
-    (block,) = re.findall(r"```promql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```promql\n(.*?)```", (ROOT / "docs" / "operating.md").read_text(), re.DOTALL)
     for query in block.splitlines():
         if not query.startswith("#"):
-            yield "README", query.replace("offender-events-prod", NAMESPACE), None
+            yield "operating.md", query.replace("offender-events-prod", NAMESPACE), None
 
 
 def selectors(query):
     """Those of the metrics of a query, without their ranges."""
     found = re.findall(r"\b[a-z_]+\{[^}]*\}", query)
     # So that none is overlooked.
-    bare = re.findall(r"\b(?:offender|process|kube|container)_[a-z_]+\b(?!\{)", re.sub(r'"[^"]*"', "", query))
+    bare = re.findall(r"\b(?:offender|process|kube|container)_[a-z_]+\b(?!\{)", re.sub(r"""(["']).*?\1""", "", query))
     assert not bare, f"no {{…}} after {bare} in {query}"
-    assert found and all(f'namespace="{NAMESPACE}"' in selector for selector in found), query
+    assert found and all(f'namespace="{NAMESPACE}"' in selector.replace("'", '"') for selector in found), query
     return found
 
 

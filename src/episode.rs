@@ -9,7 +9,7 @@ const REMINDER: Duration = Duration::from_mins(10);
 
 /// Failures without a success between them.
 #[derive(Debug, Default)]
-pub(super) struct Episode {
+pub(crate) struct Episode {
     since: Option<Instant>,
     last_line: Option<Instant>,
 }
@@ -26,7 +26,7 @@ impl Episode {
         })
     }
 
-    /// Notes a success. If the log has told of the episode, the result is how long it lasted.
+    /// Notes a success. If the log has mentioned the episode, the result is how long it lasted.
     pub fn ended(&mut self, now: Instant) -> Option<Duration> {
         let since = self.since.take()?;
         self.last_line.take()?;
