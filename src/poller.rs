@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::brake::{Brake, BrakeAnswer};
-use self::held::{ClaimPlace, Held};
+use self::held::{Held, HeldRow};
 use self::lanes::Lanes;
 use self::lease::Lease;
 use self::monotony::Monotony;
@@ -303,7 +303,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
     }
 
     /// Starts to work on a claimed row.
-    fn start(&self, row: ClaimedRow, claimed_at: Instant, place: ClaimPlace, operation: Operation) {
+    fn start(&self, row: ClaimedRow, claimed_at: Instant, mut held: HeldRow, operation: Operation) {
         let pod = self.pod.clone();
         pod.metrics.read.inc();
         // The brake comes off by itself, and a drain may be long.
@@ -321,8 +321,9 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             }
             _ => None,
         };
+        held.hold(&row, lease);
         let row = Row {
-            held: place.hold(&row, lease),
+            held,
             pod,
             claimed: row,
             lease,

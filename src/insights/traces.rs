@@ -15,7 +15,7 @@ use tracing_subscriber::layer::Context;
 use super::queue::{Queue, Telemetry};
 use super::{Operation, clamped};
 
-/// A layer of the log. It sends lines once [`send_to`] has said where to, all that get past the filter put before it.
+/// A layer of the log. It sends lines once `send_to` has said where to, all that get past the filter put before it.
 #[derive(Debug, Default)]
 pub struct Traces(OnceLock<(Queue, SdkLogger)>);
 

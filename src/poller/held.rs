@@ -57,18 +57,12 @@ struct Claimed {
     age: Option<(Duration, Instant)>,
 }
 
-/// A place for a row that is about to be claimed. Free again when this is dropped.
-#[derive(Debug)]
-pub(super) struct ClaimPlace {
-    held: Held,
-    is_used: bool,
-}
-
-/// A row that this pod holds, until this is dropped.
+/// A place for a claim, and then the row that the claim brings. What it holds is given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct HeldRow {
     held: Held,
-    number: u64,
+    /// None while the claim is under way.
+    number: Option<u64>,
     standing: Standing,
     /// The step that fails, if the row is in trouble.
     failing: Option<Step>,
@@ -92,11 +86,14 @@ impl Held {
     }
 
     /// Waits for a place to claim a row with.
-    pub async fn place_for_claim(&self) -> ClaimPlace {
+    pub async fn place_for_claim(&self) -> HeldRow {
         self.wait_for_place(Purpose::Claim).await;
-        ClaimPlace {
+        HeldRow {
             held: self.clone(),
-            is_used: false,
+            number: None,
+            standing: Standing::Running,
+            failing: None,
+            end: End::Left,
         }
     }
 
@@ -174,10 +171,14 @@ impl Held {
     }
 }
 
-impl ClaimPlace {
-    /// Puts a claimed row into the place.
-    pub fn hold(mut self, row: &ClaimedRow, lease: Lease) -> HeldRow {
-        self.is_used = true;
+impl HeldRow {
+    /// The rows of this pod.
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Puts the row that the claim has brought into the place.
+    pub fn hold(&mut self, row: &ClaimedRow, lease: Lease) {
         let claimed = Claimed {
             row: row.offender_delta_id(),
             lease,
@@ -195,28 +196,7 @@ impl ClaimPlace {
             state.rows.insert(state.last_number, claimed);
             state.last_number
         });
-        HeldRow {
-            held: self.held.clone(),
-            number,
-            standing: Standing::Running,
-            failing: None,
-            end: End::Left,
-        }
-    }
-}
-
-impl Drop for ClaimPlace {
-    fn drop(&mut self) {
-        if !self.is_used {
-            self.held.change(|state| state.places.give_back());
-        }
-    }
-}
-
-impl HeldRow {
-    /// The rows of this pod.
-    pub fn held(&self) -> &Held {
-        &self.held
+        self.number = Some(number);
     }
 
     /// Gives the place back while the row waits for its turn.
@@ -268,6 +248,10 @@ impl Drop for HeldRow {
     fn drop(&mut self) {
         let now = Instant::now();
         let row = self.held.change(|state| {
+            let Some(number) = self.number else {
+                state.places.give_back();
+                return None;
+            };
             state.places.end(self.standing, self.end);
             if let Some(step) = self.failing {
                 state.in_trouble_at[step as usize] -= 1;
@@ -279,7 +263,7 @@ impl Drop for HeldRow {
                     tracing::info!(failed_for_seconds, "rows are settled again");
                 }
             }
-            state.rows.remove(&self.number)
+            state.rows.remove(&number)
         });
         if std::thread::panicking()
             && let Some(Claimed { row, lease, .. }) = row

@@ -42,17 +42,6 @@ pub enum After {
     Refused,
 }
 
-/// What the pod knows when an attempt has failed.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// What is left of the row's lease.
-    pub lease_left: Duration,
-    /// Whether others need the room, see `Held::is_crowded_out`.
-    pub is_crowded_out: bool,
-    /// Chance, from 0 to 1.
-    pub chance: f64,
-}
-
 impl Attempts {
     /// No attempt yet.
     #[must_use]
@@ -88,11 +77,13 @@ impl Attempts {
         }
     }
 
-    /// Decides what happens after an attempt that failed.
+    /// Decides what happens after an attempt that failed, with this much of the lease left. `chance` is from 0 to 1.
     pub fn failed(
         &mut self,
         error: &CallError,
-        moment: Moment,
+        lease_left: Duration,
+        is_crowded_out: bool,
+        chance: f64,
         settings: &PollerSettings,
     ) -> After {
         self.failures += 1;
@@ -103,15 +94,15 @@ impl Attempts {
         // A row that may be published never leaves this way.
         if self.step == Step::Identifiers
             && self.failures >= FAILURES_BEFORE_CROWDED_OUT
-            && moment.is_crowded_out
+            && is_crowded_out
         {
             return After::Leave(Reason::CrowdedOut);
         }
         let longest = settings.lock_expiry / LONGEST_WAIT_PART;
         let doubled = FIRST_WAIT.saturating_mul(1 << (self.failures - 1).min(16));
-        let wait = doubled.min(longest).mul_f64(0.5 + moment.chance / 2.0);
+        let wait = doubled.min(longest).mul_f64(0.5 + chance / 2.0);
         let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
-        if wait >= moment.lease_left {
+        if wait >= lease_left {
             return After::Leave(Reason::LeaseRanOut);
         }
         After::Wait(wait)
@@ -160,12 +151,10 @@ impl Retry<'_> {
                 self.held.call_failed(step, &error);
             }
             let first_failure = *first_failure.get_or_insert_with(Instant::now);
-            let moment = Moment {
-                lease_left: self.lease.remaining(Instant::now()),
-                is_crowded_out: self.held.held().is_crowded_out(first_failure, started),
-                chance: fastrand::f64(),
-            };
-            match attempts.failed(&error, moment, self.settings) {
+            let lease_left = self.lease.remaining(Instant::now());
+            let is_crowded_out = self.held.held().is_crowded_out(first_failure, started);
+            let chance = fastrand::f64();
+            match attempts.failed(&error, lease_left, is_crowded_out, chance, self.settings) {
                 After::Wait(wait) => self.wait(wait).await,
                 After::Leave(reason) => return Err(Stopped::Left(reason, Some(error))),
                 After::Refused => return Err(Stopped::Refused(error)),
@@ -264,12 +253,9 @@ mod tests {
                 retry_after: (retry_after > 0).then(|| Duration::from_secs(retry_after)),
                 ..CallError::new(kind, "x")
             };
-            let moment = Moment {
-                lease_left: Duration::from_secs(lease_left),
-                is_crowded_out,
-                chance: 1.0,
-            };
-            let happens = attempts.failed(&error, moment, &poller_settings());
+            let lease_left = Duration::from_secs(lease_left);
+            let happens =
+                attempts.failed(&error, lease_left, is_crowded_out, 1.0, &poller_settings());
             assert_eq!(happens, after, "{case:?}");
             assert_eq!(attempts.answer_lost, kind == Kind::AnswerLost, "{case:?}");
         }
@@ -278,13 +264,9 @@ mod tests {
     #[test]
     fn waits_are_at_least_half_as_long() {
         let settings = poller_settings();
-        let moment = Moment {
-            lease_left: settings.lock_expiry,
-            is_crowded_out: false,
-            chance: 0.0,
-        };
-        let after =
-            Attempts::at(Step::Publish).failed(&CallError::unavailable("x"), moment, &settings);
+        let mut attempts = Attempts::at(Step::Publish);
+        let error = CallError::unavailable("x");
+        let after = attempts.failed(&error, settings.lock_expiry, false, 0.0, &settings);
         assert_eq!(after, After::Wait(seconds(0.1)));
     }
 }

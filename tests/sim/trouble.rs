@@ -12,7 +12,7 @@ use crate::seed::{Ending, Kind, Offender, Plan, Restart, RowPlan};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Bad rows at the head of good ones, all of them there from the start.
+/// Bad rows at the head of good ones, which come a second later: rows of one second are served in any order.
 fn bad_in_front(bad: Offender, offenders: usize, rows_of_each: usize, good: usize) -> Plan {
     let mut plan = healthy(Kind::BadRows, 1);
     plan.trouble_ends = SECOND;
@@ -24,7 +24,7 @@ fn bad_in_front(bad: Offender, offenders: usize, rows_of_each: usize, good: usiz
             Duration::ZERO,
         )
     });
-    let good_rows = (0..good).map(|index| row(index, index % OFFENDERS, Duration::ZERO));
+    let good_rows = (0..good).map(|index| row(index, index % OFFENDERS, SECOND));
     plan.rows = bad_rows.chain(good_rows).collect();
     plan
 }
