@@ -44,6 +44,19 @@ pub fn log(
             cause,
             "row marked as permanently failed: its change is not published"
         ),
+        // Without an id the service cannot mark it.
+        Outcome::LeftLocked(reason) if reason.is_second_chance() && offender_delta_id.is_some() => {
+            tracing::warn!(
+                offenderId = offender_id,
+                offenderDeltaId = offender_delta_id,
+                eventType = event_type,
+                outcome = outcome.name(),
+                milliseconds,
+                cause,
+                comes_back_at = %comes_back_at(lease),
+                "row left locked: the service gives it up if this is still so when it comes back"
+            );
+        }
         Outcome::LeftLocked(_) => tracing::warn!(
             offenderId = offender_id,
             offenderDeltaId = offender_delta_id,
