@@ -1,7 +1,7 @@
 //! `check` and `config`: what they print and how they end. Nothing is claimed, nothing published, nothing secret printed.
 
+use crate::binary::{command, text};
 use crate::ingestion::{Answer, Ingestion, KEY};
-use crate::process::{command, text};
 use crate::world::{add, row, sandbox, variables};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 

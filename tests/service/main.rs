@@ -9,15 +9,16 @@
     reason = "a test fails by panicking, and counts in metrics are exact although they are floats"
 )]
 
+#[allow(dead_code, reason = "shared with the slow tests of e2e")]
+mod binary;
 mod check;
 mod events;
+#[allow(dead_code, reason = "shared with the slow tests of e2e")]
 mod ingestion;
-mod insights;
-mod pods;
 mod process;
-mod proxy;
 mod sns_errors;
 mod token;
 mod trouble;
 mod web;
+#[allow(dead_code, reason = "shared with the slow tests of e2e")]
 mod world;

@@ -1,97 +1,19 @@
 //! The binary as a process: exit codes, signals, what it prints.
 
 use std::io::Write;
-use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use crate::binary::{SERVICE, Service, command, command_of, text};
 use crate::ingestion::{Ingestion, KEY};
 use crate::world::{PATIENCE, add, event_types, eventually, row, sandbox, variables};
 use sandbox::delius::NewUpdate;
-use sandbox::{Endpoint, Fault, Sandbox};
+use sandbox::{Endpoint, Fault};
 use tokio::net::TcpStream;
-use tokio::process::Command;
-use tokio::task::JoinHandle;
-
-/// The service in a process of its own. What it prints is read all the time: a full pipe would hold it up.
-pub struct Service {
-    id: u32,
-    output: JoinHandle<Output>,
-}
-
-const SERVICE: &str = env!("CARGO_BIN_EXE_probation-offender-events");
-
-pub fn command() -> Command {
-    command_of(SERVICE)
-}
-
-fn command_of(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-impl Service {
-    pub fn start(sandbox: &Sandbox, more: &[(&str, &str)]) -> Self {
-        let mut command = command();
-        command.envs(variables(sandbox)).envs(more.iter().copied());
-        Self::spawn(command)
-    }
-
-    fn spawn(mut command: Command) -> Self {
-        let child = command.spawn().unwrap();
-        Self {
-            id: child.id().unwrap(),
-            output: tokio::spawn(async { child.wait_with_output().await.unwrap() }),
-        }
-    }
-
-    /// Its memory, as the system sees it.
-    pub fn resident_kilobytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id)).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.unwrap().trim_end_matches("kB").trim();
-        number.parse().unwrap()
-    }
-
-    /// Waits until it ends by itself.
-    pub async fn ended(self) -> Output {
-        self.output.await.unwrap()
-    }
-
-    /// Sends SIGTERM, and waits for the end.
-    pub async fn terminate(self) -> Output {
-        self.signal("TERM").await
-    }
-
-    /// Sends any signal, and waits for the end.
-    pub async fn signal(self, signal: &str) -> Output {
-        self.send(signal).await;
-        self.ended().await
-    }
-
-    async fn send(&self, signal: &str) {
-        let id = self.id.to_string();
-        let sent = Command::new("kill").args(["-s", signal, &id]).status();
-        assert!(sent.await.unwrap().success());
-    }
-}
 
 /// A port that nobody listens on. Somebody may take it meanwhile, so this is only for those who need to know it beforehand.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     listener.local_addr().unwrap().port()
-}
-
-pub fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 #[tokio::test]

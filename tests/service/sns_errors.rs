@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
-use crate::process::Service;
+use crate::binary::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
 use sandbox::{Endpoint, Fault, Rule};
 

@@ -16,6 +16,12 @@ use tokio_util::sync::CancellationToken;
 /// No test waits longer than this for what has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Limits that make a call that hangs cost less.
+pub const QUICK: [(&str, &str); 2] = [
+    ("API_CALLTIMEOUT", "500ms"),
+    ("HMPPS_SQS_CALLTIMEOUT", "500ms"),
+];
+
 pub struct World {
     pub sandbox: Sandbox,
     pub address: String,
@@ -179,5 +185,18 @@ pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
             "not within {PATIENCE:?}: {what}"
         );
         sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Adds changes to these records of CONTACT.
+pub fn add_rows(sandbox: &Sandbox, offender: i64, records: std::ops::RangeInclusive<i64>) {
+    for record in records {
+        add(
+            sandbox,
+            NewUpdate {
+                source_record_id: Some(record),
+                ..row(offender, "CONTACT")
+            },
+        );
     }
 }

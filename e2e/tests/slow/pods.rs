@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::process::Service;
+use crate::binary::Service;
 use crate::world::{PATIENCE, attribute, eventually, sandbox};
 
 #[tokio::test]

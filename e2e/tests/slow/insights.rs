@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::binary::Service;
 use crate::ingestion::{Answer, Ingestion, KEY, SAMPLED_OUT};
-use crate::process::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
 use probation_offender_events::telemetry;
 use sandbox::delius::NewUpdate;
@@ -154,7 +154,7 @@ async fn a_warning_is_a_trace_of_its_row() {
     let traces = ingestion.of_kind("Message");
     assert_eq!(traces.len(), 1, "{traces:?}");
     let data = &traces[0]["data"]["baseData"];
-    let message = "row left locked: it comes back when the lock expires";
+    let message = "row left locked: the service gives it up if this is still so when it comes back";
     assert_eq!(
         (&data["message"], &data["severityLevel"]),
         (&json!(message), &json!(2))
