@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sns::config::Credentials;
@@ -331,7 +332,9 @@ async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
         .http_client(SdkHttp::new(http))
         .region(Region::new(region))
         .retry_config(RetryConfig::disabled())
-        .timeout_config(TimeoutConfig::disabled());
+        .timeout_config(TimeoutConfig::disabled())
+        // It would end each call after five seconds without a byte.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some((id, secret)) = keys {
         loader = loader.credentials_provider(Credentials::new(
             id,

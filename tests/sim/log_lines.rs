@@ -80,13 +80,22 @@ fn outage(endpoint: Option<Endpoint>, symptom: Symptom, rows: usize) -> Plan {
 }
 
 #[test]
-fn an_idle_hour_logs_a_line_a_pod_at_most() {
+fn idle_hours_are_one_line_a_pod() {
     let mut plan = healthy(Kind::Chaos, PODS);
-    plan.trouble_ends = HOUR;
+    plan.trouble_ends = HOUR * 3;
+    let line = "no poll has found a row (404); this is normal only if nothing changes in Delius";
+    assert_eq!(lines_of(plan), [line; PODS]);
+}
+
+#[test]
+fn an_hour_of_lost_races_is_one_line_a_pod() {
+    let mut plan = outage(Some(Endpoint::Next), Symptom::Throttles, 0);
+    plan.outages[0].to += HOUR / 2;
+    plan.trouble_ends += HOUR / 2;
     let lines = lines_of(plan);
-    assert!(lines.len() <= PODS, "{lines:#?}");
-    let is_of_no_rows = |line: &String| line.starts_with("no poll has found a row");
-    assert!(lines.iter().all(is_of_no_rows), "{lines:#?}");
+    let is_of_races = |line: &&String| line.contains("lost its rows to other callers (409)");
+    assert_eq!(lines.iter().filter(is_of_races).count(), PODS, "{lines:#?}");
+    assert_eq!(lines.len(), PODS, "{lines:#?}");
 }
 
 #[test]

@@ -205,3 +205,17 @@ async fn a_short_lived_token_is_renewed_in_time() {
     assert_eq!(world.metric("offender_places_lost").await, 0.0);
     world.stop().await;
 }
+
+/// The SDK has a limit of its own, of five seconds without a byte.
+#[tokio::test]
+async fn a_publish_may_take_as_long_as_its_timeout() {
+    let world = World::start_with(&[("HMPPS_SQS_CALLTIMEOUT", "8s")]).await;
+    let slow = Fault::Latency(Duration::from_millis(6_500));
+    world.sandbox.faults().always(Endpoint::PublishBatch, slow);
+    add(&world.sandbox, row(1, "CONTACT"));
+    world.drained().await;
+    assert_eq!(world.sandbox.topic().len(), 1);
+    let redelivered = "offender_updates_redelivered_total{cause=\"answer_lost\"}";
+    assert_eq!(world.metric(redelivered).await, 0.0);
+    world.stop().await;
+}
