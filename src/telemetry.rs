@@ -42,8 +42,8 @@ impl Drop for Log {
 
 /// Sets up the log of the process. `lost` counts lines that are not written.
 ///
-/// `levels` counts for the service's own lines only. The libraries below it print whole requests at lower levels, tokens
-/// and message bodies included, so that of theirs nothing under WARN is ever written.
+/// `levels` counts for the service's own lines, and no others are written: the libraries below it print whole requests,
+/// tokens and message bodies included, in warnings too.
 ///
 /// # Errors
 /// If the log has been set up already, or the system has no more threads.
@@ -77,9 +77,8 @@ pub fn start(
             .with_ansi(colours && on_terminal)
             .boxed()
     };
-    let own_or_warning = filter_fn(|line| is_own(line) || *line.level() <= LevelFilter::WARN);
     let filter = EnvFilter::try_new(levels)?
-        .and(own_or_warning)
+        .and(filter_fn(is_own))
         .and(log.repeats.clone());
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))

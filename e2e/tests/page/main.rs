@@ -136,8 +136,8 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
 #[tokio::test]
 async fn a_filter_policy_shows_what_its_subscription_receives_or_why_sns_would_refuse_it() {
     visit(0, DESK, async |visit| {
-        let readme = include_str!("../../../README.md");
-        let policy = readme
+        let for_subscribers = include_str!("../../../docs/subscribing.md");
+        let policy = for_subscribers
             .lines()
             .find(|line| line.contains("filter_policy = "))
             .unwrap()

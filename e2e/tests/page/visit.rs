@@ -12,11 +12,15 @@ use sandbox::{Sandbox, Timings};
 use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// No test waits longer than this for what has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A browser is a dozen processes: more of them than cores only slow each other down.
+static BROWSERS: Semaphore = Semaphore::const_new(2);
 
 /// What a test has to do with.
 pub struct Visit {
@@ -33,6 +37,7 @@ pub const SMALL_PHONE: (u32, u32) = (320, 640);
 
 /// Starts service, sandbox and browser, and opens the page. Without a browser the test is skipped, unless in CI.
 pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOnce(&Visit)) {
+    let _permit = BROWSERS.acquire().await.unwrap();
     let Some(mut driver) = Chromedriver::start().await else {
         assert!(
             std::env::var_os("CI").is_none_or(|ci| ci != "true"),

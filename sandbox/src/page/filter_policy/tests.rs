@@ -104,8 +104,8 @@ fn a_policy_accepts_what_sns_would_deliver() {
 
 #[test]
 fn terraform_is_read_as_it_is_pasted() {
-    let readme = include_str!("../../../../README.md");
-    let block = readme
+    let for_subscribers = include_str!("../../../../docs/subscribing.md");
+    let block = for_subscribers
         .split("```terraform")
         .nth(1)
         .and_then(|rest| rest.split("```").next())
