@@ -1,8 +1,9 @@
 //! The poll loop's sign of life, from which liveness follows.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long a wait may go on between two beats.
@@ -27,10 +28,7 @@ impl Heartbeat {
 
     /// Says that the poll loop makes progress.
     pub fn beat(&self) {
-        *self
-            .last_beat
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.last_beat.lock() = Instant::now();
     }
 
     /// Beats while waiting for something that may take long and is not itself a call.
@@ -49,11 +47,7 @@ impl Heartbeat {
     /// Whether there was a beat lately.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.last_beat
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
-            <= self.silence_allowed
+        self.last_beat.lock().elapsed() <= self.silence_allowed
     }
 }
 

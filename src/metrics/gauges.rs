@@ -1,8 +1,9 @@
 //! Gauges whose value is worked out when it is asked for, since it changes while nothing happens.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::Gauge;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -30,7 +31,7 @@ impl SecondsSince {
 
     /// Sets an age, and the moment at which it was that.
     pub fn set_age(&self, age: Option<(Duration, Instant)>) {
-        *self.age.lock().unwrap_or_else(PoisonError::into_inner) = age;
+        *self.age.lock() = age;
     }
 }
 
@@ -40,7 +41,7 @@ impl Collector for SecondsSince {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let age = *self.age.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = *self.age.lock();
         let seconds = |(age, at): (Duration, Instant)| (age + at.elapsed()).as_secs_f64();
         self.gauge.set(age.map_or(0.0, seconds));
         self.gauge.collect()
@@ -86,7 +87,7 @@ impl AgeMax {
     }
 
     fn rotated(&self) -> MutexGuard<'_, Windows> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = self.windows.lock();
         for _ in 0..windows.maxima.len() {
             if windows.newest_since.elapsed() < WINDOW {
                 return windows;

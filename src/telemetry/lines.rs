@@ -2,10 +2,11 @@
 //! whoever reads the log.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::IntCounter;
 
 /// The bytes that wait at most, beside as many that are being written.
@@ -77,11 +78,8 @@ impl Lines {
     }
 
     fn has_lines_within(&self, limit: Duration) -> bool {
-        let state = self.lock();
         let is_empty = |state: &mut State| state.waiting.is_empty();
-        let waited = self.changed.wait_timeout_while(state, limit, is_empty);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !state.waiting.is_empty()
+        self.wait_while(is_empty, limit)
     }
 
     /// Takes all lines, and tells how many were lost if the log flows.
@@ -115,11 +113,19 @@ impl Lines {
     /// Waits until all lines are written, but no longer than `limit`.
     pub fn finish(&self, limit: Duration) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
-        let _ = self.changed.wait_timeout_while(self.lock(), limit, is_busy);
+        self.wait_while(is_busy, limit);
+    }
+
+    /// Waits for the state to change; whether that happened within the limit.
+    fn wait_while(&self, is_same: impl FnMut(&mut State) -> bool, limit: Duration) -> bool {
+        let waited = self
+            .changed
+            .wait_while_for(&mut self.lock(), is_same, limit);
+        !waited.timed_out()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
@@ -41,7 +42,7 @@ impl Repeats {
         if !can_be_left_out(metadata) {
             return true;
         }
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.lock();
         let kind = kinds.entry(metadata.callsite()).or_insert_with(|| {
             let mut message = Message::default();
             event.record(&mut message);
@@ -67,7 +68,7 @@ impl Repeats {
     }
 
     fn sum_up_where(&self, is_over: impl Fn(&Kind) -> bool) {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.lock();
         let over: Vec<Kind> = kinds
             .extract_if(|_, kind| is_over(kind))
             .map(|(_, kind)| kind)
@@ -141,7 +142,7 @@ mod tests {
 
     impl io::Write for &Log {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -152,7 +153,7 @@ mod tests {
     impl Log {
         /// The lines since the last time.
         fn lines(&self) -> Vec<String> {
-            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+            let bytes = std::mem::take(&mut *self.0.lock());
             let text = String::from_utf8(bytes).unwrap();
             text.lines().map(|line| line.trim().to_owned()).collect()
         }
