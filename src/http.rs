@@ -281,14 +281,20 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// Why a call failed, from a list of causes that hold nothing of the request. A library's own text may.
 #[must_use]
 pub fn cause_of(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let mut told: Vec<String> = causes.filter_map(known_cause).collect();
+    let mut told: Vec<String> = causes(error).filter_map(known_cause).collect();
     told.dedup();
     if told.is_empty() {
         "the call failed".to_owned()
     } else {
         told.join(": ")
     }
+}
+
+/// An error, what caused it, what caused that, and so on.
+pub fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
