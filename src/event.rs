@@ -9,7 +9,7 @@ use uuid::Uuid;
 use self::mappings::{EventOption, GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
 
 use crate::fields::Fields;
-use crate::offender_update::{OffenderId, OffenderUpdate};
+use crate::offender_update::{ChangeId, OffenderId, OffenderUpdate};
 
 /// By what the rest of the justice system knows an offender.
 #[derive(Clone, PartialEq, Eq)]
@@ -116,11 +116,12 @@ pub fn events_of(
         event_datetime: update.date_changed.to_string(),
     };
     let (event_type, generic_too) = event_type_of(update, options);
+    let change = update.change_id();
     let mut events = Vec::with_capacity(2);
     if generic_too {
-        events.push(event(update, GENERIC_EVENT_TYPE.to_owned(), &generic));
+        events.push(event(change, GENERIC_EVENT_TYPE.to_owned(), &generic));
     }
-    events.push(event(update, event_type, &specific));
+    events.push(event(change, event_type, &specific));
     events
 }
 
@@ -155,9 +156,9 @@ pub fn similar_table(source_table: &str) -> Option<&'static str> {
     known.find(|known| *known != source_table && known.eq_ignore_ascii_case(source_table.trim()))
 }
 
-fn event(update: &OffenderUpdate, event_type: String, body: &impl Serialize) -> Event {
+fn event(change: ChangeId, event_type: String, body: &impl Serialize) -> Event {
     Event {
-        id: Uuid::new_v5(&update.change_id().0, event_type.as_bytes()),
+        id: Uuid::new_v5(&change.0, event_type.as_bytes()),
         event_type,
         // A struct of numbers and strings has no way to fail to become JSON.
         body: serde_json::to_string(body).unwrap_or_default(),

@@ -40,7 +40,7 @@ use crate::event::similar_table;
 use crate::heartbeat::Heartbeat;
 use crate::insights::{Insights, Operation};
 use crate::metrics::Metrics;
-use crate::offender_update::ClaimedRow;
+use crate::offender_update::{ChangeId, ClaimedRow};
 use crate::outcome::PollResult;
 use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 
@@ -215,13 +215,13 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 place = self.heartbeat.beat_while(self.held.place_for_claim()) => place,
             };
             let operation = self.insights.operation();
-            let claimed_at = Instant::now();
-            let error = match operation.clone().scope(self.claim()).await {
+            let lease = Lease::from_claim(Instant::now(), self.pod.settings.lock_expiry);
+            let error = match operation.clone().scope(self.claim(lease)).await {
                 Ok(Some(row)) => {
                     (lost_races, failures) = (0, 0);
                     let is_nameless = row.offender_delta_id().is_none();
                     nameless_rows = if is_nameless { nameless_rows + 1 } else { 0 };
-                    self.start(row, claimed_at, place, operation);
+                    self.start(row, lease, place, operation);
                     if nameless_rows < NAMELESS_ROWS_IN_A_DRAIN {
                         continue;
                     }
@@ -238,7 +238,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 }
             } else {
                 failures += 1;
-                let took = claimed_at.elapsed();
+                let took = lease.claimed_at().elapsed();
                 if failures > 1 || took > QUICK_FAILURE || error.retry_after.is_some() {
                     return DrainEnd::Failed(error);
                 }
@@ -255,8 +255,9 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         }
     }
 
-    /// Claims a row. Never dropped because the pod stops: the row that it locks would be stranded.
-    async fn claim(&self) -> Result<Option<ClaimedRow>, CallError> {
+    /// Claims a row, whose lease will be this one. Never dropped because the pod stops: the row that it locks would be
+    /// stranded.
+    async fn claim(&self, lease: Lease) -> Result<Option<ClaimedRow>, CallError> {
         self.heartbeat.beat();
         let Pod {
             settings,
@@ -265,7 +266,6 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             ..
         } = &*self.pod;
         let limit = settings.claim_timeout;
-        let lease = Lease::from_claim(Instant::now(), settings.lock_expiry);
         self.claims.lock().under_way = Some(lease);
         let claimed = timeout(limit, updates.next()).await;
         let mut claims = self.claims.lock();
@@ -303,16 +303,14 @@ impl<U: Updates, T: Topic> Poller<U, T> {
     }
 
     /// Starts to work on a claimed row.
-    fn start(&self, row: ClaimedRow, claimed_at: Instant, mut held: HeldRow, operation: Operation) {
+    fn start(&self, row: ClaimedRow, lease: Lease, mut held: HeldRow, operation: Operation) {
         let pod = self.pod.clone();
         pod.metrics.read.inc();
         // The brake comes off by itself, and a drain may be long.
         pod.show_brake();
         pod.log_similar_table(&row);
-        let lease = Lease::from_claim(claimed_at, pod.settings.lock_expiry);
-        let is_published = row
-            .change_id()
-            .is_some_and(|change| pod.published.contains(change, claimed_at));
+        let change = row.change_id();
+        let is_published = pod.has_published(change, lease);
         // Joined here and not in the task, so that the order is the order of the claims. What will not be published needs
         // no turn.
         let lane = match &row {
@@ -326,6 +324,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             held,
             pod,
             claimed: row,
+            change,
             lease,
             lane,
             cause: None,
@@ -416,6 +415,11 @@ fn result_of_failure(kind: CallErrorKind) -> PollResult {
 }
 
 impl<U, T> Pod<U, T> {
+    /// Whether this pod has published the change of a row with this lease.
+    fn has_published(&self, change: Option<ChangeId>, lease: Lease) -> bool {
+        change.is_some_and(|change| self.published.contains(change, lease.claimed_at()))
+    }
+
     /// Whether one more row may be marked as permanently failed.
     fn may_give_up_a_row(&self, now: Instant) -> bool {
         let answer = self.brake.lock().ask(now);

@@ -23,6 +23,8 @@ use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 pub(super) struct Row<U, T> {
     pub pod: Arc<Pod<U, T>>,
     pub claimed: ClaimedRow,
+    /// What tells the change from every other; `None` if the row is unreadable.
+    pub change: Option<ChangeId>,
     pub lease: Lease,
     pub held: HeldRow,
     /// Its turn among the rows of its offender. A row that will not be published needs none.
@@ -51,7 +53,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
 
     /// Makes the calls that the rules ask for, until the row is settled or a reason to leave it is found.
     async fn settle(&mut self) -> Result<Outcome, Reason> {
-        let was_published = self.is_published();
+        let was_published = self.pod.has_published(self.change, self.lease);
         let mut known = if was_published {
             Known::PublishedBefore
         } else {
@@ -134,7 +136,9 @@ impl<U: Updates, T: Topic> Row<U, T> {
         let ClaimedRow::Update(update) = &self.claimed else {
             return;
         };
-        self.pod.published.remember(update.change_id());
+        if let Some(change) = self.change {
+            self.pod.published.remember(change);
+        }
         let age = update.date_changed.age(Timestamp::now());
         self.pod.metrics.observe_age(age);
         if let Known::Found(Identifiers { crn, .. }) = known {
@@ -146,7 +150,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         // The next row of the offender need not wait for this.
         self.lane = None;
         self.settling_call(Step::Delete).await?;
-        if let Some(change) = self.change_id() {
+        if let Some(change) = self.change {
             self.pod.published.deleted(change, Instant::now());
         }
         Ok(())
@@ -196,16 +200,6 @@ impl<U: Updates, T: Topic> Row<U, T> {
 
     fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
         self.claimed.offender_delta_id()
-    }
-
-    fn change_id(&self) -> Option<ChangeId> {
-        self.claimed.change_id()
-    }
-
-    fn is_published(&self) -> bool {
-        let claimed_at = self.lease.claimed_at();
-        self.change_id()
-            .is_some_and(|change| self.pod.published.contains(change, claimed_at))
     }
 
     fn report(&self, outcome: Outcome, started: Instant) {
