@@ -76,7 +76,7 @@ pub struct PollerSettings {
     pub lock_expiry: Duration,
     /// The longest that any call but a claim or a publish may take.
     pub call_timeout: Duration,
-    /// The longest that a publish may take, and half of that after one without an answer.
+    /// The longest that a publish may take; twice that after one without an answer.
     pub publish_timeout: Duration,
     /// The longest that a claim may take. One that is given up strands the row that it may have locked.
     pub claim_timeout: Duration,

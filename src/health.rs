@@ -1,11 +1,12 @@
 //! Health in the shape of Spring Boot's actuator: what the pod's probes and the team's dashboards read.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::heartbeat::Heartbeat;
 use crate::http::{self, HttpClient};
 use crate::metrics::Metrics;
 use crate::outcome::{Dependency, Label};
+use crate::ports::CallError;
 use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.
@@ -134,7 +136,7 @@ impl Health {
     /// it goes on if they stop waiting.
     pub async fn report(&self) -> Option<Report> {
         let report = {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.last.lock();
             match &*last {
                 Some(check) if check.is_good() => check.report.clone(),
                 _ => {
@@ -273,10 +275,16 @@ impl Checks {
 
     async fn ping(&self, base_url: &str) -> Component {
         let down = |error: String| Component::of(Status::Down, [("error", json!(error))]);
-        match timeout(self.timeout, self.pinged(base_url)).await {
-            Ok(component) => component.unwrap_or_else(down),
-            Err(_) => down(format!("no answer within {:?}", self.timeout)),
-        }
+        let component = self.in_time(self.pinged(base_url)).await;
+        component.unwrap_or_else(down)
+    }
+
+    async fn in_time<R>(
+        &self,
+        check: impl Future<Output = Result<R, String>>,
+    ) -> Result<R, String> {
+        let answer = timeout(self.timeout, check).await;
+        answer.unwrap_or_else(|_| Err(CallError::no_answer_within(self.timeout).cause))
     }
 
     async fn pinged(&self, base_url: &str) -> Result<Component, String> {
@@ -303,8 +311,8 @@ impl Checks {
 
     async fn topic(&self) -> Component {
         let arn = ("topicArn", json!(self.topic.arn()));
-        match timeout(self.timeout, self.topic.attributes()).await {
-            Ok(Ok(attributes)) => Component::of(
+        match self.in_time(self.topic.attributes()).await {
+            Ok(attributes) => Component::of(
                 Status::Up,
                 [
                     arn,
@@ -318,11 +326,7 @@ impl Checks {
                     ),
                 ],
             ),
-            Ok(Err(error)) => Component::of(Status::Down, [arn, ("error", json!(error))]),
-            Err(_) => {
-                let error = format!("no answer within {:?}", self.timeout);
-                Component::of(Status::Down, [arn, ("error", json!(error))])
-            }
+            Err(error) => Component::of(Status::Down, [arn, ("error", json!(error))]),
         }
     }
 }

@@ -239,13 +239,11 @@ impl Drop for OpenCall {
 
 /// The ids by which Delius knows a row, as far as they could be read; no personal data.
 fn ids_of(row: &ClaimedRow) -> Vec<KeyValue> {
-    let (row, offender) = match row {
-        ClaimedRow::Update(update) => (Some(update.offender_delta_id), Some(update.offender_id)),
-        ClaimedRow::Unreadable(row) => (row.offender_delta_id, row.offender_id),
-    };
-    let row = row.map(|id| text("offenderDeltaId", &id.to_string()));
-    let offender = offender.map(|id| text("offenderId", &id.to_string()));
-    row.into_iter().chain(offender).collect()
+    let delta_id = row.offender_delta_id();
+    let delta_id = delta_id.map(|id| text("offenderDeltaId", &id.to_string()));
+    let offender_id = row.offender_id();
+    let offender_id = offender_id.map(|id| text("offenderId", &id.to_string()));
+    delta_id.into_iter().chain(offender_id).collect()
 }
 
 fn text(name: &'static str, value: &str) -> KeyValue {
