@@ -196,10 +196,8 @@ impl Auth {
 /// Why a token is not, or no longer, known: as the real one, which goes by what the token says of itself.
 fn what_is_wrong(token: &str) -> String {
     let payload = || {
-        let mut parts = token.split('.');
-        let (Some(_), Some(payload), Some(_), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let parts: Vec<_> = token.split('.').collect();
+        let [_, payload, _] = parts[..] else {
             return None;
         };
         serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()

@@ -1,9 +1,8 @@
 //! The mini-Delius: real tables with real triggers into `OFFENDER_DELTA`, and community-api's lock
 //! on its rows.
 //!
-//! One `SQLite` connection behind a mutex. Nothing here is asynchronous and nothing here looks at
-//! the clock except the triggers: whoever claims or settles a row passes the time in, so that a
-//! simulation may own it.
+//! One `SQLite` connection behind a mutex. Whoever claims or settles a row passes the time in, so that
+//! a simulation may own it. Only `patiently` is asynchronous.
 
 mod claim;
 mod data;

@@ -34,6 +34,21 @@ pub enum Endpoint {
     TopicAttributes,
 }
 
+impl Endpoint {
+    /// Those of community-api.
+    pub const COMMUNITY: &[Self] = &[
+        Self::NextUpdate,
+        Self::Identifiers,
+        Self::DeleteUpdate,
+        Self::MarkAsFailed,
+        Self::CommunityPing,
+    ];
+    /// Those of hmpps-auth.
+    pub const AUTH: &[Self] = &[Self::Token, Self::AuthPing];
+    /// Those of SNS.
+    pub const SNS: &[Self] = &[Self::Publish, Self::PublishBatch, Self::TopicAttributes];
+}
+
 const ENDPOINTS: usize = Endpoint::TopicAttributes as usize + 1;
 
 /// What happens instead of, or besides, the effect of a call.

@@ -72,7 +72,7 @@ impl Reply {
         Self::new(200, "application/vnd.spring-boot.actuator.v3+json", body)
     }
 
-    /// An error that Spring answers before community-api is asked.
+    /// An error in Spring's own form: 400, 405, 500 and unknown paths.
     pub(crate) fn problem(status: u16, path: &str) -> Self {
         let reason = StatusCode::from_u16(status).ok();
         Self::json(

@@ -146,11 +146,13 @@ impl Serve {
         );
         let sandbox = Sandbox::start(self.settings()).await?;
         let (people, backlog) = (self.people, self.backlog);
-        let seed = move |delius: &Delius| {
-            delius.seed_people(people)?;
-            delius.seed_backlog(backlog)
-        };
-        sandbox.delius().patiently(seed).await?;
+        let delius = sandbox.delius();
+        delius
+            .patiently(move |delius| delius.seed_people(people))
+            .await?;
+        delius
+            .patiently(move |delius| delius.seed_backlog(backlog))
+            .await?;
         for rule in self.faults {
             sandbox.faults().inject(rule);
         }

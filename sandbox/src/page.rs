@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use axum::extract::{DefaultBodyLimit, Form, Path, Query, State};
+use axum::extract::{Form, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -142,7 +142,6 @@ impl Page {
             .route("/outages/{outage}", post(switch))
             .route("/lock", post(set_lock))
             .route("/subscription", post(subscribe))
-            .layer(DefaultBodyLimit::max(MOST_BYTES))
             .layer(middleware::from_fn_with_state(self.clone(), once::once))
             .layer(middleware::from_fn(guard::guard))
             .with_state(self.clone())
@@ -196,14 +195,11 @@ async fn show(State(page): State<Page>, Query(address): Query<Address>) -> Answe
         }
         None => address.person,
     };
-    let outcome = match (address.crn, found, address.done) {
-        (Some(crn), None, _) => Outcome::refused(
-            "crn",
-            vec![("crn".into(), format!("No one has the CRN {crn:.20}"))],
-        ),
-        (_, _, Some(done)) => Outcome::Done(done),
-        _ => Outcome::None,
-    };
+    if let (Some(crn), None) = (&address.crn, found) {
+        let fault = ("crn".into(), format!("No one has the CRN {crn:.20}"));
+        return page.refuse(None, "crn", vec![fault], Values::new()).await;
+    }
+    let outcome = address.done.map_or(Outcome::None, Outcome::Done);
     page.answer(Shown {
         person: found,
         outcome,

@@ -34,6 +34,7 @@ pub(crate) struct Ways(Arc<Mutex<VecDeque<Way>>>);
 impl Ways {
     pub(crate) fn claimed(&self, row: &UpdateRow) {
         let mut ways = locked(&self.0);
+        ways.retain(|way| way.id != row.offender_delta_id);
         ways.push_front(Way {
             id: row.offender_delta_id,
             offender: row.offender_id,
@@ -81,5 +82,34 @@ impl Ways {
     /// Those claimed last, the latest first.
     pub(crate) fn latest(&self, limit: usize) -> Vec<Way> {
         locked(&self.0).iter().take(limit).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delius::Status;
+
+    #[test]
+    fn a_row_that_is_claimed_again_has_one_way_which_gets_its_message() {
+        let row = UpdateRow {
+            offender_id: 1,
+            date_changed: String::new(),
+            action: "UPSERT".to_owned(),
+            offender_delta_id: 5,
+            source_table: None,
+            source_record_id: Some(345),
+            status: Status::InProgress,
+            failed_update: true,
+            created: 0,
+            last_updated: 0,
+        };
+        let ways = Ways::default();
+        ways.claimed(&row);
+        ways.claimed(&row);
+        ways.published(1, 345, Timestamp::now());
+        let latest = ways.latest(10);
+        assert_eq!(latest.len(), 1);
+        assert!(latest[0].published.is_some());
     }
 }

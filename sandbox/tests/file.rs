@@ -1,40 +1,18 @@
 //! The mini-Delius in a file: what is kept, what others may do to it, and what an error says.
 
+mod folder;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reqwest::Client;
 use sandbox::delius::NewUpdate;
-use sandbox::{Delius, Sandbox, Settings, Timings};
-use tokio::time::{Instant, timeout};
+use sandbox::{Endpoint, Sandbox, Settings};
+use tokio::time::{Instant, sleep, timeout};
 
-/// A separate folder for each test. It is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("sandbox-{test}-{}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("delius.sqlite")
-    }
-
-    fn open(&self) -> Result<Delius> {
-        Delius::open(&self.file(), Timings::default())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use self::folder::Folder;
 
 #[test]
 fn a_file_is_kept_and_may_be_changed_by_others() -> Result<()> {
@@ -155,6 +133,12 @@ async fn while_another_program_has_a_transaction_open_only_changes_wait() -> Res
     );
 
     let waits = tokio::spawn(delete());
+    // Until it has met the locked file.
+    while sandbox.faults().calls(Endpoint::DeleteUpdate) < 2 {
+        tokio::task::yield_now().await;
+    }
+    sleep(Duration::from_millis(200)).await;
+    assert!(!waits.is_finished(), "it waits");
     shell.execute("ROLLBACK")?;
     assert_eq!(waits.await??.status(), 200, "it waited, and went on");
     Ok(())

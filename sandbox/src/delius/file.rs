@@ -18,8 +18,8 @@ const TABLES: &str = include_str!("schema.sql");
 const PEOPLE: &str = include_str!("people.sql");
 const TRIGGERS: &str = include_str!("triggers.sql");
 
-/// More than there are statements in this room, so that each is prepared once.
-const PREPARED_STATEMENTS: usize = 64;
+/// More than the mini-Delius and the page have together, so that each is prepared once.
+const PREPARED_STATEMENTS: usize = 128;
 /// How long a call waits for another program to end its transaction.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long one attempt waits for it, while no other call has the connection, and the pause before the next attempt.
@@ -116,8 +116,8 @@ fn repair(transaction: &Transaction<'_>) -> Result<()> {
 }
 
 impl Delius {
-    /// Does the work where it may block, again and again while another program has the file locked. An error after two
-    /// seconds of that.
+    /// Does the work where it may block, again and again while another program has the file locked: it must be one
+    /// transaction. An error after two seconds of that.
     pub async fn patiently<T: Send + 'static>(
         &self,
         work: impl Fn(&Self) -> Result<T> + Send + Sync + 'static,
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_written_outside_the_folder_of_the_file() -> Result<()> {
+    fn temporary_tables_stay_in_memory() -> Result<()> {
         let connection = open(None)?;
         let in_memory: i64 = connection.query_row("PRAGMA temp_store", [], |row| row.get(0))?;
         assert_eq!(in_memory, 2);

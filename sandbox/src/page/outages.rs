@@ -8,20 +8,7 @@ use crate::faults::{Endpoint, Fault, Faults, Rule};
 /// Longer than the service waits for a health check, shorter than for a call.
 const SLOW: Duration = Duration::from_secs(3);
 
-const COMMUNITY: &[Endpoint] = &[
-    Endpoint::NextUpdate,
-    Endpoint::Identifiers,
-    Endpoint::DeleteUpdate,
-    Endpoint::MarkAsFailed,
-    Endpoint::CommunityPing,
-];
-const AUTH: &[Endpoint] = &[Endpoint::Token, Endpoint::AuthPing];
 const PUBLISHING: &[Endpoint] = &[Endpoint::Publish, Endpoint::PublishBatch];
-const SNS: &[Endpoint] = &[
-    Endpoint::Publish,
-    Endpoint::PublishBatch,
-    Endpoint::TopicAttributes,
-];
 
 /// Which stand-in an outage is of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,7 +34,7 @@ impl System {
         match self {
             Self::Community => "community-api",
             Self::Auth => "hmpps-auth",
-            Self::Sns => "SNS",
+            Self::Sns => "Endpoint::SNS",
         }
     }
 }
@@ -71,7 +58,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         system: System::Community,
         title: "Down",
         effect: "It closes connections. New rows wait. The service retries the rows it holds.",
-        endpoints: COMMUNITY,
+        endpoints: Endpoint::COMMUNITY,
         percent: 100,
         fault: || Fault::DropConnection,
     },
@@ -80,7 +67,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         system: System::Community,
         title: "Slow",
         effect: "Each call takes 3 seconds. Changes arrive late, and the health check fails.",
-        endpoints: COMMUNITY,
+        endpoints: Endpoint::COMMUNITY,
         percent: 100,
         fault: || Fault::Latency(SLOW),
     },
@@ -116,7 +103,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         system: System::Auth,
         title: "Down",
         effect: "It closes connections, and tokens issued so far are void. The service cannot claim rows.",
-        endpoints: AUTH,
+        endpoints: Endpoint::AUTH,
         percent: 100,
         fault: || Fault::DropConnection,
     },
@@ -134,7 +121,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         system: System::Sns,
         title: "Down",
         effect: "The service holds its rows and retries them. It claims only a few more.",
-        endpoints: SNS,
+        endpoints: Endpoint::SNS,
         percent: 100,
         fault: || Fault::DropConnection,
     },
@@ -143,7 +130,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         system: System::Sns,
         title: "Slow",
         effect: "Each call takes 3 seconds. The service works on more rows at once.",
-        endpoints: SNS,
+        endpoints: Endpoint::SNS,
         percent: 100,
         fault: || Fault::Latency(SLOW),
     },
@@ -151,7 +138,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "sns-entry",
         system: System::Sns,
         title: "One entry of a batch fails",
-        effect: "SNS refuses the first event of each batch. The service sends only that one again.",
+        effect: "Endpoint::SNS refuses the first event of each batch. The service sends only that one again.",
         endpoints: PUBLISHING,
         percent: 100,
         fault: || Fault::SnsEntryError {
@@ -164,7 +151,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "sns-throttled",
         system: System::Sns,
         title: "Throttled",
-        effect: "SNS refuses each publish. The service retries it, less and less often.",
+        effect: "Endpoint::SNS refuses each publish. The service retries it, less and less often.",
         endpoints: PUBLISHING,
         percent: 100,
         fault: || Fault::SnsError {

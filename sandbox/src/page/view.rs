@@ -1,7 +1,5 @@
 //! The page as HTML, rendered on the server; [`super::live`] renders what changes by itself.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, Render, html};
 use rusqlite::{OptionalExtension, Row};
@@ -52,14 +50,6 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) fn refused(what: &str, faults: Vec<(String, String)>) -> Self {
-        Self::Refused {
-            what: what.into(),
-            faults,
-            values: BTreeMap::new(),
-        }
-    }
-
     fn is_done(&self, what: &str) -> bool {
         matches!(self, Self::Done(done) if done == what)
     }

@@ -193,19 +193,15 @@ impl Sample {
                 "offender_places_lost" => &mut sample.places_lost,
                 "offender_poll_results_total{result=\"empty\"}"
                 | "offender_poll_results_total{result=\"found\"}"
-                | "offender_poll_results_total{result=\"contended\"}" => {
-                    sample.polls_answered += value;
-                    continue;
-                }
+                | "offender_poll_results_total{result=\"contended\"}" => &mut sample.polls_answered,
                 "offender_poll_results_total{result=\"failed\"}" => &mut sample.polls_failed,
                 "offender_poll_results_total{result=\"no_token\"}"
                 | "offender_poll_results_total{result=\"unauthorised\"}" => {
-                    sample.polls_refused += value;
-                    continue;
+                    &mut sample.polls_refused
                 }
                 _ => continue,
             };
-            *field = value;
+            *field += value;
         }
         sample
     }

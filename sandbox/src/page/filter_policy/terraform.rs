@@ -37,13 +37,10 @@ pub(super) fn read(text: &str) -> Result<Option<Value>> {
 
 /// What follows `filter_policy =`, but not `filter_policy_scope =`.
 fn argument(text: &str) -> Option<&str> {
-    text.split("filter_policy")
-        .skip(1)
-        .zip(text.match_indices("filter_policy"))
-        .find_map(|(after, (start, name))| {
-            after.trim_start().strip_prefix('=')?;
-            let (_, expression) = text[start + name.len()..].split_once('=')?;
-            Some(expression.trim_start())
+    text.match_indices("filter_policy")
+        .find_map(|(start, name)| {
+            let after = text[start + name.len()..].trim_start();
+            Some(after.strip_prefix('=')?.trim_start())
         })
         .or_else(|| text.contains("filter_policy").then_some(""))
 }
