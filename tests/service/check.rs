@@ -2,7 +2,7 @@
 
 use crate::binary::{command, text};
 use crate::ingestion::{Answer, Ingestion, KEY};
-use crate::world::{add, row, sandbox, variables};
+use crate::world::{add, free_port, row, sandbox, variables};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 const TOPIC: &str = "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
@@ -270,9 +270,7 @@ async fn application_insights_is_asked_with_nothing() {
 #[tokio::test]
 async fn an_unreachable_localstack_is_told_with_its_address() {
     let sandbox = sandbox().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
+    let url = format!("http://127.0.0.1:{}", free_port());
     let variables = [("HMPPS_SQS_LOCALSTACKURL", url.as_str())];
     let checked = check(&sandbox, &variables).await;
     let line = checked.of("topic");

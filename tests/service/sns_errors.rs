@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 
 use crate::binary::Service;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
-use sandbox::{Endpoint, Fault, Rule};
+use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 /// To be tried again: contention, faults of SNS, faults of the whole topic or account.
 const PASSING: &[(u16, &str)] = &[
@@ -172,15 +172,10 @@ async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> S
     format!("http://{address}/credentials")
 }
 
-#[tokio::test]
-async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there() {
-    let sandbox = sandbox().await;
-    for offender in 1..=5 {
-        add(&sandbox, row(offender, "CONTACT"));
-    }
-    let are_there = Arc::new(AtomicBool::new(false));
-    let service = Service::start(
-        &sandbox,
+/// The service, which gets its credentials from this address.
+fn with_default_chain(sandbox: &Sandbox, credentials: &str) -> Service {
+    Service::start(
+        sandbox,
         &[
             ("HMPPS_SQS_PROVIDER", "aws"),
             (
@@ -188,12 +183,20 @@ async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there
                 sandbox.topic().arn(),
             ),
             ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
-            (
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-                &credentials(are_there.clone(), Arc::default()).await,
-            ),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", credentials),
         ],
-    );
+    )
+}
+
+#[tokio::test]
+async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there() {
+    let sandbox = sandbox().await;
+    for offender in 1..=5 {
+        add(&sandbox, row(offender, "CONTACT"));
+    }
+    let are_there = Arc::new(AtomicBool::new(false));
+    let credentials = credentials(are_there.clone(), Arc::default()).await;
+    let service = with_default_chain(&sandbox, &credentials);
     eventually("a row is claimed", async || {
         sandbox.faults().calls(Endpoint::Identifiers) > 0
     })
@@ -217,21 +220,8 @@ async fn credentials_that_sns_calls_expired_are_fetched_anew() {
     sandbox.faults().once(Endpoint::PublishBatch, expired);
     add(&sandbox, row(1, "CONTACT"));
     let fetches = Arc::new(AtomicUsize::new(0));
-    let service = Service::start(
-        &sandbox,
-        &[
-            ("HMPPS_SQS_PROVIDER", "aws"),
-            (
-                "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
-                sandbox.topic().arn(),
-            ),
-            ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
-            (
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-                &credentials(Arc::new(AtomicBool::new(true)), fetches.clone()).await,
-            ),
-        ],
-    );
+    let credentials = credentials(Arc::new(AtomicBool::new(true)), fetches.clone()).await;
+    let service = with_default_chain(&sandbox, &credentials);
     sandbox.topic().wait_for(1, PATIENCE).await.unwrap();
     assert_eq!(fetches.load(Ordering::SeqCst), 2);
     service.terminate().await;

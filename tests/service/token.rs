@@ -182,7 +182,7 @@ async fn tokens_that_are_all_refused_are_fetched_seldom() {
     sandbox.faults().always(Endpoint::Identifiers, refuse);
     let world = World::around(sandbox, &[]).await;
     eventually("many calls are refused", async || {
-        world.sandbox.faults().calls(Endpoint::Identifiers) > 150
+        world.sandbox.faults().calls(Endpoint::Identifiers) > 96
     })
     .await;
     // The first one, and one for its refusal; more only after a pause.

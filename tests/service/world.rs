@@ -200,3 +200,10 @@ pub fn add_rows(sandbox: &Sandbox, offender: i64, records: std::ops::RangeInclus
         );
     }
 }
+
+/// A port below those that the system hands out for port 0, so that no other test's server is given it meanwhile.
+pub fn free_port() -> u16 {
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
+    let is_free = |port: &u16| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    ports.find(is_free).unwrap()
+}

@@ -128,7 +128,7 @@ fn an_outage_of_auth_strands_no_row_of_a_pod_that_knows_one_offender_only() {
 
 #[test]
 fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_time() {
-    let good_rows = 1_000;
+    let good_rows = 200;
     // How many bad offenders, and how many rows of each.
     for (offenders, rows_of_each) in [(1, 1), (40, 1), (1, 40)] {
         for bad in [Some(Offender::Fails), Some(Offender::Hangs), None] {
