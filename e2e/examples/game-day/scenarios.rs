@@ -49,15 +49,6 @@ pub enum Trouble {
     PollingOff,
 }
 
-const COMMUNITY: &[Endpoint] = &[
-    Endpoint::NextUpdate,
-    Endpoint::Identifiers,
-    Endpoint::DeleteUpdate,
-    Endpoint::MarkAsFailed,
-    Endpoint::CommunityPing,
-];
-const AUTH: &[Endpoint] = &[Endpoint::Token, Endpoint::AuthPing];
-const SNS: &[Endpoint] = &[Endpoint::PublishBatch, Endpoint::TopicAttributes];
 const CLAIM: &[Endpoint] = &[Endpoint::NextUpdate];
 const IDENTIFIERS: &[Endpoint] = &[Endpoint::Identifiers];
 const PUBLISH: &[Endpoint] = &[Endpoint::PublishBatch];
@@ -104,26 +95,26 @@ fn wrong_credentials() -> Fault {
 #[rustfmt::skip]
 pub const SCENARIOS: &[Scenario] = &[
     scenario("healthy", "none", Trouble::None, None),
-    scenario("short", "SNS is down for 4 minutes only", Trouble::Short(SNS, || Fault::DropConnection), None),
+    scenario("short", "Endpoint::SNS is down for 4 minutes only", Trouble::Short(Endpoint::SNS, || Fault::DropConnection), None),
     scenario("one-kill", "one pod is killed once", Trouble::OneKill, None),
     scenario("two-offenders", "identifiers of two offenders answer 500", Trouble::TwoOffenders, None),
-    scenario("sns-down", "SNS closes connections", Trouble::Faults(SNS, || Fault::DropConnection), Some("NothingSettled")),
-    scenario("sns-hangs", "SNS does not answer", Trouble::Faults(SNS, || Fault::Hang), Some("NothingSettled")),
-    scenario("sns-keys", "SNS refuses the credentials", Trouble::Faults(SNS, wrong_credentials), Some("NothingSettled")),
-    scenario("sns-one-pod", "SNS closes connections of one pod of two", Trouble::OnePod(SNS, || Fault::DropConnection), Some("NothingSettled")),
+    scenario("sns-down", "Endpoint::SNS closes connections", Trouble::Faults(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
+    scenario("sns-hangs", "Endpoint::SNS does not answer", Trouble::Faults(Endpoint::SNS, || Fault::Hang), Some("NothingSettled")),
+    scenario("sns-keys", "Endpoint::SNS refuses the credentials", Trouble::Faults(Endpoint::SNS, wrong_credentials), Some("NothingSettled")),
+    scenario("sns-one-pod", "Endpoint::SNS closes connections of one pod of two", Trouble::OnePod(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
     scenario("identifiers-500", "identifiers answer 500", Trouble::Faults(IDENTIFIERS, || Fault::status(500)), Some("NothingSettled")),
     scenario("identifiers-403", "identifiers answer 403", Trouble::Faults(IDENTIFIERS, || Fault::status(403)), Some("NothingSettled")),
     scenario("delete-500", "DELETE answers 500", Trouble::Faults(&[Endpoint::DeleteUpdate], || Fault::status(500)), Some("NothingSettled")),
     scenario("identifiers-404", "identifiers answer 404", Trouble::Faults(IDENTIFIERS, || Fault::status(404)), Some("ChangesAtRisk")),
-    scenario("sns-refuses", "SNS refuses every message", Trouble::Faults(PUBLISH, refused_entries), Some("ChangesAtRisk")),
-    scenario("community-down", "community-api closes connections", Trouble::Faults(COMMUNITY, || Fault::DropConnection), Some("PollingStalled")),
+    scenario("sns-refuses", "Endpoint::SNS refuses every message", Trouble::Faults(PUBLISH, refused_entries), Some("ChangesAtRisk")),
+    scenario("community-down", "community-api closes connections", Trouble::Faults(Endpoint::COMMUNITY, || Fault::DropConnection), Some("PollingStalled")),
     scenario("contended", "nextUpdate answers 409", Trouble::Faults(CLAIM, || Fault::status(409)), Some("PollingStalled")),
     scenario("html", "nextUpdate answers 200 with HTML", Trouble::Faults(CLAIM, html), Some("PollingStalled")),
-    scenario("auth-down", "hmpps-auth closes connections", Trouble::Auth(AUTH, || Fault::DropConnection), Some("PollingStalled")),
+    scenario("auth-down", "hmpps-auth closes connections", Trouble::Auth(Endpoint::AUTH, || Fault::DropConnection), Some("PollingStalled")),
     scenario("auth-refuses", "hmpps-auth answers 401", Trouble::Auth(&[Endpoint::Token], || Fault::status(401)), Some("PollingStalled")),
     scenario("retry-after", "hmpps-auth answers 503 with Retry-After: 300", Trouble::Auth(&[Endpoint::Token], || Fault::status(503).header("Retry-After", "300")), Some("PollingStalled")),
     scenario("polling-off", "polling is switched off", Trouble::PollingOff, Some("PollingStalled")),
-    scenario("wrong-address", "everything at community-api's address answers 404", Trouble::Faults(COMMUNITY, || Fault::status(404)), Some("CommunityApiDown")),
+    scenario("wrong-address", "everything at community-api's address answers 404", Trouble::Faults(Endpoint::COMMUNITY, || Fault::status(404)), Some("CommunityApiDown")),
     scenario("crash-loop", "pods die 25 seconds after each start", Trouble::CrashLoop, Some("PodsRestart")),
     scenario("no-pods", "all pods are gone", Trouble::NoPods, Some("PollingAbsent")),
     scenario("backlog", "calls to community-api take 3 seconds, and 300 rows wait", Trouble::Backlog(Duration::from_secs(3)), Some("SlowProcessing")),
@@ -140,7 +131,7 @@ impl Trouble {
                 .iter()
                 .map(|endpoint| Rule::new(*endpoint, fault()))
                 .collect(),
-            Self::Backlog(latency) => COMMUNITY
+            Self::Backlog(latency) => Endpoint::COMMUNITY
                 .iter()
                 .map(|endpoint| Rule::new(*endpoint, Fault::Latency(latency)))
                 .collect(),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what tests/deployment needs: a Python virtual environment with Helm's engine and Kubernetes' schemas (and the
-# script of axe-core, for tests/page), and Prometheus with promtool from the system's packages (on Debian and Ubuntu; elsewhere install them some other way).
+# Installs what e2e/tests/deployment needs: a Python virtual environment with Helm's engine and Kubernetes' schemas (and the
+# script of axe-core, for e2e/tests/page), and Prometheus with promtool from the system's packages (on Debian and Ubuntu; elsewhere install them some other way).
 #
 # DEPLOYMENT_TOOLS (the virtual environment) and PYTHON (python3) may be set.
 set -euo pipefail

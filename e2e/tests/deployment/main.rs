@@ -11,7 +11,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -35,24 +34,9 @@ const PREFIX: &str = "ProbationOffenderEvent";
 /// What a script exits with if it cannot do its work here.
 const NOT_POSSIBLE: i32 = 77;
 
-fn skip(reason: &str) {
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "CI must not skip: {reason}"
-    );
-    // Straight to the terminal: the test harness keeps back what a passing test prints.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
-}
-
 /// The Python of the virtual environment that install-tools.sh makes.
 fn python() -> PathBuf {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let tools = variable("DEPLOYMENT_TOOLS").or_else(|| {
-        let cache =
-            variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
-        Some(cache.join("probation-offender-events/deployment-tools"))
-    });
-    tools.unwrap_or_default().join("bin/python")
+    e2e::deployment_tools().join("bin/python")
 }
 
 async fn output(command: &mut Command) -> Option<Output> {
@@ -60,7 +44,7 @@ async fn output(command: &mut Command) -> Option<Output> {
         Ok(output) => Some(output),
         Err(error) => {
             let program = command.as_std().get_program().to_string_lossy();
-            skip(&format!(
+            e2e::skip(&format!(
                 "{program}: {error}; e2e/tests/deployment/install-tools.sh installs it"
             ));
             None
@@ -73,7 +57,7 @@ async fn run(command: &mut Command) -> Option<String> {
     let output = output(command.current_dir(HERE)).await?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.code() == Some(NOT_POSSIBLE) {
-        skip(printed.trim());
+        e2e::skip(printed.trim());
         return None;
     }
     let errors = String::from_utf8_lossy(&output.stderr);

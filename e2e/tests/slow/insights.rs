@@ -571,7 +571,7 @@ async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_
     assert!(hanging.accepted().is_empty());
 }
 
-/// `cargo test --release --test service -- --ignored --nocapture` shows the figures.
+/// `cargo test --release -p e2e --test slow -- --ignored --nocapture` shows the figures.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute with --release, and much longer without"]
 async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops_are_counted() {

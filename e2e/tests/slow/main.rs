@@ -1,4 +1,5 @@
-//! The service over real sockets, in tests that have to wait: for batches of telemetry, for timeouts, for other pods.
+//! The service over real sockets, in more tests than the quick tier has time for: every status and many broken bodies of every
+//! call, and what has to wait for batches of telemetry, for timeouts or for other pods.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +10,7 @@
     reason = "a test fails by panicking, and counts in metrics are exact although they are floats"
 )]
 
+mod bad_input;
 #[path = "../../../tests/service/binary.rs"]
 #[allow(dead_code, reason = "shared with the tests of the service")]
 mod binary;
