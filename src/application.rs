@@ -281,8 +281,13 @@ impl Clients {
                 metrics.clone(),
             ),
             topic: Arc::new(
-                SnsTopic::new(sns.build(), settings.topic.arn.clone(), metrics.clone())
-                    .with_traceparent(settings.topic.traceparent),
+                SnsTopic::new(
+                    sns,
+                    settings.topic.arn.clone(),
+                    settings.poller.publish_timeout,
+                    metrics.clone(),
+                )
+                .with_traceparent(settings.topic.traceparent),
             ),
             identity: (!settings.topic.is_localstack)
                 .then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),

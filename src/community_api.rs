@@ -1,16 +1,19 @@
 //! community-api over HTTP: the source of changed rows. Status codes become meanings here, and nothing of HTTP leaves this room.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use tokio::time::timeout;
 
+use crate::calls::{Call, CallName};
 use crate::event::Identifiers;
 use crate::http::{self, HttpClient};
 use crate::metrics::Metrics;
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
+use crate::outcome::Dependency;
 use crate::ports::{CallError, CallErrorKind, Updates};
 use crate::token::{Purpose, Token, TokenSource};
 
@@ -23,14 +26,28 @@ pub struct CommunityApi {
     metrics: Arc<Metrics>,
 }
 
-/// One of the four calls.
-struct Call {
-    name: &'static str,
+/// What one of the four calls asks for.
+struct Asked {
+    name: CallName,
     method: Method,
     path: String,
-    /// Method and path, the same for any offender and row.
-    route: &'static str,
     purpose: Purpose,
+    /// Whether the answer says more than its status.
+    has_body: bool,
+}
+
+/// An answer of 2xx.
+struct Answer {
+    body: Vec<u8>,
+    is_compressed: bool,
+}
+
+const fn named(call: &'static str, route: &'static str) -> CallName {
+    CallName {
+        dependency: Dependency::CommunityApi,
+        call,
+        route,
+    }
 }
 
 impl CommunityApi {
@@ -53,13 +70,13 @@ impl CommunityApi {
     /// Makes a call; `None` if it was answered with 404.
     ///
     /// A token may be refused although it should be good still (keys were rotated): once, a new one is tried.
-    async fn call(&self, call: Call) -> Result<Option<Response>, CallError> {
+    async fn call(&self, asked: Asked) -> Result<Option<Answer>, CallError> {
         let named = |error: CallError| CallError {
-            cause: format!("{}: {}", call.name, error.cause),
+            cause: format!("{}: {}", asked.name.call, error.cause),
             ..error
         };
-        let token = self.tokens.get(call.purpose).await.map_err(named)?;
-        let answer = self.timed(&call, &token).await;
+        let token = self.tokens.get(asked.purpose).await.map_err(named)?;
+        let answer = self.timed(&asked, &token).await;
         let is_refused = |answer: &Result<_, CallError>| {
             let error = answer.as_ref().err();
             error.is_some_and(|error| error.kind == CallErrorKind::TokenRefused)
@@ -67,8 +84,8 @@ impl CommunityApi {
         if !is_refused(&answer) || !self.tokens.refused(&token) {
             return answer.map_err(named);
         }
-        let token = self.tokens.get(call.purpose).await.map_err(named)?;
-        let answer = self.timed(&call, &token).await;
+        let token = self.tokens.get(asked.purpose).await.map_err(named)?;
+        let answer = self.timed(&asked, &token).await;
         if is_refused(&answer) {
             self.tokens.new_one_refused(&token);
         }
@@ -76,140 +93,123 @@ impl CommunityApi {
     }
 
     /// Makes a call with a token. A call for which there was no token has not been made, and is not counted.
-    async fn timed(&self, call: &Call, token: &Token) -> Result<Option<Response>, CallError> {
-        let timer = self.metrics.start_call("community_api", call.name);
-        let answer = match self.send(call, token).await {
-            Ok(response) => match response.status() {
-                StatusCode::NOT_FOUND => Ok(None),
-                status if status.is_success() => Ok(Some(response)),
-                status => Err(http::refused(status, response.headers())),
-            },
-            Err(error) => Err(error),
-        };
-        timer.ended(match &answer {
-            Ok(Some(_)) => "ok",
-            Ok(None) => "not_found",
-            Err(error) => match error.kind {
-                CallErrorKind::Contended => "contended",
-                CallErrorKind::Unauthorised | CallErrorKind::TokenRefused => "unauthorised",
-                _ => "failed",
-            },
-        });
+    async fn timed(&self, asked: &Asked, token: &Token) -> Result<Option<Answer>, CallError> {
+        let mut call = Call::start(&self.metrics, asked.name, http::host_of(&self.base_url));
+        let answer = self.answer(&mut call, asked, token).await;
+        call.ended(answer.as_ref().err());
         answer
     }
 
-    async fn send(&self, call: &Call, token: &Token) -> Result<Response, CallError> {
-        let address = format!("{}{}", self.base_url, call.path);
+    async fn answer(
+        &self,
+        call: &mut Call<'_>,
+        asked: &Asked,
+        token: &Token,
+    ) -> Result<Option<Answer>, CallError> {
+        let address = format!("{}{}", self.base_url, asked.path);
         let request = self
             .http
-            .request(call.method.clone(), address)
+            .request(asked.method.clone(), address)
             .header(AUTHORIZATION, token.authorization.clone())
             .header(ACCEPT, "application/json");
-        http::send(
-            &self.http,
-            request,
-            "community_api",
-            &self.base_url,
-            call.route,
-        )
-        .await
+        let response = call.send(&self.http, request).await?;
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !status.is_success() {
+            return Err(http::refused(status, response.headers()));
+        }
+        let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
+        let body = self.http.body(response);
+        let body = if asked.has_body {
+            body.await?
+        } else {
+            // Read only so that the connection can be used again, which is not worth much waiting.
+            let _ = timeout(Duration::from_millis(100), body).await;
+            Vec::new()
+        };
+        Ok(Some(Answer {
+            body,
+            is_compressed,
+        }))
     }
 
-    async fn settle(
-        &self,
-        name: &'static str,
-        method: Method,
-        path: String,
-        route: &'static str,
-    ) -> Result<(), CallError> {
-        let call = Call {
+    async fn settle(&self, name: CallName, method: Method, path: String) -> Result<(), CallError> {
+        let asked = Asked {
             name,
             method,
             path,
-            route,
             purpose: Purpose::Finish,
+            has_body: false,
         };
-        if let Some(response) = self.call(call).await? {
-            // Read only so that the connection can be used again, which is not worth much waiting.
-            let _ = timeout(Duration::from_millis(100), self.http.body(response)).await;
-        }
-        Ok(())
+        self.call(asked).await.map(drop)
     }
 }
 
 impl Updates for CommunityApi {
     async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
-        let path = "/secure/offenders/nextUpdate".to_owned();
-        let call = Call {
-            name: "nextUpdate",
+        let asked = Asked {
+            name: named("nextUpdate", "GET /secure/offenders/nextUpdate"),
             method: Method::GET,
-            path,
-            route: "GET /secure/offenders/nextUpdate",
+            path: "/secure/offenders/nextUpdate".to_owned(),
             purpose: Purpose::Claim,
+            has_body: true,
         };
-        let Some(response) = self.call(call).await? else {
+        let Some(answer) = self.call(asked).await? else {
             return Ok(None);
         };
-        if response.status() == StatusCode::NO_CONTENT {
-            return Ok(None);
-        }
-        // The status says that a row may be locked now, whatever is the matter with the body.
-        let unreadable = |cause| {
-            let cause = format!("nextUpdate: unreadable answer: {cause}");
+        ClaimedRow::from_json(&answer.body).map_err(|problem| {
+            // The status says that a row may be locked now.
+            let cause = format!("nextUpdate: {}", answer.unreadable(problem));
             CallError::new(CallErrorKind::AnswerLost, cause)
-        };
-        let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
-        let body = self.http.body(response).await;
-        let body = body.map_err(|error| unreadable(error.cause))?;
-        ClaimedRow::from_json(&body).map_err(|problem| unreadable(told(problem, is_compressed)))
-    }
-
-    async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, CallError> {
-        let path = format!("/secure/offenders/offenderId/{offender}/identifiers");
-        let call = Call {
-            name: "identifiers",
-            method: Method::GET,
-            path,
-            route: "GET /secure/offenders/offenderId/{offenderId}/identifiers",
-            purpose: Purpose::Finish,
-        };
-        let Some(response) = self.call(call).await? else {
-            return Ok(None);
-        };
-        let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
-        let body = self.http.body(response).await?;
-        Identifiers::from_json(&body).map(Some).map_err(|problem| {
-            let problem = told(problem, is_compressed);
-            CallError::unavailable(format!("identifiers: unreadable answer: {problem}"))
         })
     }
 
+    async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, CallError> {
+        let route = "GET /secure/offenders/offenderId/{offenderId}/identifiers";
+        let asked = Asked {
+            name: named("identifiers", route),
+            method: Method::GET,
+            path: format!("/secure/offenders/offenderId/{offender}/identifiers"),
+            purpose: Purpose::Finish,
+            has_body: true,
+        };
+        let Some(answer) = self.call(asked).await? else {
+            return Ok(None);
+        };
+        Identifiers::from_json(&answer.body)
+            .map(Some)
+            .map_err(|problem| {
+                CallError::unavailable(format!("identifiers: {}", answer.unreadable(problem)))
+            })
+    }
+
     async fn delete(&self, row: OffenderDeltaId) -> Result<(), CallError> {
-        self.settle(
+        let name = named(
             "delete",
-            Method::DELETE,
-            format!("/secure/offenders/update/{row}"),
             "DELETE /secure/offenders/update/{offenderDeltaId}",
-        )
-        .await
+        );
+        let path = format!("/secure/offenders/update/{row}");
+        self.settle(name, Method::DELETE, path).await
     }
 
     async fn mark_as_failed(&self, row: OffenderDeltaId) -> Result<(), CallError> {
-        self.settle(
-            "markAsFailed",
-            Method::PUT,
-            format!("/secure/offenders/update/{row}/markAsFailed"),
-            "PUT /secure/offenders/update/{offenderDeltaId}/markAsFailed",
-        )
-        .await
+        let route = "PUT /secure/offenders/update/{offenderDeltaId}/markAsFailed";
+        let name = named("markAsFailed", route);
+        let path = format!("/secure/offenders/update/{row}/markAsFailed");
+        self.settle(name, Method::PUT, path).await
     }
 }
 
-/// What is wrong with a body. It was asked for as it is, so that a compressed one is a fault of what is in between.
-fn told(problem: impl std::fmt::Display, is_compressed: bool) -> String {
-    if is_compressed {
-        format!("{problem}; it is compressed, although that was not asked for")
-    } else {
-        problem.to_string()
+impl Answer {
+    /// What is wrong with the body. It was asked for as it is, so that a compressed one is a fault of what is in between.
+    fn unreadable(&self, problem: impl Display) -> String {
+        let compressed = if self.is_compressed {
+            "; it is compressed, although that was not asked for"
+        } else {
+            ""
+        };
+        format!("unreadable answer: {problem}{compressed}")
     }
 }

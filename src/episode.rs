@@ -7,17 +7,20 @@ use tokio::time::Instant;
 /// While an episode lasts, the log says so again after this time.
 const REMINDER: Duration = Duration::from_mins(10);
 
-/// Failures without a success between them.
+/// Failures with few successes between them.
 #[derive(Debug, Default)]
 pub(crate) struct Episode {
-    since: Option<Instant>,
+    /// The first failure and the last one.
+    failures: Option<(Instant, Instant)>,
     last_line: Option<Instant>,
 }
 
 impl Episode {
     /// Notes a failure. If a line is due, since the episode has lasted for `worth_a_line`, the result is how long it has lasted.
     pub fn failed(&mut self, worth_a_line: Duration, now: Instant) -> Option<Duration> {
-        let lasted = now.duration_since(*self.since.get_or_insert(now));
+        let (since, last_failure) = self.failures.get_or_insert((now, now));
+        *last_failure = now;
+        let lasted = now.duration_since(*since);
         let is_news = |line| now.duration_since(line) >= REMINDER;
         let is_due = lasted >= worth_a_line && self.last_line.is_none_or(is_news);
         is_due.then(|| {
@@ -26,17 +29,29 @@ impl Episode {
         })
     }
 
-    /// Notes a success. If the log has mentioned the episode, the result is how long it lasted.
-    pub fn ended(&mut self, now: Instant) -> Option<Duration> {
-        let since = self.since.take()?;
-        self.last_line.take()?;
-        Some(now.duration_since(since))
+    /// Notes a success. An episode that the log has mentioned is over with the first success at least `steady` after the
+    /// last failure; then the result is how long it lasted.
+    pub fn succeeded(&mut self, steady: Duration, now: Instant) -> Option<Duration> {
+        let (since, last_failure) = self.failures?;
+        let has_line = self.last_line.is_some();
+        if has_line && now.duration_since(last_failure) < steady {
+            return None;
+        }
+        *self = Self::default();
+        has_line.then(|| last_failure.duration_since(since))
+    }
+
+    /// Whether it is not over.
+    pub fn lasts(&self) -> bool {
+        self.failures.is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STEADY: Duration = Duration::from_mins(1);
 
     #[test]
     fn a_line_comes_at_the_start_every_ten_minutes_and_at_the_end() {
@@ -49,8 +64,25 @@ mod tests {
             .map(|lasted| lasted.as_secs())
             .collect();
         assert_eq!(lines, [5, 605, 1205]);
-        assert_eq!(episode.ended(at(1_500)), Some(Duration::from_mins(25)));
-        assert_eq!(episode.ended(at(1_501)), None);
+        assert_eq!(episode.succeeded(STEADY, at(1_500)), None);
+        let lasted = Duration::from_secs(1_499);
+        assert_eq!(episode.succeeded(STEADY, at(1_559)), Some(lasted));
+        assert_eq!(episode.succeeded(STEADY, at(1_560)), None);
+    }
+
+    #[test]
+    fn an_episode_lasts_while_every_second_call_fails() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut episode = Episode::default();
+        let mut lines = 0;
+        for second in (0..600).step_by(20) {
+            lines += u32::from(episode.failed(Duration::ZERO, at(second)).is_some());
+            assert_eq!(episode.succeeded(STEADY, at(second + 10)), None);
+        }
+        assert_eq!(lines, 1);
+        let lasted = Duration::from_secs(580);
+        assert_eq!(episode.succeeded(STEADY, at(640)), Some(lasted));
     }
 
     #[test]
@@ -58,6 +90,6 @@ mod tests {
         let start = Instant::now();
         let mut episode = Episode::default();
         assert_eq!(episode.failed(Duration::from_secs(5), start), None);
-        assert_eq!(episode.ended(start), None);
+        assert_eq!(episode.succeeded(STEADY, start), None);
     }
 }

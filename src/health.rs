@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -21,6 +18,7 @@ use crate::http::{self, HttpClient};
 use crate::metrics::Metrics;
 use crate::outcome::{Dependency, Label};
 use crate::ports::CallError;
+use crate::single_flight::Flight;
 use crate::topic::SnsTopic;
 
 /// How long an answer is good for everybody who asks.
@@ -65,15 +63,7 @@ pub struct Checks {
 #[derive(Debug)]
 pub struct Health {
     checks: Checks,
-    last: Mutex<Option<Check>>,
-}
-
-/// A check that was started, and perhaps is done, for everybody who asks meanwhile.
-#[derive(Debug)]
-struct Check {
-    started: Instant,
-    task: AbortHandle,
-    report: Shared<BoxFuture<'static, Option<Report>>>,
+    last: Mutex<Option<Flight<Report>>>,
 }
 
 /// Up or not; the order is that of severity.
@@ -138,11 +128,11 @@ impl Health {
         let report = {
             let mut last = self.last.lock();
             match &*last {
-                Some(check) if check.is_good() => check.report.clone(),
+                Some(check) if is_good(check) => check.result(),
                 _ => {
                     let checks = self.checks.clone();
-                    let check = Check::start(async move { checks.check().await });
-                    last.insert(check).report.clone()
+                    let check = Flight::start(async move { checks.check().await });
+                    last.insert(check).result()
                 }
             }
         };
@@ -178,7 +168,7 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
     let now = Instant::now();
     let dependency = dependency.name();
     if component.status == Status::Up {
-        if let Some(lasted) = episode.ended(now) {
+        if let Some(lasted) = episode.succeeded(Duration::ZERO, now) {
             let down_for_seconds = lasted.as_secs();
             tracing::info!(
                 dependency,
@@ -198,21 +188,9 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
     }
 }
 
-impl Check {
-    fn start(check: impl Future<Output = Report> + Send + 'static) -> Self {
-        let started = Instant::now();
-        let task = tokio::spawn(check);
-        Self {
-            started,
-            task: task.abort_handle(),
-            report: task.map(Result::ok).boxed().shared(),
-        }
-    }
-
-    /// The task is asked whether it has ended, since the shared report knows only if somebody has waited for it.
-    fn is_good(&self) -> bool {
-        !self.task.is_finished() || self.started.elapsed() < CACHED_FOR
-    }
+/// Whether a check serves whoever asks now.
+fn is_good(check: &Flight<Report>) -> bool {
+    check.is_under_way() || check.started.elapsed() < CACHED_FOR
 }
 
 impl Checks {
@@ -388,22 +366,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_check_is_good_for_two_seconds_also_if_nobody_waited_for_it() {
-        let check = Check::start(ready(Report {
+        let check = Flight::start(ready(Report {
             components: BTreeMap::new(),
             groups: ["liveness", "readiness"],
             status: Status::Up,
         }));
         sleep(Duration::from_millis(1999)).await;
-        assert!(check.task.is_finished() && check.is_good());
+        assert!(!check.is_under_way() && is_good(&check));
         sleep(Duration::from_millis(1)).await;
-        assert!(!check.is_good());
+        assert!(!is_good(&check));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_check_under_way_is_for_everybody_who_asks_meanwhile() {
-        let check = Check::start(pending());
+        let check = Flight::start(pending());
         sleep(Duration::from_mins(1)).await;
-        assert!(check.is_good());
+        assert!(is_good(&check));
     }
 
     #[test]

@@ -16,15 +16,16 @@ use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::Semaphore;
 
-use crate::insights;
 use crate::ports::{CallError, CallErrorKind};
 
 /// The largest answer that is read; the real ones have a few hundred bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
 /// How much of a text from outside is shown.
 const LONGEST_TEXT: usize = 200;
-/// How many answers are read at once. With [`LARGEST_BODY`], and buffers that double, they take 32 MB at most.
-const BODIES_AT_ONCE: usize = 16;
+/// An answer larger than this waits for others that are as large.
+const SMALL_BODY: usize = 64 * 1024;
+/// How many large answers are read at once. With [`LARGEST_BODY`], and buffers that double, they take 32 MB at most.
+const LARGE_BODIES_AT_ONCE: usize = 16;
 /// How long to wait at most because the other side asked for it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 /// An idle connection lives this long. It serves the rows of a drain, and no poll meets one that the other side is just
@@ -45,7 +46,7 @@ struct Inner {
     connect_timeout: Duration,
     redirects: fn() -> Policy,
     pool: Mutex<Pool>,
-    bodies: Semaphore,
+    large_bodies: Semaphore,
 }
 
 /// The connections of one generation: a client of the library has exactly one pool.
@@ -88,7 +89,7 @@ impl HttpClient {
                 generation: 0,
                 client,
             }),
-            bodies: Semaphore::new(BODIES_AT_ONCE),
+            large_bodies: Semaphore::new(LARGE_BODIES_AT_ONCE),
         })))
     }
 
@@ -120,23 +121,22 @@ impl HttpClient {
         Ok(answer)
     }
 
-    /// Reads a body up to the limit.
+    /// Reads a body up to the limit. One that stalls keeps no other from being read unless both are large.
     ///
     /// # Errors
-    /// If it is larger, or breaks off.
+    /// If it is larger, or breaks off: the answer is lost, although the call had its effect.
     pub async fn body(&self, mut response: Response) -> Result<Vec<u8>, CallError> {
-        let too_large =
-            || CallError::unavailable(format!("an answer of more than {LARGEST_BODY} bytes"));
-        let length = response.content_length().unwrap_or_default();
-        if length > LARGEST_BODY as u64 {
-            return Err(too_large());
-        }
-        // Nothing closes it, so that no error can come of it.
-        let _permit = self.0.bodies.acquire().await;
-        let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        let mut body = Vec::new();
+        let mut permit = None;
         while let Some(chunk) = response.chunk().await.map_err(not_answered)? {
-            if body.len() + chunk.len() > LARGEST_BODY {
-                return Err(too_large());
+            let length = body.len() + chunk.len();
+            if length > LARGEST_BODY {
+                let cause = format!("an answer of more than {LARGEST_BODY} bytes");
+                return Err(CallError::new(CallErrorKind::AnswerLost, cause));
+            }
+            if length > SMALL_BODY && permit.is_none() {
+                // Nothing closes it, so that no error can come of it.
+                permit = Some(self.0.large_bodies.acquire().await);
             }
             body.extend_from_slice(&chunk);
         }
@@ -184,38 +184,6 @@ impl Drop for NoAnswer<'_> {
     }
 }
 
-/// Sends a request to `base_url`. Application Insights is told of it by `name`, which is the same for every offender.
-///
-/// # Errors
-/// If there is no answer; an answer with whatever status is one.
-pub async fn send(
-    http: &HttpClient,
-    request: RequestBuilder,
-    dependency: &'static str,
-    base_url: &str,
-    name: &'static str,
-) -> Result<Response, CallError> {
-    let host = base_url.split('/').nth(2).unwrap_or_default();
-    let call = insights::start_call(dependency, host, name);
-    let request = match call.traceparent() {
-        Some((header, value)) => request.header(header, value),
-        None => request,
-    };
-    let answer = http.send(request).await.map_err(not_answered);
-    match &answer {
-        Ok(answer) => {
-            let status = answer.status();
-            let is_usual = status.is_success()
-                || status == StatusCode::NOT_FOUND
-                || refusal_kind(status) == CallErrorKind::Contended;
-            let failure = (!is_usual).then(|| format!("answered {}", status.as_u16()));
-            call.ended(status.as_u16().to_string(), failure.as_deref());
-        }
-        Err(error) => call.ended("failed", Some(&error.cause)),
-    }
-    answer
-}
-
 /// A call that brought no answer, and may have taken effect unless it failed while connecting.
 #[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
@@ -226,6 +194,12 @@ pub fn not_answered(error: reqwest::Error) -> CallError {
         CallErrorKind::AnswerLost
     };
     CallError::new(kind, cause_of(&error))
+}
+
+/// The host of an address, and its port if that is given.
+#[must_use]
+pub fn host_of(url: &str) -> &str {
+    url.split('/').nth(2).unwrap_or_default()
 }
 
 /// A call whose answer has a status that says no.
@@ -256,7 +230,7 @@ fn refusal_reason(headers: &HeaderMap) -> &'static str {
 
 fn refusal_kind(status: StatusCode) -> CallErrorKind {
     match status {
-        StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => CallErrorKind::Contended,
+        StatusCode::CONFLICT => CallErrorKind::Contended,
         StatusCode::UNAUTHORIZED => CallErrorKind::TokenRefused,
         StatusCode::FORBIDDEN => CallErrorKind::Unauthorised,
         _ => CallErrorKind::Unavailable,
@@ -409,6 +383,45 @@ mod tests {
                 error.cause.starts_with(cause) && !error.cause.contains("X123"),
                 "{error}"
             );
+        }
+    }
+
+    /// Answers each request with the start of a body, and those for `/whole` with the rest of it as well.
+    async fn starts_bodies() -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 1024];
+                    let length = stream.read(&mut request).await.unwrap();
+                    let rest = if request[..length].starts_with(b"GET /whole") {
+                        "rest"
+                    } else {
+                        ""
+                    };
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nbody{rest}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn bodies_that_stall_keep_no_other_from_being_read() {
+        let address = starts_bodies().await;
+        let http = HttpClient::new(Duration::from_secs(2)).unwrap();
+        let read = async |path: &str| {
+            let request = http.request(Method::GET, format!("{address}{path}"));
+            http.body(http.send(request).await.unwrap()).await
+        };
+        let stalled = (0..2 * LARGE_BODIES_AT_ONCE).map(|_| read("/stalls"));
+        tokio::select! {
+            _ = futures_util::future::select_all(stalled.map(Box::pin)) => panic!("it has an end"),
+            body = read("/whole") => assert_eq!(body.unwrap(), b"bodyrest"),
         }
     }
 

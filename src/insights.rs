@@ -173,11 +173,7 @@ impl Operation {
 /// Starts a call for the operation that this task works on. `target` is a host, and `name` says what is asked for, the same
 /// for every offender.
 #[must_use]
-pub fn start_call(
-    dependency: &'static str,
-    target: &str,
-    name: impl Into<Cow<'static, str>>,
-) -> Call {
+pub fn start_call(dependency: &'static str, target: &str, name: &'static str) -> Call {
     let span = Operation::current().0.and_then(|context| {
         let tracer = context.get::<SdkTracer>()?;
         let span = tracer
@@ -203,9 +199,9 @@ impl Call {
     }
 
     /// Tells how the call ended, and why it failed if it did.
-    pub fn ended(mut self, result_code: impl Into<Cow<'static, str>>, failure: Option<&str>) {
+    pub fn ended(&mut self, result_code: Cow<'static, str>, failure: Option<&str>) {
         if let Some(call) = &mut self.0 {
-            call.ended = Some((result_code.into(), failure.map(clamped)));
+            call.ended = Some((result_code, failure.map(clamped)));
         }
     }
 }

@@ -10,13 +10,14 @@
 //! 2. [`ports`]: what the poller needs of the world, and how calls fail. [`poller`]: the drain that claims rows. Then
 //!    `poller/row.rs`, the path of one row from top to bottom, and [`poller::places`] and [`poller::retry`], which say what
 //!    happens when calls fail.
-//! 3. [`community_api`] with its [`token`], and [`topic`]: the two ports over HTTP and the AWS SDK. [`http`] holds what all
-//!    outgoing calls share.
+//! 3. [`community_api`] with its [`token`], and [`topic`]: the two ports over HTTP and the AWS SDK. [`calls`] times and
+//!    reports each call, and [`http`] holds the rules for connections.
 //! 4. [`health`] with its [`heartbeat`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
 //! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined. [`check`] tells whether
 //!    it would work, with [`identity`]. [`signals`] stop the service.
 
 pub mod application;
+pub mod calls;
 pub mod check;
 pub mod community_api;
 pub mod config;
@@ -35,6 +36,7 @@ pub mod outcome;
 pub mod poller;
 pub mod ports;
 pub mod signals;
+mod single_flight;
 pub mod telemetry;
 pub mod token;
 pub mod topic;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::gauges::AgeMax;
 pub use self::gauges::SecondsSince;
 pub use self::last_claim::LastClaim;
-use crate::outcome::{Dependency, Label, PollResult, Reason, RedeliveryCause, Step};
+use crate::outcome::{CallOutcome, Dependency, Label, PollResult, Reason, RedeliveryCause, Step};
 
 /// A metric with one label, whose series all exist from the start.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ pub struct Metrics {
     /// Publishes that were answered only after the row's lease had ended.
     pub lease_overruns: IntCounter,
     /// Durations of calls, by dependency, call and outcome.
-    pub calls: HistogramVec,
+    calls: HistogramVec,
     /// What SNS answered for each event.
     pub publish_results: IntCounterVec,
     /// Always 1, with the version as its label.
@@ -254,14 +254,17 @@ impl Metrics {
         self.age_max.observe(age.as_secs_f64());
     }
 
-    /// Starts to measure a call. If the answer is dropped without an outcome, the caller has stopped waiting: `timed_out`.
-    #[must_use]
-    pub fn start_call(&self, dependency: &'static str, call: &'static str) -> CallTimer<'_> {
-        CallTimer {
-            calls: &self.calls,
-            labels: [dependency, call, "timed_out"],
-            started: Instant::now(),
-        }
+    /// Records how a call ended, and how long it took.
+    pub fn observe_call(
+        &self,
+        dependency: Dependency,
+        call: &str,
+        outcome: CallOutcome,
+        took: Duration,
+    ) {
+        self.calls
+            .with_label_values(&[dependency.name(), call, outcome.name()])
+            .observe(took.as_secs_f64());
     }
 
     /// All metrics in Prometheus' text format 0.0.4.
@@ -291,28 +294,6 @@ impl Metrics {
         }
         out.push_str("# EOF\n");
         Ok(out)
-    }
-}
-
-/// A call under way.
-#[derive(Debug)]
-pub struct CallTimer<'a> {
-    calls: &'a HistogramVec,
-    labels: [&'static str; 3],
-    started: Instant,
-}
-
-impl CallTimer<'_> {
-    /// Notes how the call ended.
-    pub fn ended(mut self, outcome: &'static str) {
-        self.labels[2] = outcome;
-    }
-}
-
-impl Drop for CallTimer<'_> {
-    fn drop(&mut self) {
-        let seconds = self.started.elapsed().as_secs_f64();
-        self.calls.with_label_values(&self.labels).observe(seconds);
     }
 }
 
@@ -438,7 +419,7 @@ mod tests {
     #[test]
     fn the_readme_lists_every_metric_with_its_labels_and_help() {
         let metrics = Metrics::new().unwrap();
-        metrics.start_call("dependency", "call").ended("ok");
+        metrics.observe_call(Dependency::Auth, "token", CallOutcome::Ok, Duration::ZERO);
         metrics.build_info.with_label_values(&["1"]).set(1);
         let text = metrics.to_text().unwrap();
         let mut table = String::from("| metric | labels | meaning |\n|---|---|---|\n");

@@ -130,6 +130,28 @@ label! {
 }
 
 label! {
+    /// How a call to another service ended.
+    CallOutcome {
+        /// As wished.
+        Ok = "ok",
+        /// With 404, which is an answer like any other.
+        NotFound = "not_found",
+        /// There were too many calls at once.
+        Contended = "contended",
+        /// The topic will never accept the message.
+        Refused = "refused",
+        /// The token or the credentials are missing, wrong, or lack a role.
+        Unauthorised = "unauthorised",
+        /// Without an answer that can be read. The call may have taken effect.
+        AnswerLost = "answer_lost",
+        /// Without effect, for any other reason.
+        Failed = "failed",
+        /// The service stopped waiting for the answer. The call may have taken effect.
+        TimedOut = "timed_out",
+    }
+}
+
+label! {
     /// How a poll ended.
     PollResult {
         /// There was nothing to do.

@@ -57,6 +57,8 @@ const QUICK_FAILURE: Duration = Duration::from_secs(2);
 /// For this long, a row's own calls let the next claim go first, since a drain waits for that. If all calls take equally
 /// long, they are answered in step with the claims otherwise, and are worked off one by one: docs/performance.md.
 const NEXT_CLAIM_FIRST: Duration = Duration::from_millis(1);
+/// Polls succeed again once no claim has failed for this long. If every second one fails, the outage lasts.
+const STEADY: Duration = Duration::from_mins(1);
 /// How many ids of held rows the log shows when the pod stops.
 const IDS_SHOWN: usize = 20;
 
@@ -94,8 +96,10 @@ struct Claims {
     monotony: Monotony,
     /// The lease of the row that the claim under way may lock.
     under_way: Option<Lease>,
-    /// Claims that were given up since one was answered. Each may have locked a row that this pod does not know.
-    given_up: u32,
+    /// Claims of the outage whose answers were lost. Each may have locked a row that this pod does not know.
+    lost: u32,
+    /// The lease of the row that the last of them may have locked.
+    last_lost: Option<Lease>,
 }
 
 /// How a drain ended.
@@ -192,7 +196,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 self.log_monotony(result);
             }
             if let DrainEnd::Failed(error) = &end {
-                self.log_failed_poll(error);
+                self.claims.lock().poll_failed(error);
                 delay = delay.max(error.retry_after.unwrap_or_default());
             }
             self.pod.show_brake();
@@ -231,6 +235,9 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 Ok(None) => return DrainEnd::NothingLeft,
                 Err(error) => error,
             };
+            if error.retry_after.is_some() {
+                return DrainEnd::Failed(error);
+            }
             if error.kind == CallErrorKind::Contended {
                 lost_races += 1;
                 if lost_races > LOST_RACES_IN_A_DRAIN {
@@ -239,7 +246,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             } else {
                 failures += 1;
                 let took = lease.claimed_at().elapsed();
-                if failures > 1 || took > QUICK_FAILURE || error.retry_after.is_some() {
+                if failures > 1 || took > QUICK_FAILURE {
                     return DrainEnd::Failed(error);
                 }
                 tracing::debug!(cause = %error, "a claim failed; trying once more");
@@ -250,7 +257,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return DrainEnd::Stopped,
-                () = self.heartbeat.beat_while(sleep(pause.max(error.retry_after.unwrap_or_default()))) => {}
+                () = self.heartbeat.beat_while(sleep(pause)) => {}
             }
         }
     }
@@ -270,34 +277,24 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let claimed = timeout(limit, updates.next()).await;
         let mut claims = self.claims.lock();
         claims.under_way = None;
-        let claimed = claimed.unwrap_or_else(|_| {
-            claims.given_up += 1;
-            // While claims go on to hang, only the first is worth a line.
-            if claims.given_up == 1 {
-                tracing::warn!(
-                    comes_back_at = %comes_back_at(lease),
-                    "a claim was given up and may have locked a row, which comes back when the lock expires"
-                );
-            }
-            Err(CallError::no_answer_within(limit))
-        });
+        let claimed = claimed.unwrap_or_else(|_| Err(CallError::no_answer_within(limit)));
         metrics.last_claim.set(match &claimed {
             Ok(Some(_)) => PollResult::Found,
             Ok(None) => PollResult::Empty,
             Err(error) => result_of_failure(error.kind),
         });
         let failed = claimed.as_ref().err().map(|error| error.kind);
-        if failed == Some(CallErrorKind::AnswerLost) {
-            metrics.claims_without_answer.inc();
-        }
-        if failed.is_none_or(|kind| kind == CallErrorKind::Contended) {
-            let now = Instant::now();
-            metrics.since_claim_answered.set(Some(now));
-            let claims_given_up = std::mem::take(&mut claims.given_up);
-            if let Some(lasted) = claims.outage.ended(now) {
-                let failed_for_seconds = lasted.as_secs();
-                tracing::info!(failed_for_seconds, claims_given_up, "polls succeed again");
+        match failed {
+            Some(CallErrorKind::AnswerLost) => {
+                metrics.claims_without_answer.inc();
+                claims.lost(lease);
             }
+            None | Some(CallErrorKind::Contended) => {
+                let now = Instant::now();
+                metrics.since_claim_answered.set(Some(now));
+                claims.answered(now);
+            }
+            Some(_) => {}
         }
         claimed
     }
@@ -333,20 +330,6 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             sleep(NEXT_CLAIM_FIRST).await;
             operation.scope(row.work()).await;
         });
-    }
-
-    fn log_failed_poll(&self, error: &CallError) {
-        let mut claims = self.claims.lock();
-        let claims_given_up = claims.given_up;
-        if let Some(lasted) = claims.outage.failed(Duration::ZERO, Instant::now()) {
-            tracing::error!(
-                cause = %error,
-                failing_for_seconds = lasted.as_secs(),
-                claims_given_up,
-                asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                "poll failed; the service tries again at every interval"
-            );
-        }
     }
 
     fn log_monotony(&self, result: PollResult) {
@@ -389,6 +372,52 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             all_come_back_within_seconds = last.as_secs(),
             "rows are still locked by this pod, which stops now; they come back when their locks expire"
         );
+    }
+}
+
+impl Claims {
+    /// Notes a claim that may have locked a row, although its answer was lost.
+    fn lost(&mut self, lease: Lease) {
+        self.lost += 1;
+        // While answers go on to be lost, only the first is worth a line. The next line of the outage counts the others.
+        if self.last_lost.replace(lease).is_none() {
+            tracing::warn!(
+                comes_back_at = %comes_back_at(lease),
+                "the answer to a claim was lost: it may have locked a row, which comes back when the lock expires"
+            );
+        }
+    }
+
+    /// Notes a claim that community-api has answered.
+    fn answered(&mut self, now: Instant) {
+        if let Some(lasted) = self.outage.succeeded(STEADY, now) {
+            tracing::info!(
+                failed_for_seconds = lasted.as_secs(),
+                claims_without_answer = self.lost,
+                rows_come_back_by = self
+                    .last_lost
+                    .map(comes_back_at)
+                    .map(tracing::field::display),
+                "polls succeed again"
+            );
+        }
+        if !self.outage.lasts() {
+            (self.lost, self.last_lost) = (0, None);
+        }
+    }
+
+    /// Notes a poll that failed.
+    fn poll_failed(&mut self, error: &CallError) {
+        if let Some(lasted) = self.outage.failed(Duration::ZERO, Instant::now()) {
+            tracing::error!(
+                cause = %error,
+                failing_for_seconds = lasted.as_secs(),
+                claims_without_answer = self.lost,
+                rows_come_back_by = self.last_lost.map(comes_back_at).map(tracing::field::display),
+                asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
+                "poll failed; the service tries again at every interval"
+            );
+        }
     }
 }
 

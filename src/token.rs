@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use parking_lot::{Mutex, MutexGuard};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderValue};
@@ -14,12 +12,20 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::calls::{Call, CallName};
 use crate::fields::Fields;
 use crate::http::{self, HttpClient};
 use crate::insights::Operation;
 use crate::metrics::Metrics;
+use crate::outcome::Dependency;
 use crate::ports::{CallError, CallErrorKind};
+use crate::single_flight::Flight;
 
+const FETCH: CallName = CallName {
+    dependency: Dependency::Auth,
+    call: "token",
+    route: "POST /oauth/token",
+};
 /// A token is renewed this long before it ends.
 const RENEWED_EARLY: Duration = Duration::from_mins(1);
 /// Lifetime to assume when `expires_in` is missing. A refused token is replaced anyway.
@@ -28,8 +34,9 @@ const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
 /// A token is taken to live at least this long, so that a lifetime of 0 does not cost a token for every call.
 const SHORTEST_LIFE: Duration = Duration::from_secs(10);
-/// While the old token is still good, a failed renewal is not repeated for this long.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+/// The pause after a failed fetch. It doubles with each further one, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Fetches and keeps the token; a clone is another handle to the same one.
 #[derive(Clone, Debug)]
@@ -50,9 +57,12 @@ struct Inner {
 struct State {
     token: Option<Token>,
     fetches: u64,
-    /// The fetch under way, which everybody may wait for.
-    fetching: Option<Shared<BoxFuture<'static, Result<Token, CallError>>>>,
-    last_failure: Option<Instant>,
+    /// The last fetch.
+    fetch: Option<Flight<Result<Token, CallError>>>,
+    /// The fetches that failed since one succeeded.
+    failures: u32,
+    /// The last failure, which is everybody's answer until the time for the next fetch.
+    failed: Option<(CallError, Instant)>,
     /// Until then, a refusal is no reason to fetch another token.
     refused_until: Option<Instant>,
 }
@@ -113,9 +123,9 @@ impl TokenSource {
     }
 
     /// The kept token, or a new one. However many callers wait, one fetch serves them all, its failure too; and it goes
-    /// on if a caller stops waiting.
+    /// on if a caller stops waiting. A failure is the answer for a while, so that hmpps-auth is not asked for each caller.
     pub async fn get(&self, purpose: Purpose) -> Result<Token, CallError> {
-        let fetching = {
+        let fetch = {
             let mut state = self.0.state();
             let now = Instant::now();
             let (fresh, alive) = match &state.token {
@@ -129,19 +139,20 @@ impl TokenSource {
                 .token
                 .clone()
                 .filter(|_| alive && purpose == Purpose::Finish);
-            let failed_lately = state
-                .last_failure
-                .is_some_and(|failed| now.duration_since(failed) < RENEWAL_PAUSE);
-            if let Some(old) = old {
-                if !failed_lately {
+            let failed = state.failed.as_ref().filter(|(_, until)| now < *until);
+            match (old, failed) {
+                (Some(old), Some(_)) => return Ok(old),
+                (Some(old), None) => {
                     // In the background: the old one serves meanwhile.
                     drop(self.fetch(&mut state));
+                    return Ok(old);
                 }
-                return Ok(old);
+                (None, Some((error, _))) => return Err(error.clone()),
+                (None, None) => self.fetch(&mut state),
             }
-            self.fetch(&mut state)
         };
-        fetching.await
+        let broke_off = || CallError::new(CallErrorKind::NoToken, "the fetch of a token broke off");
+        fetch.await.unwrap_or_else(|| Err(broke_off()))
     }
 
     /// Forgets a token that was refused, unless it has been replaced already. The answer is whether to try another one.
@@ -170,29 +181,21 @@ impl TokenSource {
     }
 
     /// Joins the fetch under way, or starts one.
-    fn fetch(&self, state: &mut State) -> Shared<BoxFuture<'static, Result<Token, CallError>>> {
-        // One that has ended is only there if its task panicked.
-        if let Some(fetching) = &state.fetching
-            && fetching.peek().is_none()
-        {
-            return fetching.clone();
+    fn fetch(
+        &self,
+        state: &mut State,
+    ) -> impl Future<Output = Option<Result<Token, CallError>>> + use<> {
+        match &state.fetch {
+            Some(fetch) if fetch.is_under_way() => fetch.result(),
+            _ => {
+                let inner = self.0.clone();
+                // Told as part of the operation that needed it first.
+                let operation = Operation::current();
+                let fetch =
+                    Flight::start(operation.scope(async move { inner.fetch_and_keep().await }));
+                state.fetch.insert(fetch).result()
+            }
         }
-        let inner = self.0.clone();
-        // Told as part of the operation that needed it first.
-        let operation = Operation::current();
-        let task = tokio::spawn(operation.scope(async move { inner.fetch_and_keep().await }));
-        let lost = || {
-            Err(CallError::new(
-                CallErrorKind::NoToken,
-                "the fetch of a token broke off",
-            ))
-        };
-        let fetching = task
-            .map(move |fetched| fetched.unwrap_or_else(|_| lost()))
-            .boxed()
-            .shared();
-        state.fetching = Some(fetching.clone());
-        fetching
     }
 }
 
@@ -202,17 +205,10 @@ impl Inner {
     }
 
     async fn fetch_and_keep(&self) -> Result<Token, CallError> {
-        let timer = self.metrics.start_call("auth", "token");
-        let fetched = self.request().await.map_err(|error| CallError {
-            // Whatever the reason, there is no token.
-            kind: CallErrorKind::NoToken,
-            cause: format!("no token from hmpps-auth: {}", error.cause),
-            ..error
-        });
-        let outcome = if fetched.is_ok() { "ok" } else { "failed" };
-        timer.ended(outcome);
+        let mut call = Call::start(&self.metrics, FETCH, http::host_of(&self.endpoint));
+        let fetched = self.request(&mut call).await;
+        call.ended(fetched.as_ref().err());
         let mut state = self.state();
-        state.fetching = None;
         state.fetches += 1;
         match fetched {
             Ok(token) => {
@@ -221,17 +217,25 @@ impl Inner {
                     ..token
                 };
                 state.token = Some(token.clone());
-                state.last_failure = None;
+                (state.failures, state.failed) = (0, None);
                 Ok(token)
             }
             Err(error) => {
-                state.last_failure = Some(Instant::now());
+                let error = CallError {
+                    // Without a token no call is made, for any reason.
+                    kind: CallErrorKind::NoToken,
+                    cause: format!("no token from hmpps-auth: {}", error.cause),
+                    ..error
+                };
+                let pause = pause_after(state.failures).max(error.retry_after.unwrap_or_default());
+                state.failures += 1;
+                state.failed = Some((error.clone(), Instant::now() + pause));
                 Err(error)
             }
         }
     }
 
-    async fn request(&self) -> Result<Token, CallError> {
+    async fn request(&self, call: &mut Call<'_>) -> Result<Token, CallError> {
         let asked_at = Instant::now();
         let secret = form_encoded(self.client_secret.expose_secret());
         let request = self
@@ -241,8 +245,7 @@ impl Inner {
             .basic_auth(form_encoded(&self.client_id), Some(secret))
             .header(ACCEPT, "application/json")
             .form(&[("grant_type", "client_credentials"), ("scope", "read")]);
-        let route = "POST /oauth/token";
-        let response = http::send(&self.http, request, "auth", &self.endpoint, route).await?;
+        let response = call.send(&self.http, request).await?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
             let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";
@@ -256,6 +259,12 @@ impl Inner {
         }
         read(&self.http.body(response).await?, asked_at).map_err(CallError::unavailable)
     }
+}
+
+/// How long not to fetch after one more failure than these.
+fn pause_after(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.min(16));
+    doubled.min(LONGEST_PAUSE)
 }
 
 /// The parts of Basic credentials are form-urlencoded first (RFC 6749, 2.3.1).

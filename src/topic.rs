@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sns::Client;
-use aws_sdk_sns::config::{Config, IdentityCache};
+use aws_sdk_sns::config::{Builder, Config, IdentityCache, SharedIdentityCache};
 use aws_sdk_sns::error::{BuildError, ProvideErrorMetadata};
 use aws_sdk_sns::operation::publish_batch::PublishBatchOutput;
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
@@ -15,11 +15,17 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::errors::{call_error, code_label, entry_error};
+use crate::calls::{Call, CallName};
 use crate::event::Event;
-use crate::insights;
 use crate::metrics::Metrics;
+use crate::outcome::Dependency;
 use crate::ports::{CallError, CallErrorKind, Topic};
 
+const PUBLISH: CallName = CallName {
+    dependency: Dependency::Sns,
+    call: "publish",
+    route: "PublishBatch",
+};
 /// Codes that say that credentials are too old, or not known any more.
 const OUTDATED_CREDENTIALS: [&str; 3] =
     ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
@@ -33,10 +39,17 @@ const ACCEPTED_LATELY: Duration = Duration::from_mins(10);
 pub struct SnsTopic {
     config: Config,
     sns: Mutex<Client>,
+    limit: Duration,
     arn: String,
     traceparent: bool,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+}
+
+/// A cache of credentials. It gives up before the publish that needs them is given up: a publish that was never sent is on no
+/// topic.
+fn empty_cache(limit: Duration) -> SharedIdentityCache {
+    IdentityCache::lazy().load_timeout(limit * 4 / 5).build()
 }
 
 #[derive(Debug, Default)]
@@ -55,11 +68,13 @@ pub struct TopicAttributes {
 }
 
 impl SnsTopic {
-    /// A client for the topic with this ARN.
+    /// A client for the topic with this ARN, whose publishes are given up after `limit`.
     #[must_use]
-    pub fn new(config: Config, arn: String, metrics: Arc<Metrics>) -> Self {
+    pub fn new(sns: Builder, arn: String, limit: Duration, metrics: Arc<Metrics>) -> Self {
+        let config = sns.identity_cache(empty_cache(limit)).build();
         Self {
             sns: Mutex::new(Client::from_conf(config.clone())),
+            limit,
             config,
             arn,
             traceparent: false,
@@ -87,7 +102,7 @@ impl SnsTopic {
         let last = &mut self.state.lock().last_credentials;
         if last.is_none_or(|last| now.duration_since(last) >= CREDENTIALS_PAUSE) {
             *last = Some(now);
-            let fresh = IdentityCache::lazy().build();
+            let fresh = empty_cache(self.limit);
             let config = self.config.to_builder().identity_cache(fresh);
             *self.sns.lock() = Client::from_conf(config.build());
         }
@@ -201,8 +216,7 @@ impl SnsTopic {
 
 impl Topic for SnsTopic {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
-        let timer = self.metrics.start_call("sns", "publish");
-        let call = insights::start_call("sns", self.topic_name(), "PublishBatch");
+        let call = Call::start(&self.metrics, PUBLISH, self.topic_name());
         let traceparent = call.traceparent().filter(|_| self.traceparent);
         let traceparent = traceparent.as_ref().map(|(_, value)| value.as_str());
         let answers = self.publish_batch(events, traceparent).await;
@@ -210,19 +224,7 @@ impl Topic for SnsTopic {
             Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
             Err(error) => Some(error),
         };
-        let outcome = match error.map(|error| error.kind) {
-            None => "ok",
-            Some(CallErrorKind::Contended) => "contended",
-            Some(CallErrorKind::Refused) => "refused",
-            Some(
-                CallErrorKind::NoToken | CallErrorKind::TokenRefused | CallErrorKind::Unauthorised,
-            ) => "unauthorised",
-            Some(CallErrorKind::AnswerLost) => "answer_lost",
-            Some(CallErrorKind::Unavailable) => "failed",
-        };
-        timer.ended(outcome);
-        let failure = error.filter(|error| error.kind != CallErrorKind::Contended);
-        call.ended(outcome, failure.map(|error| error.cause.as_str()));
+        call.ended(error);
         answers
     }
 }

@@ -137,8 +137,9 @@ async fn topic(sandbox: &Sandbox) -> SnsTopic {
         .load()
         .await;
     SnsTopic::new(
-        aws_sdk_sns::config::Builder::from(&config).build(),
+        aws_sdk_sns::config::Builder::from(&config),
         sandbox.topic().arn().into(),
+        Duration::from_secs(2),
         Arc::new(Metrics::new().unwrap()),
     )
 }

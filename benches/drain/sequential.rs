@@ -58,8 +58,9 @@ pub async fn run() -> Result<()> {
         .load()
         .await;
     let topic = SnsTopic::new(
-        aws_sdk_sns::config::Builder::from(&sns).build(),
+        aws_sdk_sns::config::Builder::from(&sns),
         settings.topic.arn,
+        settings.poller.publish_timeout,
         metrics,
     );
     loop {

@@ -232,6 +232,7 @@ impl HeldRow {
                     cause = %error,
                     rows_in_trouble = state.places.in_trouble(),
                     failing_for_seconds = lasted.as_secs(),
+                    asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
                     "calls for claimed rows are failing: the service retries them, and claims ever fewer rows until one is settled"
                 );
             }
@@ -258,7 +259,7 @@ impl Drop for HeldRow {
             }
             if self.end == End::Settled {
                 state.last_settled = Some(now);
-                if let Some(lasted) = state.outage.ended(now) {
+                if let Some(lasted) = state.outage.succeeded(Duration::ZERO, now) {
                     let failed_for_seconds = lasted.as_secs();
                     tracing::info!(failed_for_seconds, "rows are settled again");
                 }

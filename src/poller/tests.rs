@@ -12,7 +12,7 @@ use crate::config::tests::poller_settings;
 use crate::event::{Event, Identifiers};
 use crate::metrics::Metrics;
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
-use crate::outcome::Reason;
+use crate::outcome::{PollResult, Reason};
 use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 
 const DELAY: Duration = Duration::from_secs(10);
@@ -161,6 +161,32 @@ async fn a_row_whose_task_panics_is_counted_gives_its_place_back_and_stops_nothi
     assert_eq!((metrics.read.get(), panicked.get()), (1, 1));
     assert_eq!(metrics.held.get(), 0);
     assert!(metrics.polls.get() > 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn community_api_is_left_alone_for_as_long_as_it_asks() {
+    for kind in [CallErrorKind::Contended, CallErrorKind::Unavailable] {
+        let source = Nothing {
+            refuses: Some(CallError {
+                retry_after: Some(Duration::from_mins(5)),
+                ..CallError::new(kind, "too much to do")
+            }),
+            ..Nothing::default()
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let poller = Poller::new(source.clone(), source.clone(), settings(), metrics.clone());
+        let stop = CancellationToken::new();
+        let ended = async {
+            sleep(Duration::from_secs(601)).await;
+            stop.cancel();
+        };
+        tokio::join!(poller.run(&stop), ended);
+        // At once, after five minutes, and after ten; each is a poll, whose end shows.
+        assert_eq!(source.asked.lock().unwrap().len(), 3, "{kind:?}");
+        let results = &metrics.poll_results;
+        let ended = results.of(PollResult::Contended).get() + results.of(PollResult::Failed).get();
+        assert_eq!((metrics.polls.get(), ended), (3, 3), "{kind:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

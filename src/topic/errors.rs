@@ -61,10 +61,16 @@ where
         SdkError::TimeoutError(_) => {
             CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")
         }
+        SdkError::DispatchFailure(_) if no_credentials(error) => CallError::new(
+            CallErrorKind::Unauthorised,
+            format!("SNS: {}", cause_of(error)),
+        ),
+        // Not from the HTTP client, so that nothing was sent: the SDK's cache of credentials stopped waiting for them.
+        SdkError::DispatchFailure(failure) if failure.is_other() => {
+            CallError::new(CallErrorKind::Unauthorised, "SNS: no credentials in time")
+        }
         SdkError::DispatchFailure(failure) => {
-            let kind = if no_credentials(error) {
-                CallErrorKind::Unauthorised
-            } else if failure.is_user() || never_sent(error) {
+            let kind = if failure.is_user() || never_sent(error) {
                 CallErrorKind::Unavailable
             } else {
                 CallErrorKind::AnswerLost

@@ -187,6 +187,29 @@ async fn a_table_with_nearly_a_known_name_is_logged_once() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_to_a_claim_is_logged_with_the_time_of_its_return() {
+    let sandbox = sandbox().await;
+    add(&sandbox, row(1, "ALIAS"));
+    sandbox
+        .faults()
+        .once(Endpoint::NextUpdate, Fault::LoseAnswer);
+    let service = Service::start(&sandbox, &[]);
+    eventually("it claims again", async || {
+        sandbox.faults().calls(Endpoint::NextUpdate) > 1
+    })
+    .await;
+    let printed = text(&service.terminate().await);
+    let line = printed
+        .lines()
+        .find(|line| line.contains("the answer to a claim was lost"))
+        .unwrap_or_else(|| panic!("{printed}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let comes_back_at: jiff::Timestamp = line["comes_back_at"].as_str().unwrap().parse().unwrap();
+    let wait = comes_back_at.duration_since(jiff::Timestamp::now());
+    assert!((500..=600).contains(&wait.as_secs()), "{line}");
+}
+
+#[tokio::test]
 async fn a_log_that_no_one_reads_does_not_stop_the_service() {
     let sandbox = sandbox().await;
     let port = free_port();

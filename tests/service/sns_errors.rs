@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
 use crate::binary::Service;
-use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
+use crate::world::{PATIENCE, QUICK, World, add, eventually, free_port, row, sandbox};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 /// To be tried again: contention, faults of SNS, faults of the whole topic or account.
@@ -153,6 +153,31 @@ async fn a_topic_that_refuses_every_call_costs_no_row() {
     world.stop().await;
 }
 
+/// What was never sent is on no topic, so that publishing it later is no redelivery.
+#[tokio::test]
+async fn credentials_that_do_not_come_in_time_cause_no_redelivery() {
+    let sandbox = sandbox().await;
+    add(&sandbox, row(1, "CONTACT"));
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let credentials = format!("http://{}/credentials", silent.local_addr().unwrap());
+    let port = free_port();
+    let more = [QUICK[1], ("SERVER_PORT", &port.to_string())];
+    let service = with_default_chain(&sandbox, &credentials, &more);
+    let metrics = async || {
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}/prometheus")).await;
+        answer.unwrap().text().await.unwrap()
+    };
+    let calls = "offender_call_seconds_count{call=\"publish\",dependency=\"sns\",outcome=";
+    let unauthorised = format!("{calls}\"unauthorised\"}} 2");
+    eventually("two publishes failed", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) > 0 && metrics().await.contains(&unauthorised)
+    })
+    .await;
+    let lost = "offender_updates_redelivered_total{cause=\"answer_lost\"} 0";
+    assert!(metrics().await.contains(lost));
+    service.terminate().await;
+}
+
 /// Credentials as a container gets them, from an address of their own.
 async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> String {
     let answer = move || async move {
@@ -173,19 +198,17 @@ async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> S
 }
 
 /// The service, which gets its credentials from this address.
-fn with_default_chain(sandbox: &Sandbox, credentials: &str) -> Service {
-    Service::start(
-        sandbox,
-        &[
-            ("HMPPS_SQS_PROVIDER", "aws"),
-            (
-                "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
-                sandbox.topic().arn(),
-            ),
-            ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
-            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", credentials),
-        ],
-    )
+fn with_default_chain(sandbox: &Sandbox, credentials: &str, more: &[(&str, &str)]) -> Service {
+    let chain = [
+        ("HMPPS_SQS_PROVIDER", "aws"),
+        (
+            "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+            sandbox.topic().arn(),
+        ),
+        ("AWS_ENDPOINT_URL", &sandbox.sns_url()),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", credentials),
+    ];
+    Service::start(sandbox, &[&chain, more].concat())
 }
 
 #[tokio::test]
@@ -196,7 +219,7 @@ async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there
     }
     let are_there = Arc::new(AtomicBool::new(false));
     let credentials = credentials(are_there.clone(), Arc::default()).await;
-    let service = with_default_chain(&sandbox, &credentials);
+    let service = with_default_chain(&sandbox, &credentials, &[]);
     eventually("a row is claimed", async || {
         sandbox.faults().calls(Endpoint::Identifiers) > 0
     })
@@ -221,7 +244,7 @@ async fn credentials_that_sns_calls_expired_are_fetched_anew() {
     add(&sandbox, row(1, "CONTACT"));
     let fetches = Arc::new(AtomicUsize::new(0));
     let credentials = credentials(Arc::new(AtomicBool::new(true)), fetches.clone()).await;
-    let service = with_default_chain(&sandbox, &credentials);
+    let service = with_default_chain(&sandbox, &credentials, &[]);
     sandbox.topic().wait_for(1, PATIENCE).await.unwrap();
     assert_eq!(fetches.load(Ordering::SeqCst), 2);
     service.terminate().await;

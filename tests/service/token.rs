@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::IntoResponse;
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
+use tokio::time::Instant;
 
 fn add_rows(sandbox: &sandbox::Sandbox, rows: i64) {
     for record in 1..=rows {
@@ -29,7 +30,7 @@ async fn one_fetch_serves_however_many_tasks_need_a_token() {
     sandbox
         .faults()
         .once(Endpoint::Token, Fault::Latency(Duration::from_millis(200)));
-    let world = World::around(sandbox, &[("OFFENDERUPDATEPOLL_CLAIMERS", "8")]).await;
+    let world = World::around(sandbox, &[]).await;
     world.messages(50).await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::Token), 1);
     world.stop().await;
@@ -189,6 +190,39 @@ async fn tokens_that_are_all_refused_are_fetched_seldom() {
     let fetched = world.sandbox.faults().calls(Endpoint::Token);
     assert!(fetched <= 4, "{fetched} tokens");
     world.sandbox.faults().clear();
+    world.messages(32).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_failing_hmpps_auth_is_asked_seldom_however_many_rows_need_a_token() {
+    let sandbox = sandbox().await;
+    sandbox.delius().seed_people(32).unwrap();
+    for offender in 1..=32 {
+        add(&sandbox, row(offender, "CONTACT"));
+    }
+    sandbox
+        .faults()
+        .always(Endpoint::Identifiers, Fault::status(500));
+    let world = World::around(sandbox, &[]).await;
+    let faults = world.sandbox.faults();
+    eventually("all rows are in trouble", async || {
+        let in_trouble = "offender_rows_in_trouble{step=\"identifiers\"}";
+        world.metric(in_trouble).await == 32.0
+    })
+    .await;
+    faults.clear();
+    faults.always(Endpoint::Token, Fault::status(503));
+    world.sandbox.auth().revoke_all();
+    let (started, before) = (Instant::now(), faults.calls(Endpoint::Token));
+    eventually("there was time for many fetches", async || {
+        started.elapsed() > Duration::from_secs(3)
+    })
+    .await;
+    let fetches = faults.calls(Endpoint::Token) - before;
+    // At once, and 0.25, 0.75 and 1.75 s later.
+    assert!((1..=5).contains(&fetches), "{fetches} fetches");
+    faults.clear();
     world.messages(32).await;
     world.stop().await;
 }

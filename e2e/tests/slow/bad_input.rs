@@ -44,6 +44,10 @@ fn bad_statuses() -> impl Iterator<Item = Fault> {
     (201..600).map(|status| Fault::status(status).header("Location", "http://127.0.0.1:1/"))
 }
 
+const KINDS_OF_STATUS: [u16; 16] = [
+    204, 301, 302, 307, 400, 401, 403, 404, 405, 409, 429, 500, 502, 503, 504, 599,
+];
+
 /// Rows whose lock runs out soon: a row that a bad answer cost a call comes back.
 async fn sandbox_with_short_locks() -> Sandbox {
     let timings = Timings {
@@ -60,15 +64,14 @@ const SHORT_LOCKS: [(&str, &str); 4] = [
     ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "5"),
 ];
 
-async fn survives_every_status_of_a_call_without_row(endpoint: Endpoint) {
-    let sandbox = sandbox_with_short_locks().await;
-    bad_statuses().for_each(|fault| sandbox.faults().once(endpoint, fault));
-    add(&sandbox, row(1, "CONTACT"));
-    let world = World::around(sandbox, &SHORT_LOCKS).await;
-    world.messages(1).await;
-    assert!(world.sandbox.faults().calls(endpoint) >= 400);
-    world.drained().await;
-    still_works(&world).await;
+/// After each of these answers to a fetch of a token, the next fetch succeeds, and a row goes through.
+async fn survives_answers_of_auth(answers: impl Iterator<Item = Fault>) {
+    let world = World::start().await;
+    for fault in answers {
+        world.sandbox.faults().once(Endpoint::Token, fault);
+        world.sandbox.auth().revoke_all();
+        still_works(&world).await;
+    }
     world.stop().await;
 }
 
@@ -104,12 +107,20 @@ async fn survives_every_status_of_a_call_for_a_row(endpoint: Endpoint) {
 
 #[tokio::test]
 async fn every_status_of_next_update_is_survived_and_loses_no_row() {
-    survives_every_status_of_a_call_without_row(Endpoint::NextUpdate).await;
+    let sandbox = sandbox_with_short_locks().await;
+    bad_statuses().for_each(|fault| sandbox.faults().once(Endpoint::NextUpdate, fault));
+    add(&sandbox, row(1, "CONTACT"));
+    let world = World::around(sandbox, &SHORT_LOCKS).await;
+    world.messages(1).await;
+    assert!(world.sandbox.faults().calls(Endpoint::NextUpdate) >= 400);
+    world.drained().await;
+    still_works(&world).await;
+    world.stop().await;
 }
 
 #[tokio::test]
-async fn every_status_of_auth_is_survived_and_loses_no_row() {
-    survives_every_status_of_a_call_without_row(Endpoint::Token).await;
+async fn every_kind_of_status_of_auth_is_survived_and_loses_no_row() {
+    survives_answers_of_auth(KINDS_OF_STATUS.into_iter().map(Fault::status)).await;
 }
 
 #[tokio::test]
@@ -126,9 +137,7 @@ async fn every_status_of_the_topic_is_survived_and_loses_no_row() {
 async fn every_kind_of_status_of_a_delete_is_survived_and_loses_no_row() {
     let sandbox = sandbox_with_short_locks().await;
     let world = World::around(sandbox, &SHORT_LOCKS).await;
-    for status in [
-        204, 301, 302, 307, 400, 401, 403, 404, 405, 409, 429, 500, 502, 503, 504, 599,
-    ] {
+    for status in KINDS_OF_STATUS {
         world
             .sandbox
             .faults()
@@ -302,7 +311,6 @@ async fn bodies_of_identifiers_that_cannot_be_read_are_tried_again_within_the_le
 
 #[tokio::test]
 async fn answers_of_auth_that_are_no_token_are_survived() {
-    let sandbox = sandbox().await;
     let odd = [
         r#"{"access_token":7,"token_type":"bearer"}"#,
         r#"{"access_token":"a","token_type":"mac"}"#,
@@ -310,16 +318,8 @@ async fn answers_of_auth_that_are_no_token_are_survived() {
         r#"{"access_token":"unknown to community-api","token_type":"bearer"}"#,
         r#"{"access_token":"unknown to community-api","token_type":"bearer","expires_in":"3600"}"#,
     ];
-    for body in bad_bodies().into_iter().chain(odd.map(Into::into)) {
-        sandbox
-            .faults()
-            .once(Endpoint::Token, Fault::body(200, body));
-    }
-    add(&sandbox, row(1, "CONTACT"));
-    let world = World::around(sandbox, &[]).await;
-    world.messages(1).await;
-    still_works(&world).await;
-    world.stop().await;
+    let bodies = bad_bodies().into_iter().chain(odd.map(Into::into));
+    survives_answers_of_auth(bodies.map(|body| Fault::body(200, body))).await;
 }
 
 #[tokio::test]

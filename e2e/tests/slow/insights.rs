@@ -189,7 +189,10 @@ async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
     calls.retain(|call| call["data"]["baseData"]["resultCode"] == "timed_out");
     let given_up = &ingestion.of_kind("Message")[0];
     let message = given_up["data"]["baseData"]["message"].as_str().unwrap();
-    assert!(message.starts_with("a claim was given up"), "{message}");
+    assert!(
+        message.starts_with("the answer to a claim was lost"),
+        "{message}"
+    );
     let operation = |item: &Value| item["tags"]["ai.operation.id"].clone();
     assert!(operation(given_up).is_string());
     assert_eq!(operation(given_up), operation(&calls[0]));

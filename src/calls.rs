@@ -1,0 +1,110 @@
+//! Every call to another service: named once, and timed once from its start to the last byte of its answer. Prometheus and
+//! Application Insights are told the same outcome.
+
+use reqwest::{RequestBuilder, Response, StatusCode};
+use tokio::time::Instant;
+
+use crate::http::{self, HttpClient};
+use crate::insights;
+use crate::metrics::Metrics;
+use crate::outcome::{CallOutcome, Dependency, Label};
+use crate::ports::{CallError, CallErrorKind};
+
+/// What a call is called.
+#[derive(Clone, Copy, Debug)]
+pub struct CallName {
+    /// Who is called.
+    pub dependency: Dependency,
+    /// In Prometheus.
+    pub call: &'static str,
+    /// In Application Insights, the same for every offender and row.
+    pub route: &'static str,
+}
+
+/// A call under way. If it is dropped before its end, the caller has stopped waiting.
+#[derive(Debug)]
+pub struct Call<'a> {
+    metrics: &'a Metrics,
+    name: CallName,
+    started: Instant,
+    status: Option<StatusCode>,
+    outcome: CallOutcome,
+    told: insights::Call,
+}
+
+impl<'a> Call<'a> {
+    /// Starts a call. `target` is the host or the topic that is called.
+    #[must_use]
+    pub fn start(metrics: &'a Metrics, name: CallName, target: &str) -> Self {
+        Self {
+            metrics,
+            name,
+            started: Instant::now(),
+            status: None,
+            outcome: CallOutcome::TimedOut,
+            told: insights::start_call(name.dependency.name(), target, name.route),
+        }
+    }
+
+    /// The header by which the other side can join the operation, as W3C Trace Context has it.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<(&'static str, String)> {
+        self.told.traceparent()
+    }
+
+    /// Sends the call's request.
+    ///
+    /// # Errors
+    /// If there is no answer. An answer with any status is one.
+    pub async fn send(
+        &mut self,
+        http: &HttpClient,
+        request: RequestBuilder,
+    ) -> Result<Response, CallError> {
+        let request = match self.traceparent() {
+            Some((header, value)) => request.header(header, value),
+            None => request,
+        };
+        let answer = http.send(request).await.map_err(http::not_answered)?;
+        self.status = Some(answer.status());
+        Ok(answer)
+    }
+
+    /// Notes the end of the call, and why it failed if it did.
+    pub fn ended(mut self, error: Option<&CallError>) {
+        self.outcome = match error {
+            Some(error) => outcome_of(error.kind),
+            None if self.status == Some(StatusCode::NOT_FOUND) => CallOutcome::NotFound,
+            None => CallOutcome::Ok,
+        };
+        let name = self.outcome.name();
+        let code = self.status.map(|status| status.as_u16().to_string());
+        let failure = error.filter(|error| error.kind != CallErrorKind::Contended);
+        let failure = failure.map(|error| error.cause.as_str());
+        self.told
+            .ended(code.map_or(name.into(), Into::into), failure);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let CallName {
+            dependency, call, ..
+        } = self.name;
+        let took = self.started.elapsed();
+        self.metrics
+            .observe_call(dependency, call, self.outcome, took);
+    }
+}
+
+fn outcome_of(kind: CallErrorKind) -> CallOutcome {
+    match kind {
+        CallErrorKind::Contended => CallOutcome::Contended,
+        CallErrorKind::NoToken | CallErrorKind::TokenRefused | CallErrorKind::Unauthorised => {
+            CallOutcome::Unauthorised
+        }
+        CallErrorKind::Refused => CallOutcome::Refused,
+        CallErrorKind::AnswerLost => CallOutcome::AnswerLost,
+        CallErrorKind::Unavailable => CallOutcome::Failed,
+    }
+}

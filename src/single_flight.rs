@@ -1,0 +1,38 @@
+//! Work that is done once for everybody who needs its result meanwhile.
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// Work that was started, and perhaps is done. It goes on if those who wait for it stop waiting.
+#[derive(Debug)]
+pub(crate) struct Flight<R: Clone> {
+    /// When the work began.
+    pub started: Instant,
+    task: AbortHandle,
+    result: Shared<BoxFuture<'static, Option<R>>>,
+}
+
+impl<R: Clone + Send + Sync + 'static> Flight<R> {
+    /// Starts the work in a task.
+    pub fn start(work: impl Future<Output = R> + Send + 'static) -> Self {
+        let started = Instant::now();
+        let task = tokio::spawn(work);
+        Self {
+            started,
+            task: task.abort_handle(),
+            result: task.map(Result::ok).boxed().shared(),
+        }
+    }
+
+    /// Whether the work goes on still. The task is asked, since the shared result knows only if somebody has waited for it.
+    pub fn is_under_way(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// The result, which may take a while; `None` if the work panicked.
+    pub fn result(&self) -> Shared<BoxFuture<'static, Option<R>>> {
+        self.result.clone()
+    }
+}
