@@ -3,7 +3,6 @@
 pub mod mappings;
 
 use serde::Serialize;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use self::mappings::{EventOption, GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
@@ -53,46 +52,25 @@ pub struct Event {
     pub body: String,
 }
 
-/// The body of OFFENDER_CHANGED.
+/// The body of OFFENDER_CHANGED. `web::messages` describes both bodies to subscribers.
 // The order of the fields is part of the contract; nulls are left out.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct GenericMessage<'a> {
-    /// The offender's identity in Delius
-    #[schema(example = 1)]
+struct GenericMessage<'a> {
     offender_id: i64,
-    /// The case reference number
-    #[schema(example = "X1", min_length = 1)]
     crn: &'a str,
-    /// The prison number, of those who have one
-    #[schema(example = "A1234AA", required = false, nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     noms_number: Option<&'a str>,
 }
 
 /// The body of every specific event.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SpecificMessage<'a> {
-    /// The offender's identity in Delius
-    #[schema(example = 1)]
-    offender_id: i64,
-    /// The case reference number
-    #[schema(example = "X1", min_length = 1)]
-    crn: &'a str,
-    /// The prison number, of those who have one
-    #[schema(example = "A1234AA", required = false, nullable = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    noms_number: Option<&'a str>,
-    /// The key of the changed record in its table; what that is depends on the event type
-    #[schema(example = 345, required = false, nullable = false)]
+struct SpecificMessage<'a> {
+    #[serde(flatten)]
+    generic: &'a GenericMessage<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_id: Option<i64>,
-    /// When it changed: the time on the clock in London, without a zone
-    #[schema(
-        example = "2020-07-19T13:56:43",
-        pattern = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?$"
-    )]
     event_datetime: String,
 }
 
@@ -109,9 +87,7 @@ pub fn events_of(
         noms_number: identifiers.noms_number.as_deref(),
     };
     let specific = SpecificMessage {
-        offender_id: generic.offender_id,
-        crn: generic.crn,
-        noms_number: generic.noms_number,
+        generic: &generic,
         source_id: update.source_record_id,
         event_datetime: update.date_changed.to_string(),
     };

@@ -3,6 +3,7 @@
 mod accept;
 mod connections;
 mod docs;
+pub mod messages;
 pub mod server;
 
 use std::sync::Arc;

@@ -213,20 +213,3 @@ impl Mapping {
         }
     }
 }
-
-/// The table of events in Markdown, as the README and the OpenAPI description show it.
-#[must_use]
-pub fn markdown_table() -> String {
-    let head = format!(
-        "| changed table | event type | also {GENERIC_EVENT_TYPE} | raised when | sourceId |\n|---|---|---|---|---|\n"
-    );
-    let rows = MAPPINGS.iter().chain([&OTHER_TABLES]).map(|mapping| {
-        let generic = if mapping.generic_too { "yes " } else { "" };
-        let changed = mapping.changed();
-        format!(
-            "| {changed} | {} | {generic}| {} | {} |\n",
-            mapping.event_type, mapping.raised_when, mapping.source_id
-        )
-    });
-    std::iter::once(head).chain(rows).collect()
-}

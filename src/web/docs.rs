@@ -15,8 +15,8 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::event::mappings::{GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, markdown_table};
-use crate::event::{GenericMessage, SpecificMessage};
+use super::messages::{GenericMessage, SpecificMessage, markdown_table};
+use crate::event::mappings::{GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN};
 
 /// The description of everything except the endpoints. The routes that are served add those.
 pub fn description(version: &str) -> OpenApi {

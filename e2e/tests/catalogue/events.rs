@@ -6,10 +6,10 @@ use crate::world::{World, attribute, row};
 use jsonschema::Validator;
 use probation_offender_events::event::mappings::{
     EventOption, GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN, MAPPINGS, Mapping, OTHER_TABLES,
-    markdown_table,
 };
 use probation_offender_events::event::{Event, Identifiers, events_of};
 use probation_offender_events::offender_update::ClaimedRow;
+use probation_offender_events::web::messages::markdown_table;
 use sandbox::Message;
 use sandbox::delius::NewUpdate;
 use serde_json::{Map, Value, json};
