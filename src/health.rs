@@ -33,8 +33,6 @@ const DEPENDENCIES: [(Dependency, &str); 3] = [
     (Dependency::CommunityApi, "communityApiHealth"),
     (Dependency::Sns, "probationevents-health"),
 ];
-/// How many characters of a failing service's answer are shown.
-const LONGEST_BODY_SHOWN: usize = 200;
 
 /// What is checked, and how.
 #[derive(Clone, Debug)]
@@ -282,7 +280,10 @@ impl Checks {
             [
                 name,
                 ("error", json!(format!("answered {}", status.as_u16()))),
-                ("body", json!(shown(&body))),
+                (
+                    "body",
+                    json!(http::printable(&String::from_utf8_lossy(&body))),
+                ),
             ],
         ))
     }
@@ -325,15 +326,6 @@ pub async fn is_ready(port: u16) -> anyhow::Result<()> {
         response.status()
     );
     Ok(())
-}
-
-/// What a terminal or a browser can show of a text that came from outside.
-fn shown(body: &[u8]) -> String {
-    // Debug's escapes know what cannot be printed; they escape quotes and backslashes as well.
-    let is_printable = |c: &char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
-    let text = String::from_utf8_lossy(body);
-    let printable = text.chars().filter(is_printable);
-    printable.take(LONGEST_BODY_SHOWN).collect()
 }
 
 /// A status by the name that Spring gives it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.

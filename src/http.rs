@@ -302,19 +302,13 @@ fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
     Some(error.to_string())
 }
 
-/// Text from outside, as far as it can be shown: printable, on one line, not long.
+/// Text from outside, as far as a log, a terminal or a browser can show it: printable, on one line, not long.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .take(LONGEST_TEXT)
-        .collect()
+    // Debug's escapes know what cannot be printed; they escape quotes and backslashes as well.
+    let is_printable = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
+    let shown = text.chars().map(|c| if is_printable(c) { c } else { ' ' });
+    shown.take(LONGEST_TEXT).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use prometheus::IntCounterVec;
 use secrecy::ExposeSecret;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Insights;
@@ -23,6 +23,7 @@ use super::ingestion::Ingestion;
 use super::queue::{self, Count, Telemetry};
 use super::traces;
 use crate::config::InsightsSettings;
+use crate::episode::Episode;
 
 /// So many are sent at once.
 const BATCH: usize = 512;
@@ -71,7 +72,7 @@ pub fn start(
         scope: scope(settings, version, None),
         ingestion: Ingestion::new(settings)?,
         count: count.clone(),
-        failing: false,
+        outage: Episode::default(),
     };
     traces::send_to(&queue);
     let exporting = Exporting {
@@ -134,7 +135,7 @@ struct Batches {
     scope: InstrumentationScope,
     ingestion: Ingestion,
     count: Arc<Count>,
-    failing: bool,
+    outage: Episode,
 }
 
 impl Batches {
@@ -189,18 +190,32 @@ impl Batches {
             self.deliver(lines, items_of_lines),
         );
         let sent = spans.and(lines);
-        let failed = sent.is_err();
+        self.log(sent);
+    }
+
+    fn log(&mut self, sent: Result<(), String>) {
+        let now = Instant::now();
         match sent {
-            Err(cause) if !self.failing => tracing::warn!(
-                cause,
-                "Application Insights does not accept telemetry: the service drops and counts it"
-            ),
-            Ok(()) if self.failing => {
-                tracing::info!("Application Insights accepts telemetry again");
+            Err(cause) => {
+                if let Some(lasted) = self.outage.failed(Duration::ZERO, now) {
+                    let failing_for_seconds = lasted.as_secs();
+                    tracing::warn!(
+                        cause,
+                        failing_for_seconds,
+                        "Application Insights does not accept telemetry: the service drops and counts it"
+                    );
+                }
             }
-            _ => {}
+            Ok(()) => {
+                if let Some(lasted) = self.outage.succeeded(Duration::ZERO, now) {
+                    let failed_for_seconds = lasted.as_secs();
+                    tracing::info!(
+                        failed_for_seconds,
+                        "Application Insights accepts telemetry again"
+                    );
+                }
+            }
         }
-        self.failing = failed;
     }
 
     async fn deliver(&self, body: Option<Bytes>, items: usize) -> Result<(), String> {
