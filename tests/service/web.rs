@@ -379,6 +379,30 @@ async fn a_failing_pings_body_is_shown_up_to_200_printable_characters() {
     world.stop().await;
 }
 
+/// As if this time had passed at once.
+async fn skip(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn metrics_show_what_is_down_although_no_one_asks_for_health() {
+    let world = World::start().await;
+    // Read here, since the skipped time closes the connections of whoever asks over HTTP.
+    let auth_is_up = || world.metrics.dependency_up.of(Dependency::Auth).get();
+    let faults = world.sandbox.faults();
+    faults.always(Endpoint::AuthPing, Fault::status(500));
+    eventually("it runs", async || faults.calls(Endpoint::NextUpdate) > 0).await;
+    assert_eq!(auth_is_up(), 1);
+    skip(Duration::from_secs(30)).await;
+    eventually("it shows", async || auth_is_up() == 0).await;
+    faults.clear();
+    skip(Duration::from_secs(30)).await;
+    eventually("it is over", async || auth_is_up() == 1).await;
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_scrape_shows_what_happened() {
     let world = World::start().await;
