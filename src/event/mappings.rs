@@ -1,5 +1,5 @@
-//! The one table of event types: which change raises which, and what subscribers are told about it. README, OpenAPI and
-//! AsyncAPI are compared with it by tests.
+//! The one table of event types: which change raises which, and what subscribers are told about it. Tests compare
+//! docs/subscribing.md, OpenAPI and AsyncAPI with it.
 
 /// The deprecated event that says only that something about an offender changed.
 pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";
@@ -214,7 +214,7 @@ impl Mapping {
     }
 }
 
-/// The table of events in Markdown, as the README and the OpenAPI description show it.
+/// The table of events in Markdown, as docs/subscribing.md and the OpenAPI description show it.
 #[must_use]
 pub fn markdown_table() -> String {
     let head = format!(
