@@ -230,8 +230,8 @@ impl Metrics {
             )?,
             log_lines_lost: table.counter(
                 "log_lines_lost_total",
-                "Lines that are missing from the log, since it could not be written quickly enough. The node, or whatever \
-                 reads the log, is overloaded.",
+                "Lines that are missing from the log, since it could not be written quickly enough. The node, or the reader \
+                 of the log, is overloaded.",
             )?,
             registry: registry.clone(),
         };
@@ -415,9 +415,9 @@ mod tests {
         }
     }
 
-    /// The README's table, from the help texts; without those of the process, which are the library's.
+    /// The table is made of the help texts. It leaves out the metrics of the process, whose texts are the library's.
     #[test]
-    fn the_readme_lists_every_metric_with_its_labels_and_help() {
+    fn the_documents_list_every_metric_with_its_labels_and_help() {
         let metrics = Metrics::new().unwrap();
         metrics.observe_call(Dependency::Auth, "token", CallOutcome::Ok, Duration::ZERO);
         metrics.build_info.with_label_values(&["1"]).set(1);
@@ -441,10 +441,10 @@ mod tests {
                 .collect();
             writeln!(table, "| `{name}` | {} | {help} |", labels.join(", ")).unwrap();
         }
-        let readme = include_str!("../README.md");
+        let document = include_str!("../docs/monitoring.md");
         assert!(
-            readme.contains(&table),
-            "the README's table should be:\n{table}"
+            document.contains(&table),
+            "the table in docs/monitoring.md should be:\n{table}"
         );
     }
 

@@ -18,10 +18,10 @@ pub fn measure(climate: Climate, rows: usize) -> Result<()> {
             "pods × claimers",
             "rows/s",
             "× one",
-            "lost races a row",
+            "lost races per row",
             "409s",
-            "nextUpdate a row",
-            "CPU a row (µs)",
+            "nextUpdate per row",
+            "CPU per row (µs)",
         ],
     );
     let mut one = None;

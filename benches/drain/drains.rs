@@ -43,9 +43,9 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
             "of the limit",
             "× sequential",
             "claim → settled, median / 99 % (ms)",
-            "CPU a row (µs)",
+            "CPU per row (µs)",
             "memory before / end / peak (MB)",
-            "calls a row: claim, identifiers, publish, delete",
+            "calls per row: claim, identifiers, publish, delete",
         ],
     );
     let print = |who: &str, run: &Run, limit: f64| {
@@ -112,13 +112,13 @@ fn judge(round_trip_ms: u64, run: &Run, limit: f64, sequential: &Run, limits: &m
     let calls: u64 = run.calls.values().sum();
     let surplus = calls as f64 - 4.0 * run.rows as f64;
     limits.at_most(
-        format!("calls beyond 4 a row, in all, {at}"),
+        format!("calls beyond 4 per row, in all, {at}"),
         3.0,
         surplus,
         "",
     );
     limits.at_most(
-        format!("CPU a row, {at}"),
+        format!("CPU per row, {at}"),
         300.0,
         run.cpu_micros_per_row,
         "µs",

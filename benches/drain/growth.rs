@@ -17,7 +17,7 @@ pub fn measure(backlogs: &[usize], limits: &mut Limits) -> Result<()> {
         [
             "rows × times",
             "rows/s",
-            "CPU a row (µs)",
+            "CPU per row (µs)",
             "claim → settled, median / 99 % (ms)",
             "memory before / end / peak (MB)",
         ],
@@ -47,13 +47,13 @@ pub fn measure(backlogs: &[usize], limits: &mut Limits) -> Result<()> {
         off.fold(0.0, f64::max)
     };
     limits.at_most(
-        "time a row, off that of the shortest backlog",
+        "time per row, off that of the shortest backlog",
         10.0,
         farthest(|run| 1.0 / run.rows_per_second),
         "%",
     );
     limits.at_most(
-        "CPU a row, off that of the shortest backlog",
+        "CPU per row, off that of the shortest backlog",
         10.0,
         farthest(|run| run.cpu_micros_per_row),
         "%",

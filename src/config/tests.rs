@@ -351,7 +351,7 @@ fn no_color_and_a_dumb_terminal_switch_colours_off() {
 #[test]
 fn the_readme_shows_this_table_of_variables() {
     let table: String = VARIABLES.iter().map(Variable::readme_row).collect();
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../docs/configuration.md");
     assert!(
         readme.contains(&table),
         "the README's table should be:\n{table}"

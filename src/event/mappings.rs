@@ -1,5 +1,5 @@
-//! The one table of event types: which change raises which, and what subscribers are told about it. README, OpenAPI and
-//! AsyncAPI are compared with it by tests.
+//! The one table of event types: which change raises which, and what subscribers are told about it. Tests compare
+//! docs/subscribing.md, OpenAPI and AsyncAPI with it.
 
 /// The deprecated event that says only that something about an offender changed.
 pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";

@@ -45,7 +45,7 @@ pub struct SpecificMessage {
     event_datetime: String,
 }
 
-/// The table of events in Markdown, as the README and the OpenAPI description show it.
+/// The table of events in Markdown, as docs/subscribing.md and the OpenAPI description show it.
 #[must_use]
 pub fn markdown_table() -> String {
     let head = format!(

@@ -180,7 +180,7 @@ impl Seen {
 fn table(seen: &[Seen]) -> String {
     let rows: String = seen.iter().map(Seen::row).collect();
     format!(
-        "| outage of {} minutes | alert | fired after | until | rows given up | text |\n|---|---|---|---|---|---|\n{rows}",
+        "| outage of {} minutes | alert | fired after | until | rows marked as permanently failed | text |\n|---|---|---|---|---|---|\n{rows}",
         OUTAGE.as_secs() / 60
     )
 }

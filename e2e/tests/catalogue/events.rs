@@ -1,4 +1,4 @@
-//! The event catalogue: code, docs/asyncapi.yaml, README and OpenAPI say the same, and it is what is published.
+//! The event catalogue: code, docs/asyncapi.yaml, docs/subscribing.md and OpenAPI say the same, and it is what is published.
 
 use std::io::Write;
 
@@ -14,7 +14,6 @@ use sandbox::Message;
 use sandbox::delius::NewUpdate;
 use serde_json::{Map, Value, json};
 
-const README: &str = include_str!("../../../README.md");
 const SUBSCRIBING: &str = include_str!("../../../docs/subscribing.md");
 
 fn catalogue() -> Value {
@@ -44,7 +43,7 @@ fn named() -> impl Iterator<Item = &'static str> {
     std::iter::once(GENERIC_EVENT_TYPE).chain(specific)
 }
 
-/// The events of a row like that of the README.
+/// The events of a row like that of docs/subscribing.md.
 fn events_like(mapping: &Mapping) -> Vec<Event> {
     let is_other = mapping.event_type == OTHER_TABLES.event_type;
     let row = json!({
@@ -170,11 +169,11 @@ fn the_catalogue_says_of_each_event_type_whether_production_subscribes_to_it() {
 }
 
 #[test]
-fn the_readme_shows_the_table_of_events() {
+fn the_page_for_subscribers_shows_the_table_of_events() {
     let table = markdown_table();
     assert!(
-        README.contains(&table),
-        "the README's table should be:\n{table}"
+        SUBSCRIBING.contains(&table),
+        "the table in docs/subscribing.md should be:\n{table}"
     );
 }
 

@@ -236,7 +236,7 @@ impl Visit {
         let () = self.script(script, vec![selector.into()]).await;
     }
 
-    /// Writes what the browser shows to a file of the README, if told to.
+    /// Writes what the browser shows to a file of the documents, if told to.
     pub async fn picture(&self, file: &str) {
         if updates_pictures() {
             let path = format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"));
