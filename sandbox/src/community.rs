@@ -213,6 +213,7 @@ fn accepts_json(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
+        .filter(|range| !range.trim().is_empty())
         .peekable();
     let is_json = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
@@ -220,7 +221,11 @@ fn accepts_json(headers: &HeaderMap) -> bool {
         let refused = parts
             .filter_map(|part| part.strip_prefix("q="))
             .any(|quality| quality.parse::<f32>().is_ok_and(|quality| quality <= 0.0));
-        !refused && ["*/*", "application/*", "application/json"].contains(&media_type)
+        let json = ["*/*", "application/*", "application/json"];
+        !refused
+            && json
+                .iter()
+                .any(|json| json.eq_ignore_ascii_case(media_type))
     };
     accepted.peek().is_none() || accepted.any(is_json)
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -20,8 +20,16 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::faults::{Call, Fault};
+
+/// The largest body that is read. SNS' own limit is a quarter of it.
+const MOST_BYTES: usize = 1024 * 1024;
+/// A body that takes longer than this has no end.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+/// After this time without a request, a connection is closed.
+pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// An answer, or none: then the connection is closed.
 pub(crate) type Answer = Result<Reply, Dropped>;
@@ -177,12 +185,12 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
 }
 
 /// How a server treats its connections.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Manners {
     /// Answers do not say how long they are.
     pub(crate) chunked: bool,
     /// After this time without a request, a connection is closed.
-    pub(crate) idle: Option<Duration>,
+    pub(crate) idle: Duration,
     /// A connection is closed after so many answers; the last one says so.
     pub(crate) answers: Option<u32>,
 }
@@ -230,8 +238,15 @@ where
         let (handler, answered) = (&handler, &answered);
         async move {
             let (head, body) = request.into_parts();
-            let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
-            let mut response = handler(Request::from_parts(head, body)).await?.0;
+            let body = Limited::new(body, MOST_BYTES).collect();
+            let mut response = match timeout(BODY_LIMIT, body).await {
+                Ok(Ok(body)) => {
+                    let request = Request::from_parts(head, body.to_bytes());
+                    handler(request).await?.0
+                }
+                Ok(Err(error)) if error.is::<LengthLimitError>() => Reply::empty(413).0,
+                _ => return Err(Dropped),
+            };
             let count = answered.fetch_add(1, Ordering::Relaxed) + 1;
             if manners.answers.is_some_and(|most| count >= most) {
                 let close = HeaderValue::from_static("close");
@@ -250,7 +265,7 @@ where
     // connection becomes idle.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(manners.idle)
+        .header_read_timeout(Some(manners.idle))
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

@@ -159,13 +159,17 @@ impl Sandbox {
         };
         let manners = Manners {
             chunked: true,
-            idle: Some(settings.idle_time),
+            idle: settings.idle_time,
             answers: Some(ANSWERS_PER_CONNECTION),
         };
         servers.spawn(http::serve(community_listener, manners, move |request| {
             community.clone().answer(request)
         }));
-        let plain = Manners::default();
+        let plain = Manners {
+            chunked: false,
+            idle: http::IDLE_LIMIT,
+            answers: None,
+        };
         let served = (auth.clone(), faults.clone());
         servers.spawn(http::serve(auth_listener, plain, move |request| {
             served.0.clone().answer(served.1.clone(), request)

@@ -13,6 +13,9 @@ use sandbox::{Delius, Rule, Sandbox, Settings, Timings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+/// The longest that a time in seconds may be.
+const YEAR_SECONDS: i64 = 31_536_000;
+
 #[derive(Parser)]
 #[command(
     version,
@@ -68,17 +71,17 @@ struct Serve {
     #[arg(long, env = "SANDBOX_PEOPLE", default_value_t = 0)]
     people: usize,
     /// How old a row has to be before it is served
-    #[arg(long, env = "SANDBOX_SETTLE_SECONDS", default_value_t = Timings::default().settle_seconds)]
+    #[arg(long, env = "SANDBOX_SETTLE_SECONDS", default_value_t = Timings::default().settle_seconds, value_parser = clap::value_parser!(i64).range(0..=YEAR_SECONDS))]
     settle_seconds: i64,
     /// How long a row stays locked
-    #[arg(long, env = "SANDBOX_LOCK_EXPIRY_SECONDS", default_value_t = Timings::default().lock_expiry_seconds)]
+    #[arg(long, env = "SANDBOX_LOCK_EXPIRY_SECONDS", default_value_t = Timings::default().lock_expiry_seconds, value_parser = clap::value_parser!(i64).range(1..=YEAR_SECONDS))]
     lock_expiry_seconds: i64,
     /// How long nextUpdate takes from reading a row to locking it, in milliseconds
     #[arg(long, env = "SANDBOX_LOCK_MILLISECONDS", default_value_t = 3)]
     lock_milliseconds: u64,
     /// How long a token lives
-    #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600)]
-    token_lifetime_seconds: u64,
+    #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    token_lifetime_seconds: u32,
     /// The client that hmpps-auth knows
     #[arg(long, env = "SANDBOX_CLIENT_ID", default_value_t = Settings::default().client_id)]
     client_id: String,
@@ -113,7 +116,7 @@ impl Serve {
             database: self.database.clone(),
             client_id: self.client_id.clone(),
             client_secret: self.client_secret.clone(),
-            token_lifetime: Duration::from_secs(self.token_lifetime_seconds),
+            token_lifetime: Duration::from_secs(self.token_lifetime_seconds.into()),
             community_address: SocketAddr::new(self.bind, self.community_port),
             auth_address: SocketAddr::new(self.bind, self.auth_port),
             topic_address: SocketAddr::new(self.bind, self.topic_port),

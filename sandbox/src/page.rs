@@ -28,7 +28,7 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use futures_util::stream::{Stream, unfold};
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -151,7 +151,8 @@ impl Page {
 pub(crate) async fn serve_connection(stream: TcpStream, router: Router) {
     // An error is the browser's going away.
     let _ = http1::Builder::new()
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(Some(http::IDLE_LIMIT))
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;
 }

@@ -60,11 +60,11 @@ impl Ways {
     }
 
     /// The oldest row about this record that has no message yet.
-    pub(crate) fn published(&self, offender: i64, source_record: i64, at: Timestamp) {
+    pub(crate) fn published(&self, offender: i64, source_record: Option<i64>, at: Timestamp) {
         let mut ways = locked(&self.0);
         let way = ways.iter_mut().rev().find(|way| {
             way.offender == offender
-                && way.source_record == Some(source_record)
+                && way.source_record == source_record
                 && way.published.is_none()
         });
         if let Some(way) = way {
@@ -107,7 +107,7 @@ mod tests {
         let ways = Ways::default();
         ways.claimed(&row);
         ways.claimed(&row);
-        ways.published(1, 345, Timestamp::now());
+        ways.published(1, Some(345), Timestamp::now());
         let latest = ways.latest(10);
         assert_eq!(latest.len(), 1);
         assert!(latest[0].published.is_some());

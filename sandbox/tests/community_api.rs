@@ -290,7 +290,7 @@ async fn a_head_claims_and_a_caller_who_wants_no_json_does_not() -> Result<()> {
         assert_eq!(refused.text().await?, "");
     }
     assert_eq!(status()?, Status::Created);
-    let head = call(Method::HEAD, "text/html, application/*;q=0.1").await?;
+    let head = call(Method::HEAD, "text/html, APPLICATION/*;q=0.1").await?;
     assert_eq!(
         (head.status().as_u16(), head.text().await?),
         (200, String::new())

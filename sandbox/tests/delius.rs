@@ -472,6 +472,27 @@ fn a_row_that_changed_since_it_was_read_is_neither_deleted_nor_marked() -> Resul
 }
 
 #[test]
+fn a_time_is_served_as_the_real_one_prints_it() -> Result<()> {
+    let delius = delius()?;
+    for (typed, served) in [
+        ("2020-07-19T13:56:43.120", "2020-07-19T13:56:43.12"),
+        ("2020-07-19T13:56:43.000", "2020-07-19T13:56:43"),
+        ("2020-07-19T13:56", "2020-07-19T13:56:00"),
+        ("2020-07-19 13:56:43", "2020-07-19T13:56:43"),
+        ("soon", "soon"),
+    ] {
+        let update = NewUpdate {
+            date_changed: typed.to_owned(),
+            ..NewUpdate::default()
+        };
+        delius.insert_update(&update, 0)?;
+        let row = claim(&delius, 10)?.context("a row")?;
+        assert_eq!(row.date_changed, served);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_soft_deleted_offender_is_found() -> Result<()> {
     let delius = delius()?;
     delius.execute("UPDATE OFFENDER SET SOFT_DELETED = 1 WHERE OFFENDER_ID = 1")?;

@@ -151,6 +151,25 @@ async fn latency_leaves_room_for_the_next_rule_and_rules_run_out() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_body_that_no_one_needs_is_refused() -> Result<()> {
+    let (sandbox, client) = start().await?;
+    for url in [
+        sandbox.auth_url(),
+        sandbox.sns_url(),
+        sandbox.community_url(),
+    ] {
+        let large = client.post(url + "/").body(vec![b' '; 1024 * 1024 + 1]);
+        // It may be answered before all of it is sent, which the client may take for an error.
+        let refused = large
+            .send()
+            .await
+            .map_or(413, |answer| answer.status().as_u16());
+        assert_eq!(refused, 413);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_rule_for_one_offender_spares_the_others() -> Result<()> {
     let (sandbox, client) = start().await?;
     let rule = Rule {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reqwest::Client;
+use rusqlite::Connection;
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Sandbox, Settings};
 use tokio::time::{Instant, sleep, timeout};
@@ -66,10 +67,14 @@ fn a_file_that_cannot_be_used_is_named_with_what_to_do() -> Result<()> {
         "{text}"
     );
     fs::remove_file(folder.file())?;
+    Connection::open(folder.file())?.execute_batch("CREATE TABLE OFFENDER (X)")?;
+    let foreign = error("tables of another program");
+    assert!(foreign.contains("delete it"), "{foreign}");
+    fs::remove_file(folder.file())?;
     fs::create_dir(folder.file())?;
     let directory = error("a directory");
     assert!(directory.contains("it cannot be opened"), "{directory}");
-    for said in [older, text, directory] {
+    for said in [older, text, foreign, directory] {
         assert!(said.contains("delius.sqlite"), "{said}");
     }
     Ok(())
@@ -121,9 +126,14 @@ async fn while_another_program_has_a_transaction_open_only_changes_wait() -> Res
         );
     }
     let form = [("type", "Call")];
-    let url = sandbox.page_url().context("the page")? + "/people/1/contact";
-    let change = client.post(url).form(&form).send().await?;
-    let said = change.text().await?;
+    let page = sandbox.page_url().context("the page")?;
+    let url = format!("{page}/people/1/contact");
+    let change = tokio::spawn(client.post(url).form(&form).send());
+    let switch = client.post(format!("{page}/outages/sns-slow"));
+    let switched = switch.form(&[("on", "true")]).send();
+    let switched = timeout(Duration::from_secs(1), switched).await??;
+    assert_eq!(switched.status(), 200, "it does not wait for the change");
+    let said = change.await??.text().await?;
     assert!(said.contains("COMMIT or ROLLBACK"), "{said}");
     assert_eq!(stuck.await??.status(), 500);
     assert!(

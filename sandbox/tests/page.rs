@@ -291,6 +291,17 @@ async fn an_outage_is_switched_on_and_off_without_touching_other_faults() {
 }
 
 #[tokio::test]
+async fn the_earliest_time_that_a_row_can_have_is_shown() {
+    let world = World::start().await;
+    let delius = world.sandbox.delius();
+    delius.insert_update(&NewUpdate::default(), 0).unwrap();
+    delius
+        .execute("UPDATE OFFENDER_DELTA SET LAST_UPDATED_DATETIME = -9223372036854775808")
+        .unwrap();
+    assert!(world.get("/").await.contains("waits to be claimed"));
+}
+
+#[tokio::test]
 async fn the_lock_can_be_made_shorter() {
     let world = World::start().await;
     let (_, html) = world.post("/lock", &[("seconds", "30")]).await;

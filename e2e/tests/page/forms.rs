@@ -1,4 +1,4 @@
-//! Forms that are sent twice, or whose answer is not what it should be; and what the tabs of one browser share.
+//! Forms that are sent twice, or whose answer is not what it should be; and what the windows of one browser share.
 
 use std::collections::BTreeMap;
 
@@ -132,12 +132,13 @@ async fn a_switch_shows_what_someone_else_has_switched() {
 }
 
 #[tokio::test]
-async fn ten_tabs_of_one_browser_all_load_and_their_forms_are_answered() {
+async fn ten_windows_of_one_browser_all_load_and_their_forms_are_answered() {
     visit(NEVER, DESK, async |visit| {
         let page = visit.sandbox.page_url().unwrap();
         for _ in 0..9 {
-            let tab = visit.browser.new_tab().await.unwrap();
-            visit.browser.switch_to_window(tab).await.unwrap();
+            // Unlike a tab, a window is seen beside others.
+            let window = visit.browser.new_window().await.unwrap();
+            visit.browser.switch_to_window(window).await.unwrap();
             visit.browser.goto(&page).await.unwrap();
         }
         visit.shows("#rows", &["No rows"]).await;

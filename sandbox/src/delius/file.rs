@@ -60,6 +60,12 @@ fn prepare(mut connection: Connection) -> Result<Connection> {
     if transaction.table_exists(None, "OFFENDER_DELTA")? {
         repair(&transaction)?;
     } else {
+        let others = "SELECT count(*) FROM SQLITE_SCHEMA WHERE NAME NOT LIKE 'sqlite_%'";
+        let others: i64 = transaction.query_row(others, [], |row| row.get(0))?;
+        ensure!(
+            others == 0,
+            "it has tables, but not OFFENDER_DELTA: delete it and start again, or name another with --database"
+        );
         create(&transaction)?;
     }
     transaction.commit()?;
@@ -165,7 +171,7 @@ fn explain(error: anyhow::Error, path: Option<&Path>) -> anyhow::Error {
             "it is no database, or a damaged one: delete it and start again, or name another with --database"
         }
         Some(ErrorCode::CannotOpen) => {
-            "it cannot be opened: its folder has to exist and to be writable"
+            "it cannot be opened: make the file readable and its folder writable, or name another with --database"
         }
         _ => return error.context(format!("database {path}")),
     };

@@ -1,6 +1,7 @@
 //! What the mini-Delius takes and gives: the rows of `OFFENDER_DELTA` and what an offender is known
 //! by.
 
+use jiff::civil::DateTime;
 use rusqlite::types::ValueRef;
 use rusqlite::{Row, RowIndex};
 use serde::Serialize;
@@ -91,7 +92,7 @@ impl UpdateRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             offender_id: row.get("OFFENDER_ID")?,
-            date_changed: text(row, "DATE_CHANGED")?.unwrap_or_default(),
+            date_changed: printed(text(row, "DATE_CHANGED")?.unwrap_or_default()),
             action: text(row, "ACTION")?.unwrap_or_default(),
             offender_delta_id: row.get("OFFENDER_DELTA_ID")?,
             source_table: text(row, "SOURCE_TABLE")?,
@@ -102,6 +103,14 @@ impl UpdateRow {
             last_updated: row.get("LAST_UPDATED_DATETIME")?,
         })
     }
+}
+
+/// A time as community-api prints it: with seconds, and without trailing zeros. What is no time is kept as it was typed.
+fn printed(typed: String) -> String {
+    let time = typed.trim().parse::<DateTime>();
+    time.map_or(typed, |time| {
+        time.strftime("%Y-%m-%dT%H:%M:%S%.f").to_string()
+    })
 }
 
 /// Any cell as text. As in Oracle, an empty text is null.

@@ -70,7 +70,7 @@ pub(super) fn rows(page: &Page) -> Markup {
             table {
                 caption.hidden { "Rows of OFFENDER_DELTA" }
                 thead { tr { th scope="col" { "Row" } th scope="col" { "Changed" } th scope="col" { "Status" } } }
-                tbody { @for row in &rows { (table_row(row, now - row.last_updated, lock)) } }
+                tbody { @for row in &rows { (table_row(row, now.saturating_sub(row.last_updated), lock)) } }
             }
             @if count > rows.len() { p { "And " (count - rows.len()) " more." } }
         }
@@ -78,7 +78,7 @@ pub(super) fn rows(page: &Page) -> Markup {
 }
 
 fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
-    let left = lock - rested;
+    let left = lock.saturating_sub(rested);
     let (class, status) = match row.status {
         Status::Created => ("created", "CREATED"),
         Status::InProgress => ("held", "INPROGRESS"),
@@ -224,14 +224,12 @@ pub(super) fn reaction(record: &Record) -> Markup {
         .collect();
     html! {
         p {
-            @if now.places_lost > 0.0 { span.tag.held { "Calls fail" } " The service claims only a few rows until one is settled. " }
-            @else {
-                @match record.latest_poll() {
+            @match record.latest_poll() {
+                    Poll::Answered if now.places_lost > 0.0 => { span.tag.held { "Calls fail" } " The service claims only a few rows until one is settled. " }
                     Poll::Answered => { span.tag.created { "Claims run" } " community-api answered the latest poll. " }
                     Poll::Failed => { span.tag.failed { "Polls fail" } " The latest poll failed, so no row can be claimed. " }
                     Poll::Refused => { span.tag.failed { "Polls are refused" } " The service has no token that community-api accepts. " }
                     Poll::Unknown => { span.tag { "No poll seen" } " No poll has ended since the page started to watch. " }
-                }
             }
             "Rows held: " (now.in_flight) ". "
             @if down.is_empty() { "All health checks are UP." } @else { "Health is DOWN because of " (down.join(", ")) "." }

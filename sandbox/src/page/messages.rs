@@ -86,8 +86,11 @@ impl Inbox {
             .ids
             .insert(attribute(&message, "id").unwrap_or(&message.message_id));
         let about = About::read(&message);
-        if let (Some(offender), Some(record)) = (about.offender, about.source_id) {
-            self.ways.published(offender, record, message.received_at);
+        // The generic event says neither of which record it is nor when that was changed.
+        let is_specific = about.source_id.is_some() || about.changed.is_some();
+        if let (Some(offender), true) = (about.offender, is_specific) {
+            self.ways
+                .published(offender, about.source_id, message.received_at);
         }
         kept.arrivals.push_back(Arrival {
             message,
@@ -198,7 +201,11 @@ impl Queue {
             "SQS answers {action} with {status}: {text:.200}"
         );
         // The answer to DeleteMessage is empty.
-        Ok(serde_json::from_str(&text).unwrap_or_default())
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text)
+            .with_context(|| format!("SQS answers {action} with no JSON: {text:.200}"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
@@ -9,16 +10,18 @@ use axum::http::header::{HeaderValue, LOCATION};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Mutex;
 
 use super::{MOST_BYTES, Page};
+use crate::locked;
 
 /// Of the forms acted on last.
 const MOST_FORMS: usize = 1_000;
 
-/// Each form that was acted on, by its hash, and where the browser was sent afterwards.
+/// Each form, by its hash, and where the browser was sent after it was acted on. Whoever acts on it holds its lock.
 #[derive(Default)]
-pub(super) struct Once(Mutex<VecDeque<(u64, HeaderValue)>>);
+pub(super) struct Once(Mutex<VecDeque<(u64, Form)>>);
+
+type Form = Arc<tokio::sync::Mutex<Option<HeaderValue>>>;
 
 /// Forms are equal if all that was typed is, and the token of the page that they were filled in on.
 pub(super) async fn once(State(page): State<Page>, request: Request, next: Next) -> Response {
@@ -43,19 +46,30 @@ pub(super) async fn once(State(page): State<Page>, request: Request, next: Next)
 }
 
 impl Once {
-    /// One form after the other, so that the second of two equal ones finds what became of the first.
+    /// Equal forms one after the other, so that the second finds what became of the first. Others do not wait.
     async fn act(&self, form: Option<u64>, request: Request, next: Next) -> Response {
-        let mut acted = self.0.lock().await;
-        let same = acted.iter().find(|(other, _)| Some(*other) == form);
-        if let Some((_, location)) = same {
+        let Some(form) = form else {
+            return next.run(request).await;
+        };
+        let form = self.form(form);
+        let mut acted = form.lock().await;
+        if let Some(location) = &*acted {
             return (StatusCode::SEE_OTHER, [(LOCATION, location.clone())]).into_response();
         }
         let response = next.run(request).await;
-        if let (Some(form), Some(location)) = (form, response.headers().get(LOCATION)) {
-            acted.push_front((form, location.clone()));
-            acted.truncate(MOST_FORMS);
-        }
+        *acted = response.headers().get(LOCATION).cloned();
         response
+    }
+
+    fn form(&self, hash: u64) -> Form {
+        let mut forms = locked(&self.0);
+        if let Some((_, same)) = forms.iter().find(|(other, _)| *other == hash) {
+            return same.clone();
+        }
+        let form = Form::default();
+        forms.push_front((hash, form.clone()));
+        forms.truncate(MOST_FORMS);
+        form
     }
 }
 

@@ -34,7 +34,7 @@ impl System {
         match self {
             Self::Community => "community-api",
             Self::Auth => "hmpps-auth",
-            Self::Sns => "Endpoint::SNS",
+            Self::Sns => "SNS",
         }
     }
 }
@@ -138,7 +138,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "sns-entry",
         system: System::Sns,
         title: "One entry of a batch fails",
-        effect: "Endpoint::SNS refuses the first event of each batch. The service sends only that one again.",
+        effect: "SNS refuses the first event of each batch. The service sends only that one again.",
         endpoints: PUBLISHING,
         percent: 100,
         fault: || Fault::SnsEntryError {
@@ -151,7 +151,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "sns-throttled",
         system: System::Sns,
         title: "Throttled",
-        effect: "Endpoint::SNS refuses each publish. The service retries it, less and less often.",
+        effect: "SNS refuses each publish. The service retries it, less and less often.",
         endpoints: PUBLISHING,
         percent: 100,
         fault: || Fault::SnsError {

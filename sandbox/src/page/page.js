@@ -8,32 +8,39 @@ function show(fragments) {
   const focused = document.activeElement?.id;
   for (const [id, html] of Object.entries(fragments)) {
     const place = document.getElementById(id);
-    if (place) place.innerHTML = html;
+    // What is the same is left alone, with what is selected in it.
+    if (place && place.innerHTML !== html) place.innerHTML = html;
   }
   // An element that was replaced has lost the focus.
   if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
 // Each event holds those parts of the page that have changed, rendered and escaped by the server. A browser keeps six
-// connections to one address, so a tab that is not seen gives its one back.
-let live;
-function follow() {
-  if (document.hidden) {
-    live?.close();
-    live = undefined;
-  } else if (!live) {
-    live = new EventSource("/live");
-    live.onmessage = (event) => {
-      const fragments = JSON.parse(event.data);
-      Object.assign(latest, fragments);
-      show(fragments);
-    };
-    live.onopen = () => { document.getElementById("gone").hidden = true; };
-    live.onerror = () => { document.getElementById("gone").hidden = false; };
-  }
+// connections to one address. So one window of a browser has a connection, and shares what it receives. When it is closed,
+// another takes over.
+const windows = new BroadcastChannel("live");
+function receive(news) {
+  Object.assign(latest, news.fragments);
+  show(news.fragments);
+  document.getElementById("gone").hidden = !news.gone;
 }
-document.addEventListener("visibilitychange", follow);
-follow();
+windows.onmessage = ({ data }) => receive(data);
+function share(fragments, isGone) {
+  const news = { fragments, gone: isGone };
+  windows.postMessage(news);
+  receive(news);
+}
+function follow() {
+  const live = new EventSource("/live");
+  live.onmessage = (event) => share(JSON.parse(event.data), false);
+  live.onopen = () => share({}, false);
+  live.onerror = () => share({}, true);
+  // The connection, and with it the lock, is kept until the window is closed.
+  return new Promise(() => {});
+}
+// Without a secure address there are no locks, and each window has its own connection.
+if (navigator.locks) navigator.locks.request("live", follow);
+else follow();
 
 // The second click of a double click would press what the first one has brought.
 document.addEventListener("click", (event) => {

@@ -8,6 +8,10 @@ const MOST_DEPTH: usize = 20;
 
 /// The policy in `filter_policy = …`, somewhere in a block of Terraform or by itself; `None` if the text is JSON.
 pub(super) fn read(text: &str) -> Result<Option<Value>> {
+    ensure!(
+        !(text.contains("filter_policy_scope") && text.contains("MessageBody")),
+        "FilterPolicy: the sandbox filters by message attributes, and the service's subscribers do: remove filter_policy_scope"
+    );
     let expression = match argument(text) {
         Some(expression) if !text.starts_with('{') => expression,
         _ if text.starts_with(['"', 'j']) => text,
@@ -39,6 +43,11 @@ pub(super) fn read(text: &str) -> Result<Option<Value>> {
 fn argument(text: &str) -> Option<&str> {
     text.match_indices("filter_policy")
         .find_map(|(start, name)| {
+            let line = text[..start].rsplit('\n').next().unwrap_or_default();
+            let is_comment = line.contains('#') || line.contains("//");
+            if is_comment {
+                return None;
+            }
             let after = text[start + name.len()..].trim_start();
             Some(after.strip_prefix('=')?.trim_start())
         })
