@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::reader::{LOCALSTACK_TOPIC, parse_duration};
-use super::variables::{VARIABLES, Variable, defaults};
+use super::kind::parse_duration;
+use super::variables::{LOCALSTACK_TOPIC, PROFILES};
 use super::*;
 
 const COMPLETE: &[(&str, &str)] = &[
@@ -63,24 +63,24 @@ fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
     assert!(settings.poller.event_options.is_empty());
     assert!(settings.topic.endpoint.is_none() && settings.topic.keys.is_none());
     assert_eq!(settings.topic.region, "eu-west-2");
+    // A field that has no row in the table stays zero.
+    assert!(!format!("{settings:?}").contains(" 0ns"));
 }
 
 #[test]
 fn nothing_set_names_everything_that_has_to_be() {
     let faults = read(&[]).unwrap_err();
     let expected = [
-        "COMMUNITY_ENDPOINT_URL is not set; it wants an http(s) address",
-        "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
-        "OAUTH_CLIENT_ID is not set; it wants a client id",
-        "OAUTH_CLIENT_SECRET is not set; it wants a client secret",
-        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set; it wants the ARN of a standard SNS topic, arn:aws:sns:… (FIFO topics are not supported)",
+        "COMMUNITY_ENDPOINT_URL must be an http(s) address, but is not set",
+        "OAUTH_ENDPOINT_URL must be an http(s) address, but is not set",
+        "OAUTH_CLIENT_ID must be a client id, but is not set",
+        "OAUTH_CLIENT_SECRET must be a client secret, but is not set",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN must be the ARN of a standard SNS topic, arn:aws:sns:… (FIFO topics are not supported), but is not set",
     ];
     assert_eq!(faults.0, expected);
-    assert!(
-        faults
-            .to_string()
-            .starts_with("the configuration has 5 fault(s):\n  - COMMUNITY_ENDPOINT_URL")
-    );
+    let told = faults.to_string();
+    assert!(told.starts_with("the configuration has 5 fault(s):\n  - COMMUNITY_ENDPOINT_URL"));
+    assert!(told.ends_with("`config` lists all of them, and where each value comes from"));
 }
 
 #[test]
@@ -129,10 +129,9 @@ fn every_bad_value_is_one_fault_that_names_it() {
         for value in values {
             let faults = read_with(&[(name, value)]).unwrap_err().0;
             assert_eq!(faults.len(), 1, "{faults:?}");
-            assert!(
-                faults[0].starts_with(&format!("{name} is {value:?}; it wants ")),
-                "{faults:?}"
-            );
+            let is_told = faults[0].starts_with(&format!("{name} must be "))
+                && faults[0].ends_with(&format!(", but is {value:?}"));
+            assert!(is_told, "{faults:?}");
         }
     }
 }
@@ -180,7 +179,7 @@ fn an_address_with_a_user_is_a_fault_and_its_password_is_not_printed() {
     for address in ["https://user:hush-hush@x", "https://:hush-hush@x"] {
         let faults = read_with(&[("COMMUNITY_ENDPOINT_URL", address)]).unwrap_err();
         let faults = faults.to_string();
-        assert!(faults.contains("COMMUNITY_ENDPOINT_URL is an address with a user in it"));
+        assert!(faults.contains("http(s) address, but is an address with a user in it"));
         assert!(!faults.contains("hush-hush"), "{faults}");
     }
 }
@@ -233,10 +232,11 @@ fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
     ] {
         let faults = read_with(&[(name, bad)]).unwrap_err().0;
         assert_eq!(faults.len(), 1, "{bad}");
-        let wants = "it wants InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
+        let wants =
+            "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
         assert_eq!(
             faults[0],
-            format!("{name} is set to something else; {wants}")
+            format!("{name} must be {wants}, but is set to something else")
         );
     }
     assert!(read_with(&[]).unwrap().insights.is_none());
@@ -286,7 +286,7 @@ fn an_empty_value_counts_as_not_set() {
     assert_eq!(settings.unwrap().server_port, 8080);
     assert!(
         read_with(&[("OAUTH_CLIENT_SECRET", "")]).unwrap_err().0[0]
-            .contains("OAUTH_CLIENT_SECRET is not set")
+            .contains("OAUTH_CLIENT_SECRET must be a client secret, but is not set")
     );
 }
 
@@ -303,7 +303,7 @@ fn text_that_is_not_utf8_is_a_fault() {
     });
     assert_eq!(
         faults.unwrap_err().0,
-        ["SERVER_PORT is text that is not UTF-8; it wants a port, 0 to 65535"]
+        ["SERVER_PORT must be a port from 0 to 65535, but is text that is not UTF-8"]
     );
 }
 
@@ -359,12 +359,10 @@ fn the_readme_shows_this_table_of_variables() {
 }
 
 #[test]
-fn every_default_belongs_to_a_variable() {
-    for section in ["default", "profiles.dev", "profiles.localstack"] {
-        for (name, _) in defaults().unwrap().get_table(section).unwrap() {
-            let known = |variable: &Variable| variable.name.eq_ignore_ascii_case(&name);
-            assert!(VARIABLES.iter().any(known), "{name}");
-        }
+fn every_default_of_a_profile_belongs_to_a_variable() {
+    for (_, name, _) in PROFILES {
+        let known = |variable: &Variable| variable.name == *name;
+        assert!(VARIABLES.iter().any(known), "{name}");
     }
 }
 

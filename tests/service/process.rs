@@ -22,10 +22,10 @@ async fn bad_configuration_is_one_message_that_lists_every_fault_and_exit_code_6
     assert_eq!(output.status.code(), Some(64));
     let printed = text(&output);
     for fault in [
-        "COMMUNITY_ENDPOINT_URL is \"community-api\"; it wants an http(s) address",
-        "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
-        "SERVER_PORT is \"http\"; it wants a port, 0 to 65535",
-        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set",
+        "COMMUNITY_ENDPOINT_URL must be an http(s) address, but is \"community-api\"",
+        "OAUTH_ENDPOINT_URL must be an http(s) address, but is not set",
+        "SERVER_PORT must be a port from 0 to 65535, but is \"http\"",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN must be the ARN of a standard SNS topic",
     ] {
         assert!(printed.contains(fault), "{printed}");
     }
