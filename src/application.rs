@@ -203,6 +203,7 @@ fn say_settings(settings: &Settings) {
         auth = settings.auth_url,
         topic = settings.topic.arn,
         topicAddress = settings.topic.endpoint,
+        stsAddress = settings.topic.sts_endpoint,
         topicKeys = if settings.topic.keys.is_some() { "given" } else { "of the SDK's default chain" },
         applicationInsights = settings
             .insights
@@ -284,8 +285,7 @@ impl Clients {
                 SnsTopic::new(sns.build(), settings.topic.arn.clone(), metrics.clone())
                     .with_traceparent(settings.topic.traceparent),
             ),
-            identity: (!settings.topic.is_localstack)
-                .then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
+            identity: (!settings.topic.is_localstack).then(|| identity(settings, &aws)),
             http,
             metrics,
         })
@@ -345,6 +345,16 @@ async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
         ));
     }
     loader.load().await
+}
+
+/// Who the service is to AWS.
+fn identity(settings: &Settings, aws: &SdkConfig) -> Identity {
+    let sts = aws_sdk_sts::config::Builder::from(aws);
+    let sts = match &settings.topic.sts_endpoint {
+        Some(endpoint) => sts.endpoint_url(endpoint),
+        None => sts,
+    };
+    Identity::new(aws_sdk_sts::Client::from_conf(sts.build()))
 }
 
 /// What `/info` answers. The build's time is when this binary was written.

@@ -99,6 +99,8 @@ pub struct TopicSettings {
     pub region: String,
     /// Address of SNS, if it is not AWS' own.
     pub endpoint: Option<String>,
+    /// Address of STS, if it is not AWS' own.
+    pub sts_endpoint: Option<String>,
     /// Whether it is LocalStack, which knows no identities.
     pub is_localstack: bool,
     /// Key id and secret; without them the SDK looks for credentials itself.

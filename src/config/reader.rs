@@ -1,20 +1,31 @@
 //! From defaults, profile and environment to checked settings: first each variable by itself, then how they fit together.
 
+use std::time::Duration;
+
 use config::{Config, ConfigError, Map, Source, Value};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::kind::{Kind, is_open, topic_region};
+use super::kind::{Kind, is_open, shown, topic_region};
 use super::variables::{
     LOCALSTACK_TOPIC, LOCK_EXPIRY, PROFILES, PROVIDER, REGION, TOPIC_ARN, Unset, VARIABLES,
     Variable,
 };
 use super::{Faults, Settings};
 
+/// After which community-api itself gives up a claim.
+const LONGEST_CLAIM: Duration = Duration::from_secs(30);
+/// For how long community-api locks a row.
+const REAL_LOCK: Duration = Duration::from_mins(10);
+
 /// What is odd about a configuration that works.
 const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
     neither is used, but the default chain of credentials";
 const NO_OPERATION: &str = "HMPPS_SQS_TRACEPARENT is true, but messages carry no traceparent without \
     APPLICATIONINSIGHTS_CONNECTION_STRING: there is no operation to join";
+const SHORT_CLAIM: &str = "API_CLAIMTIMEOUT is below 30 s, after which community-api itself gives up: each slower claim \
+    locks a row for 10 minutes that no pod works on";
+const LONG_LOCK: &str = "OFFENDERUPDATEPOLL_LOCKEXPIRY is above 10 minutes: if community-api's lock is shorter, two pods \
+    publish the same row";
 
 /// The settings while they are read, with values that only become settings together with others.
 #[derive(Debug, Default)]
@@ -68,7 +79,7 @@ impl Layers {
             match look_up(name) {
                 None => {}
                 Some(Ok(text)) => {
-                    if let Some(text) = Kind::content(&text) {
+                    if let Some(text) = variable.kind.content(&text) {
                         layers = layers.set_override(name, from("environment", text))?;
                     }
                 }
@@ -139,7 +150,7 @@ impl Reader {
                 // One mistake is one fault: what must fit to this variable has to fit to its default.
                 let default = variable.default();
                 default.map(|default| kind.read(default, &mut self.draft));
-            } else if let (Kind::Address(_), Some(text)) = (kind, text)
+            } else if let (Kind::Address(_) | Kind::SdkAddress(_), Some(text)) = (kind, text)
                 && is_open(&text)
             {
                 self.draft.open.push(name);
@@ -157,8 +168,11 @@ impl Reader {
         if topic.is_localstack {
             topic.keys = Some(("localstack".to_owned(), "localstack".into()));
             topic.endpoint = Some(std::mem::take(&mut self.draft.localstack_url));
+            topic.sts_endpoint = None;
             return;
         }
+        let sts_only = topic.sts_endpoint.take();
+        topic.sts_endpoint = sts_only.or_else(|| all_of_aws.clone());
         topic.endpoint = topic.endpoint.take().or(all_of_aws);
         // SNS would refuse each message as a bad parameter (`TopicArn`).
         let region = topic_region(&topic.arn).filter(|region| *region != topic.region);
@@ -171,22 +185,30 @@ impl Reader {
         }
         for name in std::mem::take(&mut self.draft.open) {
             self.draft.warn(&format!(
-                "{name} is not https: secrets and personal data can be read on the way"
+                "{name} is not https: secrets and personal data can be read on the way. Use https"
             ));
         }
     }
 
     fn join_times(&mut self) {
         let poller = &self.draft.to.poller;
-        let lock = poller.lock_expiry;
-        let limits = [
-            ("API_CALLTIMEOUT", poller.call_timeout),
-            ("HMPPS_SQS_CALLTIMEOUT", poller.publish_timeout),
+        let (lock, claim) = (poller.lock_expiry, poller.claim_timeout);
+        let least = [
+            ("3 times API_CALLTIMEOUT", poller.call_timeout * 3),
+            ("3 times HMPPS_SQS_CALLTIMEOUT", poller.publish_timeout * 3),
+            // What is answered later is a row that has no lock any more.
+            ("API_CLAIMTIMEOUT", claim),
         ];
-        let longest = limits.into_iter().max_by_key(|(_, limit)| *limit);
-        if let Some((name, limit)) = longest.filter(|(_, limit)| lock < *limit * 3) {
-            let wants = format!("at least three times {name}, which is {limit:?}");
+        let least = least.into_iter().max_by_key(|(_, least)| *least);
+        if let Some((what, least)) = least.filter(|(_, least)| lock < *least) {
+            let wants = format!("at least {what}, which is {}", shown(least));
             self.wrong(LOCK_EXPIRY, &wants);
+        }
+        if claim < LONGEST_CLAIM {
+            self.draft.warn(SHORT_CLAIM);
+        }
+        if lock > REAL_LOCK {
+            self.draft.warn(LONG_LOCK);
         }
     }
 

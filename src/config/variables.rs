@@ -4,12 +4,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
 use self::Unset::{As, Fine, Wrong};
 use super::LogFormat;
-use super::kind::Kind::{self, Address, Flag, Number, Other, Port, Text, Time};
-use super::kind::{base_address, connection, topic_region};
+use super::kind::Kind::{self, Address, Flag, Number, Other, Port, SdkAddress, Text, Time};
+use super::kind::{base_address, connection, idle_directives, is_open, is_region, topic_region};
 use crate::event::mappings::EventOption;
 
 pub(super) const TOPIC_ARN: &str = "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN";
@@ -28,7 +26,17 @@ const NO_CLAIMERS: &str =
 /// takes about a kilobyte. With 256, an offender with 300 bad rows in one piece delays the rows behind it by 9 s.
 const HELD_BESIDE_PLACES: usize = 256;
 
-const ANY: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+/// A call that must connect first seldom takes less than 100 ms. If one took more than 5 minutes, the lock of 10 minutes
+/// would have no room for another attempt.
+const CALL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(5);
+/// As above; and checks are repeated every 30 s.
+const CHECK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+/// A call that is on its way takes 100 ms or more. After the lock of 10 minutes, other pods have the rows.
+const GRACE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(10);
+/// The real lock is 10 minutes; tests have shorter ones. Rows that were left would come back too late after more than an hour.
+const LOCK: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+/// In less than a second, a pod cannot mark enough rows for the brake to act.
+const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 
 /// One environment variable that the service reads.
 #[derive(Debug)]
@@ -95,7 +103,7 @@ pub const VARIABLES: &[Variable] = &[
         "Client that holds ROLE_COMMUNITY_EVENTS and ROLE_COMMUNITY"),
     secret("OAUTH_CLIENT_SECRET", Wrong, Text("a client secret", |draft, secret| draft.to.client_secret = secret.into()), "Its secret"),
     variable(TOPIC_ARN, Wrong,
-        Other("the ARN of a standard SNS topic, arn:aws:sns:… (FIFO topics are not supported)", |draft, arn| {
+        Other("the ARN of a standard SNS topic, arn:aws:sns:{region}:{12 digits}:{name} (FIFO topics and other partitions are not supported)", |draft, arn| {
             arn.clone_into(&mut draft.to.topic.arn);
             topic_region(arn).is_some()
         }),
@@ -107,7 +115,10 @@ pub const VARIABLES: &[Variable] = &[
         Text("a secret access key, together with …_ACCESS_KEY_ID", |draft, key| draft.to.topic.keys.get_or_insert_default().1 = key.into()),
         "As above"),
     variable(REGION, As("eu-west-2"),
-        Text("the AWS region that the topic's ARN names", |draft, region| draft.to.topic.region = region),
+        Other("the AWS region that the topic's ARN names", |draft, region| {
+            region.clone_into(&mut draft.to.topic.region);
+            is_region(region)
+        }),
         "Region of the topic"),
     variable(PROVIDER, As("aws"),
         Other("aws or localstack", |draft, provider| {
@@ -118,10 +129,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("HMPPS_SQS_LOCALSTACKURL", As("http://localhost:4566"),
         Other("an http(s) address", |draft, text| base_address(text).map(|url| draft.localstack_url = url).is_some()),
         "Address of LocalStack"),
-    variable("AWS_ENDPOINT_URL_SNS", Fine, Other("an http(s) address", |draft, text| base_address(text).map(|url| draft.to.topic.endpoint = Some(url)).is_some()),
+    variable("AWS_ENDPOINT_URL_SNS", Fine, SdkAddress(|draft, url| draft.to.topic.endpoint = Some(url)),
         "Address of SNS instead of AWS' own, for proxies and stand-ins"),
-    variable("AWS_ENDPOINT_URL", Fine,
-        Other("an http(s) address", |draft, text| base_address(text).map(|url| draft.aws_url = Some(url)).is_some()), "As above, for all of AWS"),
+    variable("AWS_ENDPOINT_URL_STS", Fine, SdkAddress(|draft, url| draft.to.topic.sts_endpoint = Some(url)),
+        "Address of STS instead of AWS' own, which gives credentials for the pod's web identity token (IRSA)"),
+    variable("AWS_ENDPOINT_URL", Fine, SdkAddress(|draft, url| draft.aws_url = Some(url)), "As the two above, for all of AWS"),
     variable("SERVER_PORT", As("8080"), Port(|draft, port| draft.to.server_port = port),
         "Port of health, info, metrics; 0 takes a free one"),
     variable("MANAGEMENT_SERVER_PORT", Fine, Port(|draft, port| draft.to.management_port = Some(port)),
@@ -138,27 +150,27 @@ pub const VARIABLES: &[Variable] = &[
             draft.to.poller.held_limit = rows + HELD_BESIDE_PLACES;
         }),
         "Rows worked on at once while they go well. Below 4, each offender whose calls hang may delay the others by API_CALLTIMEOUT"),
-    variable(LOCK_EXPIRY, As("10m"), Time(ANY, |draft, time| draft.to.poller.lock_expiry = time),
-        "After which community-api serves a locked row again; at least three times the longer of API_CALLTIMEOUT and HMPPS_SQS_CALLTIMEOUT"),
+    variable(LOCK_EXPIRY, As("10m"), Time(LOCK, |draft, time| draft.to.poller.lock_expiry = time),
+        "After which community-api serves a locked row again; at least 3 times API_CALLTIMEOUT and HMPPS_SQS_CALLTIMEOUT, and at least API_CLAIMTIMEOUT"),
     variable("OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES", As("10"),
         Number(0..=1_000_000, "rows", |draft, rows| draft.to.poller.brake_limit = rows),
         "Rows that a pod may mark as permanently failed within the window"),
-    variable("OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW", As("10m"), Time(ANY, |draft, time| draft.to.poller.brake_window = time),
+    variable("OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW", As("10m"), Time(WINDOW, |draft, time| draft.to.poller.brake_window = time),
         "That window"),
     variable(EventOption::ContactDeleted.setting(), As("false"),
         Flag(|draft, is_on| draft.to.poller.event_options = is_on.then_some(EventOption::ContactDeleted).into_iter().collect()),
         "Whether a deleted contact raises CONTACT_DELETED instead of CONTACT_CHANGED"),
-    variable("HMPPS_SQS_CALLTIMEOUT", As("5s"), Time(ANY, |draft, time| draft.to.poller.publish_timeout = time),
+    variable("HMPPS_SQS_CALLTIMEOUT", As("5s"), Time(CALL, |draft, time| draft.to.poller.publish_timeout = time),
         "Longest time of a publish; twice as long after one without an answer"),
     variable("HMPPS_SQS_TRACEPARENT", As("false"), Flag(|draft, is_on| draft.to.topic.traceparent = is_on),
         "Whether messages carry the attribute `traceparent`, by which a subscriber's telemetry joins the row's operation. None does without Application Insights"),
-    variable("API_CONNECTTIMEOUT", As("2s"), Time(ANY, |draft, time| draft.to.connect_timeout = time), "Longest time to connect"),
-    variable("API_CALLTIMEOUT", As("10s"), Time(ANY, |draft, time| draft.to.poller.call_timeout = time), "Longest time of a call"),
-    variable("API_CLAIMTIMEOUT", As("35s"), Time(ANY, |draft, time| draft.to.poller.claim_timeout = time),
-        "Longest time of a claim; giving up on one strands its row"),
-    variable("API_HEALTHTIMEOUT", As("2s"), Time(ANY, |draft, time| draft.to.health_timeout = time),
+    variable("API_CONNECTTIMEOUT", As("2s"), Time(CALL, |draft, time| draft.to.connect_timeout = time), "Longest time to connect"),
+    variable("API_CALLTIMEOUT", As("10s"), Time(CALL, |draft, time| draft.to.poller.call_timeout = time), "Longest time of a call"),
+    variable("API_CLAIMTIMEOUT", As("35s"), Time(CALL, |draft, time| draft.to.poller.claim_timeout = time),
+        "Longest time of a claim; giving up on one strands its row. community-api itself gives up after 30 s"),
+    variable("API_HEALTHTIMEOUT", As("2s"), Time(CHECK, |draft, time| draft.to.health_timeout = time),
         "Longest time of one check in `/health`"),
-    variable("SHUTDOWN_GRACEPERIOD", As("25s"), Time(ANY, |draft, time| draft.to.poller.grace_period = time),
+    variable("SHUTDOWN_GRACEPERIOD", As("25s"), Time(GRACE, |draft, time| draft.to.poller.grace_period = time),
         "Time for claimed rows to be settled after SIGTERM"),
     variable("SPRINGDOC_APIDOCS_ENABLED", As("true"), Flag(|draft, is_on| draft.to.api_docs = is_on),
         "Whether to serve `/v3/api-docs` and `/swagger-ui.html`"),
@@ -173,14 +185,21 @@ pub const VARIABLES: &[Variable] = &[
     variable("TERM", Fine, Text("the name of a terminal", |draft, terminal| draft.no_colours |= terminal == "dumb"),
         "`dumb`: text without colours"),
     variable("RUST_LOG", As("info"),
-        Other("a level such as info", |draft, levels| {
+        Other("off, error, warn, info, debug or trace, also for single modules such as info,probation_offender_events::poller=debug", |draft, levels| {
             levels.clone_into(&mut draft.to.log_levels);
-            EnvFilter::try_new(levels).is_ok()
+            let idle = idle_directives(levels);
+            for directive in idle.iter().flatten() {
+                draft.warn(&format!("RUST_LOG: {directive} has no effect, because the log has the service's own lines only"));
+            }
+            idle.is_some()
         }),
         "Level of the service's own log"),
     secret("APPLICATIONINSIGHTS_CONNECTION_STRING", Fine,
         Other("InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…", |draft, text| {
             draft.to.insights = connection(text);
+            if draft.to.insights.as_ref().is_some_and(|insights| is_open(&insights.endpoint)) {
+                draft.open.push("the IngestionEndpoint of APPLICATIONINSIGHTS_CONNECTION_STRING");
+            }
             draft.to.insights.is_some()
         }),
         "Application Insights; without it nothing is sent there"),
