@@ -294,3 +294,31 @@ async fn no_web_identity_token_is_logged_at_any_level() {
     }
     std::fs::remove_file(token).unwrap();
 }
+
+#[tokio::test]
+async fn an_address_in_the_config_file_of_aws_is_shown() {
+    let file = std::env::temp_dir().join(format!("aws-config-{}", std::process::id()));
+    for (address, shown) in [
+        ("https://sns.example", "https://sns.example"),
+        ("https://user:hush@sns.example", "hidden"),
+    ] {
+        std::fs::write(&file, format!("[default]\nendpoint_url = {address}\n")).unwrap();
+        let sandbox = sandbox().await;
+        let service = Service::start(
+            &sandbox,
+            &[
+                ("AWS_CONFIG_FILE", file.to_str().unwrap()),
+                ("SERVER_PORT", "0"),
+            ],
+        );
+        eventually("started", async || {
+            sandbox.faults().calls(Endpoint::NextUpdate) > 0
+        })
+        .await;
+        let printed = text(&service.terminate().await);
+        let shown = format!("\"awsAddress\":\"{shown}\"");
+        assert!(printed.contains(&shown), "{printed}");
+        assert!(!printed.contains("hush"), "{printed}");
+    }
+    std::fs::remove_file(file).unwrap();
+}
