@@ -87,7 +87,7 @@ impl Application {
         let heartbeat = poller.as_ref().map(Poller::heartbeat);
         let health = clients.health(&settings, heartbeat, stop.clone());
         let info = Arc::new(info(&settings));
-        say_settings(&settings);
+        say_settings(&settings, clients.aws_address.as_deref());
         Ok(Self {
             server: listen(settings.server_port, "SERVER_PORT")?,
             management: match settings.management_port {
@@ -195,7 +195,7 @@ impl Application {
 }
 
 /// One line with what somebody would ask for first. Nothing in it is secret.
-fn say_settings(settings: &Settings) {
+fn say_settings(settings: &Settings, aws_address: Option<&str>) {
     let poller = &settings.poller;
     tracing::info!(
         version = settings.build_number,
@@ -203,6 +203,8 @@ fn say_settings(settings: &Settings) {
         auth = settings.auth_url,
         topic = settings.topic.arn,
         topicAddress = settings.topic.endpoint,
+        stsAddress = settings.topic.sts_endpoint,
+        awsAddress = aws_address,
         topicKeys = if settings.topic.keys.is_some() { "given" } else { "of the SDK's default chain" },
         applicationInsights = settings
             .insights
@@ -260,12 +262,19 @@ struct Clients {
     tokens: TokenSource,
     topic: Arc<SnsTopic>,
     identity: Option<Identity>,
+    /// Where the SDK sends calls of a service that has no address of its own: from the environment or AWS' config file.
+    aws_address: Option<String>,
 }
 
 impl Clients {
     async fn new(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let http = HttpClient::new(settings.connect_timeout).context("cannot make HTTP calls")?;
         let aws = aws(settings, http.clone()).await;
+        let aws_address = aws.endpoint_url().map(|address| match address {
+            // It may be a password.
+            _ if address.contains('@') => "hidden".to_owned(),
+            _ => address.to_owned(),
+        });
         let sns = aws_sdk_sns::config::Builder::from(&aws);
         let sns = match &settings.topic.endpoint {
             Some(endpoint) => sns.endpoint_url(endpoint),
@@ -289,8 +298,8 @@ impl Clients {
                 )
                 .with_traceparent(settings.topic.traceparent),
             ),
-            identity: (!settings.topic.is_localstack)
-                .then(|| Identity::new(aws_sdk_sts::Client::new(&aws))),
+            identity: (!settings.topic.is_localstack).then(|| identity(settings, &aws)),
+            aws_address,
             http,
             metrics,
         })
@@ -350,6 +359,16 @@ async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
         ));
     }
     loader.load().await
+}
+
+/// Who the service is to AWS.
+fn identity(settings: &Settings, aws: &SdkConfig) -> Identity {
+    let sts = aws_sdk_sts::config::Builder::from(aws);
+    let sts = match &settings.topic.sts_endpoint {
+        Some(endpoint) => sts.endpoint_url(endpoint),
+        None => sts,
+    };
+    Identity::new(aws_sdk_sts::Client::from_conf(sts.build()))
 }
 
 /// What `/info` answers. The build's time is when this binary was written.

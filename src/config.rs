@@ -1,6 +1,7 @@
-//! Settings: embedded defaults, a profile's over them, the environment over both; checked as a whole, so that one start tells
-//! all that is wrong.
+//! Settings: the table's defaults, a profile's over them, the environment over both. They are checked as a whole, so that the
+//! service lists all faults at one start.
 
+mod kind;
 mod listing;
 mod reader;
 #[cfg(test)]
@@ -8,7 +9,6 @@ pub(crate) mod tests;
 mod variables;
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -18,10 +18,10 @@ use crate::event::mappings::EventOption;
 pub use self::listing::listing;
 pub use self::variables::{VARIABLES, Variable};
 
-use self::reader::Reader;
+use self::reader::Layers;
 
 /// The settings of the service, complete and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Base address of community-api, without a slash at its end.
     pub community_url: String,
@@ -29,7 +29,7 @@ pub struct Settings {
     pub auth_url: String,
     /// The OAuth2 client.
     pub client_id: String,
-    /// Its secret.
+    /// The secret that the client gets tokens with.
     pub client_secret: SecretString,
     /// Where events go.
     pub topic: TopicSettings,
@@ -59,12 +59,12 @@ pub struct Settings {
     pub build_number: String,
     /// Product id to show.
     pub product_id: String,
-    /// What is odd but works, to be logged.
+    /// What is odd about settings that work, to be logged.
     pub warnings: Vec<String>,
 }
 
-/// What the poller is told.
-#[derive(Clone, Debug)]
+/// The settings of the poller.
+#[derive(Clone, Debug, Default)]
 pub struct PollerSettings {
     /// From the end of a drain to the next poll.
     pub fixed_delay: Duration,
@@ -82,7 +82,7 @@ pub struct PollerSettings {
     pub claim_timeout: Duration,
     /// How many rows may be marked as permanently failed within [`Self::brake_window`].
     pub brake_limit: usize,
-    /// See [`Self::brake_limit`].
+    /// The time in which [`Self::brake_limit`] counts.
     pub brake_window: Duration,
     /// What changes the event types.
     pub event_options: Vec<EventOption>,
@@ -91,14 +91,16 @@ pub struct PollerSettings {
 }
 
 /// Where events go and with which rights.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TopicSettings {
     /// The ARN of the topic.
     pub arn: String,
     /// Its region.
     pub region: String,
-    /// Another address than AWS'.
+    /// Address of SNS, if it is not AWS' own.
     pub endpoint: Option<String>,
+    /// Address of STS, if it is not AWS' own.
+    pub sts_endpoint: Option<String>,
     /// Whether it is LocalStack, which knows no identities.
     pub is_localstack: bool,
     /// Key id and secret; without them the SDK looks for credentials itself.
@@ -119,13 +121,14 @@ pub struct InsightsSettings {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
     /// For people.
     Text,
     /// Text on a terminal, otherwise JSON.
+    #[default]
     Auto,
 }
 
@@ -142,7 +145,11 @@ impl fmt::Display for Faults {
         )?;
         self.0
             .iter()
-            .try_for_each(|fault| write!(formatter, "\n  - {fault}"))
+            .try_for_each(|fault| write!(formatter, "\n  - {fault}"))?;
+        write!(
+            formatter,
+            "\nCorrect these environment variables and start again. `config` lists all of them, and where each value comes from"
+        )
     }
 }
 
@@ -165,12 +172,7 @@ impl Settings {
     pub fn from_variables(
         look_up: impl Fn(&str) -> Option<Result<String, String>>,
     ) -> Result<Self, Faults> {
-        let mut reader = Reader::new(look_up)?;
-        let settings = reader.settings();
-        match settings {
-            Some(settings) if reader.faults.is_empty() => Ok(settings),
-            _ => Err(Faults(reader.faults)),
-        }
+        reader::settings(Layers::new(look_up)?)
     }
 }
 
@@ -183,17 +185,4 @@ pub fn environment(name: &str) -> Option<Result<String, String>> {
             .into_string()
             .map_err(|_| "text that is not UTF-8".to_owned()),
     )
-}
-
-impl FromStr for LogFormat {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "json" => Ok(Self::Json),
-            "text" => Ok(Self::Text),
-            "auto" => Ok(Self::Auto),
-            _ => Err(()),
-        }
-    }
 }

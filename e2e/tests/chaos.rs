@@ -103,6 +103,7 @@ impl World {
             ("SERVER_PORT", "0"),
             ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "100"),
             ("OFFENDERUPDATEPOLL_LOCKEXPIRY", "4s"),
+            ("API_CLAIMTIMEOUT", "4s"),
             ("API_CALLTIMEOUT", "1s"),
             ("HMPPS_SQS_CALLTIMEOUT", "1s"),
             ("RUST_LOG", "warn"),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::reader::{LOCALSTACK_TOPIC, parse_duration};
-use super::variables::{VARIABLES, Variable, defaults};
+use super::kind::parse_duration;
+use super::variables::{LOCALSTACK_TOPIC, PROFILES};
 use super::*;
 
 const COMPLETE: &[(&str, &str)] = &[
@@ -15,7 +15,7 @@ const COMPLETE: &[(&str, &str)] = &[
     ("OAUTH_CLIENT_SECRET", "hush-hush"),
     (
         "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
-        "arn:aws:sns:eu-west-2:1:topic",
+        "arn:aws:sns:eu-west-2:754256621582:topic",
     ),
 ];
 
@@ -63,24 +63,24 @@ fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
     assert!(settings.poller.event_options.is_empty());
     assert!(settings.topic.endpoint.is_none() && settings.topic.keys.is_none());
     assert_eq!(settings.topic.region, "eu-west-2");
+    // A field that has no row in the table stays zero.
+    assert!(!format!("{settings:?}").contains(" 0ns"));
 }
 
 #[test]
 fn nothing_set_names_everything_that_has_to_be() {
     let faults = read(&[]).unwrap_err();
     let expected = [
-        "COMMUNITY_ENDPOINT_URL is not set; it wants an http(s) address",
-        "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
-        "OAUTH_CLIENT_ID is not set; it wants a client id",
-        "OAUTH_CLIENT_SECRET is not set; it wants a client secret",
-        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set; it wants the ARN of a standard SNS topic, arn:aws:sns:… (FIFO topics are not supported)",
+        "COMMUNITY_ENDPOINT_URL must be an http(s) address, but is not set",
+        "OAUTH_ENDPOINT_URL must be an http(s) address, but is not set",
+        "OAUTH_CLIENT_ID must be a client id, but is not set",
+        "OAUTH_CLIENT_SECRET must be a client secret, but is not set",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN must be the ARN of a standard SNS topic, arn:aws:sns:{region}:{12 digits}:{name} (FIFO topics and other partitions are not supported), but is not set",
     ];
     assert_eq!(faults.0, expected);
-    assert!(
-        faults
-            .to_string()
-            .starts_with("the configuration has 5 fault(s):\n  - COMMUNITY_ENDPOINT_URL")
-    );
+    let told = faults.to_string();
+    assert!(told.starts_with("the configuration has 5 fault(s):\n  - COMMUNITY_ENDPOINT_URL"));
+    assert!(told.ends_with("`config` lists all of them, and where each value comes from"));
 }
 
 #[test]
@@ -95,8 +95,23 @@ fn every_bad_value_is_one_fault_that_names_it() {
             &["0", "10s", "-1", "99999999999999999999"],
         ),
         ("OFFENDERUPDATEPOLL_MAXINFLIGHT", &["0", "10001", "many"]),
-        ("OFFENDERUPDATEPOLL_LOCKEXPIRY", &["10s", "0s", "soon"]),
-        ("API_CALLTIMEOUT", &["0", "-5s", "2 fortnights", "25h"]),
+        (
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY",
+            &["999ms", "29s", "34s", "61m", "0s", "soon"],
+        ),
+        (
+            "OFFENDERUPDATEPOLL_PERMANENTFAILURESWINDOW",
+            &["1", "25h", "-5s"],
+        ),
+        (
+            "API_CALLTIMEOUT",
+            &["0", "1", "99ms", "-5s", "2 fortnights", "6m", "24h"],
+        ),
+        ("API_CLAIMTIMEOUT", &["1ms", "35", "24h"]),
+        ("API_CONNECTTIMEOUT", &["1", "24h"]),
+        ("API_HEALTHTIMEOUT", &["2", "31s"]),
+        ("HMPPS_SQS_CALLTIMEOUT", &["5", "24h"]),
+        ("SHUTDOWN_GRACEPERIOD", &["25", "11m"]),
         (
             "COMMUNITY_ENDPOINT_URL",
             &["community-api", "ftp://x", "https://x?y", "http://"],
@@ -105,35 +120,133 @@ fn every_bad_value_is_one_fault_that_names_it() {
             "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
             &[
                 "topic",
-                "arn:aws:sqs:eu-west-2:1:queue",
+                "arn:aws:sqs:eu-west-2:754256621582:queue",
                 "arn:aws:sqs:eu-west-2:sns:q",
-                "arn:aws:sns:eu-west-2:1:topic.fifo",
-                "arn:aws:sns:eu-west-2:1:a/b",
-                "arn:aws:sns:eu-west-2:1:",
+                "arn:aws:sns:eu-west-2:754256621582:topic.fifo",
+                "arn:aws:sns:eu-west-2:754256621582:a/b",
+                "arn:aws:sns:eu-west-2:754256621582:",
                 "arn:aws:sns:eu-west-2::topic",
-                "arn:aws:sns::1:topic",
-                "arn:aws:sns:eu-west-2:1:topic:subscription",
-                "arn:aws-us-gov:sns:eu-west-2:1:topic",
-                "arn:aws-cn:sns:eu-west-2:1:topic",
-                "arn:awsx:sns:eu-west-2:1:topic",
+                "arn:aws:sns:eu-west-2:1:topic",
+                "arn:aws:sns:eu-west-2:75425662158x:topic",
+                "arn:aws:sns:eu-west-2:7542566215820:topic",
+                "arn:aws:sns::754256621582:topic",
+                "arn:aws:sns:eu-west-2:754256621582:topic:subscription",
+                "arn:aws:sns:moon:754256621582:topic",
+                "arn:aws:sns:uk-west-2:754256621582:topic",
+                "arn:aws:sns:eu-wset-2:754256621582:topic",
+                "arn:aws:sns:eu-west-2a:754256621582:topic",
+                "arn:aws:sns:cn-north-1:754256621582:topic",
+                "arn:aws:sns:us-gov-west-1:754256621582:topic",
+                "arn:aws-us-gov:sns:us-gov-west-1:754256621582:topic",
+                "arn:aws-us-gov:sns:eu-west-2:754256621582:topic",
+                "arn:aws-cn:sns:cn-north-1:754256621582:topic",
+                "arn:aws-cn:sns:eu-west-2:754256621582:topic",
+                "arn:awsx:sns:eu-west-2:754256621582:topic",
             ],
         ),
-        ("AWS_ENDPOINT_URL_SNS", &["localhost:4566", "sns"]),
-        ("AWS_ENDPOINT_URL", &["localhost:4566"]),
+        ("AWS_ENDPOINT_URL_SNS", &["localhost:4566", "sns", ""]),
+        (
+            "AWS_ENDPOINT_URL_STS",
+            &["localhost:4566", "http:/localhost:1", "https://x?y", " "],
+        ),
+        (
+            "AWS_ENDPOINT_URL",
+            &["localhost:4566", "http:/localhost:1", " http://x", ""],
+        ),
         ("HMPPS_SQS_REGION", &["eu-west-1", "eu-west", "EU-WEST-2"]),
         ("HMPPS_SQS_PROVIDER", &["azure"]),
         ("HMPPS_SQS_TRACEPARENT", &["maybe"]),
         ("LOG_FORMAT", &["xml"]),
-        ("RUST_LOG", &["a=b=c"]),
+        (
+            "RUST_LOG",
+            &[
+                "a=b=c",
+                "inof",
+                "loud,probation_offender_events=debug",
+                "probation_offender_events=inof",
+                "6",
+                "hyper=debug",
+                ",",
+            ],
+        ),
     ] {
         for value in values {
             let faults = read_with(&[(name, value)]).unwrap_err().0;
             assert_eq!(faults.len(), 1, "{faults:?}");
-            assert!(
-                faults[0].starts_with(&format!("{name} is {value:?}; it wants ")),
-                "{faults:?}"
-            );
+            let is_told = faults[0].starts_with(&format!("{name} must be "))
+                && faults[0].ends_with(&format!(", but is {value:?}"));
+            assert!(is_told, "{faults:?}");
         }
+    }
+}
+
+#[test]
+fn a_fault_says_what_is_allowed_with_units() {
+    for (name, value, fault) in [
+        (
+            "API_CALLTIMEOUT",
+            "1",
+            "API_CALLTIMEOUT must be a duration from 100ms to 5m (without a unit: milliseconds), but is \"1\"",
+        ),
+        (
+            "OFFENDERUPDATEPOLL_FIXEDDELAY_MS",
+            "10s",
+            "OFFENDERUPDATEPOLL_FIXEDDELAY_MS must be a whole number of milliseconds from 1 to 86400000, but is \"10s\"",
+        ),
+        (
+            "API_CALLTIMEOUT",
+            "5m",
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY must be at least 3 times API_CALLTIMEOUT, which is 15m, but is \"10m\"",
+        ),
+        (
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY",
+            "34s",
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY must be at least API_CLAIMTIMEOUT, which is 35s, but is \"34s\"",
+        ),
+        (
+            "HMPPS_SQS_REGION",
+            "eu-west-1",
+            "HMPPS_SQS_REGION must be eu-west-2, as in HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN, but is \"eu-west-1\"",
+        ),
+    ] {
+        assert_eq!(read_with(&[(name, value)]).unwrap_err().0, [fault]);
+    }
+}
+
+#[test]
+fn what_is_odd_but_may_be_meant_is_a_warning() {
+    for (variables, warning) in [
+        (
+            &[("RUST_LOG", "info,hyper=debug")][..],
+            "RUST_LOG: hyper=debug has no effect",
+        ),
+        (
+            &[("API_CLAIMTIMEOUT", "29s")],
+            "API_CLAIMTIMEOUT is below 30 s",
+        ),
+        (
+            &[("OFFENDERUPDATEPOLL_LOCKEXPIRY", "20m")],
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY is above 10 minutes",
+        ),
+        (
+            &[("OFFENDERUPDATEPOLL_CLAIMERS", "4")],
+            "OFFENDERUPDATEPOLL_CLAIMERS is ignored",
+        ),
+    ] {
+        let warnings = read_with(variables).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with(warning), "{warnings:?}");
+    }
+    for levels in [
+        "off",
+        "INFO",
+        "3",
+        "warn,probation_offender_events::poller=trace",
+        "probation_offender_events=debug",
+    ] {
+        let settings = read_with(&[("RUST_LOG", levels)]).unwrap();
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+        assert_eq!(settings.log_levels, levels);
     }
 }
 
@@ -180,7 +293,7 @@ fn an_address_with_a_user_is_a_fault_and_its_password_is_not_printed() {
     for address in ["https://user:hush-hush@x", "https://:hush-hush@x"] {
         let faults = read_with(&[("COMMUNITY_ENDPOINT_URL", address)]).unwrap_err();
         let faults = faults.to_string();
-        assert!(faults.contains("COMMUNITY_ENDPOINT_URL is an address with a user in it"));
+        assert!(faults.contains("http(s) address, but is an address with a user in it"));
         assert!(!faults.contains("hush-hush"), "{faults}");
     }
 }
@@ -233,10 +346,11 @@ fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
     ] {
         let faults = read_with(&[(name, bad)]).unwrap_err().0;
         assert_eq!(faults.len(), 1, "{bad}");
-        let wants = "it wants InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
+        let wants =
+            "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
         assert_eq!(
             faults[0],
-            format!("{name} is set to something else; {wants}")
+            format!("{name} must be {wants}, but is set to something else")
         );
     }
     assert!(read_with(&[]).unwrap().insights.is_none());
@@ -286,7 +400,7 @@ fn an_empty_value_counts_as_not_set() {
     assert_eq!(settings.unwrap().server_port, 8080);
     assert!(
         read_with(&[("OAUTH_CLIENT_SECRET", "")]).unwrap_err().0[0]
-            .contains("OAUTH_CLIENT_SECRET is not set")
+            .contains("OAUTH_CLIENT_SECRET must be a client secret, but is not set")
     );
 }
 
@@ -303,7 +417,7 @@ fn text_that_is_not_utf8_is_a_fault() {
     });
     assert_eq!(
         faults.unwrap_err().0,
-        ["SERVER_PORT is text that is not UTF-8; it wants a port, 0 to 65535"]
+        ["SERVER_PORT must be a port from 0 to 65535, but is text that is not UTF-8"]
     );
 }
 
@@ -349,22 +463,20 @@ fn no_color_and_a_dumb_terminal_switch_colours_off() {
 }
 
 #[test]
-fn the_readme_shows_this_table_of_variables() {
-    let table: String = VARIABLES.iter().map(Variable::readme_row).collect();
-    let readme = include_str!("../../docs/configuration.md");
+fn configuration_md_shows_this_table_of_variables() {
+    let table: String = VARIABLES.iter().map(Variable::table_row).collect();
+    let document = include_str!("../../docs/configuration.md");
     assert!(
-        readme.contains(&table),
-        "the README's table should be:\n{table}"
+        document.contains(&table),
+        "the table of docs/configuration.md should be:\n{table}"
     );
 }
 
 #[test]
-fn every_default_belongs_to_a_variable() {
-    for section in ["default", "profiles.dev", "profiles.localstack"] {
-        for (name, _) in defaults().unwrap().get_table(section).unwrap() {
-            let known = |variable: &Variable| variable.name.eq_ignore_ascii_case(&name);
-            assert!(VARIABLES.iter().any(known), "{name}");
-        }
+fn every_default_of_a_profile_belongs_to_a_variable() {
+    for (_, name, _) in PROFILES {
+        let known = |variable: &Variable| variable.name == *name;
+        assert!(VARIABLES.iter().any(known), "{name}");
     }
 }
 
@@ -389,30 +501,82 @@ fn durations_are_read_as_spring_reads_them() {
 fn addresses_are_used_as_they_are_understood() {
     let settings = read_with(&[
         ("COMMUNITY_ENDPOINT_URL", "HTTPS://Community-API//"),
-        ("AWS_ENDPOINT_URL", "http:/localhost:1"),
-        ("AWS_ENDPOINT_URL_SNS", "http:/localhost:4566"),
+        ("OAUTH_ENDPOINT_URL", "https:/sign-in/auth"),
     ])
     .unwrap();
     assert_eq!(settings.community_url, "https://community-api");
-    let endpoint = settings.topic.endpoint.as_deref();
-    assert_eq!(endpoint, Some("http://localhost:4566"));
-    assert!(!settings.topic.is_localstack);
+    assert_eq!(settings.auth_url, "https://sign-in/auth");
+}
+
+#[test]
+fn addresses_of_aws_count_for_one_service_or_for_all() {
+    let all = ("AWS_ENDPOINT_URL", "HTTPS://AWS/");
+    let sns = ("AWS_ENDPOINT_URL_SNS", "https://sns:443/x/");
+    let sts = ("AWS_ENDPOINT_URL_STS", "https://sts");
+    for (variables, of_sns, of_sts) in [
+        (&[][..], None, None),
+        (&[all], Some("https://aws"), Some("https://aws")),
+        (&[sns], Some("https://sns/x"), None),
+        (&[all, sns], Some("https://sns/x"), Some("https://aws")),
+        (&[all, sts], Some("https://aws"), Some("https://sts")),
+    ] {
+        let topic = read_with(variables).unwrap().topic;
+        assert_eq!(topic.endpoint.as_deref(), of_sns, "{variables:?}");
+        assert_eq!(topic.sts_endpoint.as_deref(), of_sts, "{variables:?}");
+        assert!(!topic.is_localstack);
+    }
 }
 
 #[test]
 fn http_addresses_outside_this_machine_are_warned_of() {
     let local = ("HMPPS_SQS_PROVIDER", "localstack");
-    for (address, more, warnings) in [
-        ("http://community-api", None, 1),
-        ("https://community-api", None, 0),
-        ("http://localhost:8096", None, 0),
-        ("http://127.0.0.2:8096", None, 0),
-        ("http://[::1]:8096", None, 0),
-        ("http://community-api", Some(local), 0),
+    for name in [
+        "COMMUNITY_ENDPOINT_URL",
+        "OAUTH_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_SNS",
+        "AWS_ENDPOINT_URL_STS",
+        "APPLICATIONINSIGHTS_CONNECTION_STRING",
     ] {
-        let mut variables = vec![("COMMUNITY_ENDPOINT_URL", address)];
-        variables.extend(more);
-        let settings = read_with(&variables).unwrap();
-        assert_eq!(settings.warnings.len(), warnings, "{address} {more:?}");
+        for (address, more, is_warned) in [
+            ("http://away", None, true),
+            ("https://away", None, false),
+            ("http://localhost:8096", None, false),
+            ("http://127.0.0.2:8096", None, false),
+            ("http://[::1]:8096", None, false),
+            ("http://away", Some(local), false),
+        ] {
+            let value = match name {
+                "APPLICATIONINSIGHTS_CONNECTION_STRING" => {
+                    format!("InstrumentationKey=0;IngestionEndpoint={address}")
+                }
+                _ => address.to_owned(),
+            };
+            let mut variables = vec![(name, value.as_str())];
+            variables.extend(more);
+            let warnings = read_with(&variables).unwrap().warnings;
+            let named = warnings.iter().filter(|warning| warning.contains(name));
+            assert_eq!(named.count(), usize::from(is_warned), "{variables:?}");
+            assert_eq!(warnings.len(), usize::from(is_warned), "{warnings:?}");
+        }
+    }
+}
+
+#[test]
+fn the_listing_shows_addresses_of_aws_but_no_user_in_them() {
+    let variables = [
+        ("AWS_ENDPOINT_URL_SNS", "https://sns"),
+        ("AWS_ENDPOINT_URL_STS", "https://user:hush-hush@sts"),
+    ];
+    let listing = listing(|name| {
+        let found = variables.iter().find(|(other, _)| *other == name);
+        found.map(|(_, value)| Ok((*value).to_owned()))
+    });
+    let listing = listing.unwrap();
+    for shown in [
+        "https://sns  (environment)\n",
+        "AWS_ENDPOINT_URL_STS                                hidden  (environment)\n",
+    ] {
+        assert!(listing.contains(shown), "{listing}");
     }
 }

@@ -286,7 +286,7 @@ async fn a_bad_configuration_is_told_as_at_the_start() {
     for argument in ["check", "config"] {
         let output = command().arg(argument).output().await.unwrap();
         assert_eq!(output.status.code(), Some(64), "{argument}");
-        let fault = "COMMUNITY_ENDPOINT_URL is not set; it wants an http(s) address";
+        let fault = "COMMUNITY_ENDPOINT_URL must be an http(s) address, but is not set";
         assert!(text(&output).contains(fault), "{}", text(&output));
     }
 }

@@ -16,16 +16,22 @@ async fn bad_configuration_is_one_message_that_lists_every_fault_and_exit_code_6
         .env("SERVER_PORT", "http")
         .env("OAUTH_CLIENT_SECRET", "hush-hush")
         .env("COMMUNITY_ENDPOINT_URL", "community-api")
+        .env("AWS_ENDPOINT_URL_STS", "localhost:4566")
+        .env("API_CALLTIMEOUT", "1")
+        .env("RUST_LOG", "inof")
         .output()
         .await
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
     let printed = text(&output);
     for fault in [
-        "COMMUNITY_ENDPOINT_URL is \"community-api\"; it wants an http(s) address",
-        "OAUTH_ENDPOINT_URL is not set; it wants an http(s) address",
-        "SERVER_PORT is \"http\"; it wants a port, 0 to 65535",
-        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN is not set",
+        "COMMUNITY_ENDPOINT_URL must be an http(s) address, but is \"community-api\"",
+        "OAUTH_ENDPOINT_URL must be an http(s) address, but is not set",
+        "SERVER_PORT must be a port from 0 to 65535, but is \"http\"",
+        "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN must be the ARN of a standard SNS topic",
+        "AWS_ENDPOINT_URL_STS must be an http(s) address in full, or unset, but is \"localhost:4566\"",
+        "API_CALLTIMEOUT must be a duration from 100ms to 5m (without a unit: milliseconds), but is \"1\"",
+        "RUST_LOG must be off, error, warn, info, debug or trace, also for single modules such as",
     ] {
         assert!(printed.contains(fault), "{printed}");
     }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
-use crate::binary::Service;
-use crate::world::{PATIENCE, QUICK, World, add, eventually, free_port, row, sandbox};
+use crate::binary::{Service, command, text};
+use crate::ingestion::Ingestion;
+use crate::world::{self, PATIENCE, QUICK, World, add, eventually, free_port, row, sandbox};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 /// To be tried again: contention, faults of SNS, faults of the whole topic or account.
@@ -248,4 +249,99 @@ async fn credentials_that_sns_calls_expired_are_fetched_anew() {
     sandbox.topic().wait_for(1, PATIENCE).await.unwrap();
     assert_eq!(fetches.load(Ordering::SeqCst), 2);
     service.terminate().await;
+}
+
+/// STS, which answers with this status and quotes the request, token and all.
+async fn sts(status: StatusCode, calls: Arc<AtomicUsize>) -> String {
+    let answer = move |body: String| async move {
+        calls.fetch_add(1, Ordering::SeqCst);
+        (status, body)
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn no_web_identity_token_is_logged_at_any_level() {
+    let token = std::env::temp_dir().join(format!("web-identity-token-{}", std::process::id()));
+    std::fs::write(&token, "eyJhbGciOiJSUzI1NiJ9.hush-hush.hush-hush").unwrap();
+    for status in [StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR] {
+        let sandbox = sandbox().await;
+        add(&sandbox, row(1, "CONTACT"));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let sts = sts(status, calls.clone()).await;
+        let ingestion = Ingestion::start().await;
+        let sns = sandbox.sns_url();
+        let connection = ingestion.connection_string();
+        let variables = [
+            ("HMPPS_SQS_PROVIDER", "aws"),
+            (
+                "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN",
+                sandbox.topic().arn(),
+            ),
+            ("AWS_ENDPOINT_URL_SNS", &sns),
+            ("AWS_ENDPOINT_URL_STS", &sts),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::754256621582:role/irsa"),
+            ("APPLICATIONINSIGHTS_CONNECTION_STRING", &connection),
+            ("RUST_LOG", "trace"),
+        ];
+        let service = Service::start(&sandbox, &variables);
+        eventually("STS was asked again", async || {
+            calls.load(Ordering::SeqCst) >= 3
+        })
+        .await;
+        let mut check = command();
+        check.envs(world::variables(&sandbox)).envs(variables);
+        let check = check.arg("check").output().await.unwrap();
+        let printed = text(&service.terminate().await) + &text(&check);
+        assert!(
+            printed.contains(&format!("\"stsAddress\":\"{sts}\"")),
+            "{printed}"
+        );
+        assert!(printed.contains("credentials"), "{printed}");
+        let traces = ingestion.of_kind("Message");
+        assert!(!traces.is_empty());
+        let sent = format!(
+            "{printed}{traces:?}{:?}",
+            ingestion.of_kind("RemoteDependency")
+        );
+        for secret in ["hush", "eyJ", "WebIdentityToken="] {
+            let line = sent.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{secret}");
+        }
+        assert_eq!(sandbox.faults().calls(Endpoint::PublishBatch), 0);
+    }
+    std::fs::remove_file(token).unwrap();
+}
+
+#[tokio::test]
+async fn an_address_in_the_config_file_of_aws_is_shown() {
+    let file = std::env::temp_dir().join(format!("aws-config-{}", std::process::id()));
+    for (address, shown) in [
+        ("https://sns.example", "https://sns.example"),
+        ("https://user:hush@sns.example", "hidden"),
+    ] {
+        std::fs::write(&file, format!("[default]\nendpoint_url = {address}\n")).unwrap();
+        let sandbox = sandbox().await;
+        let service = Service::start(
+            &sandbox,
+            &[
+                ("AWS_CONFIG_FILE", file.to_str().unwrap()),
+                ("SERVER_PORT", "0"),
+            ],
+        );
+        eventually("started", async || {
+            sandbox.faults().calls(Endpoint::NextUpdate) > 0
+        })
+        .await;
+        let printed = text(&service.terminate().await);
+        let shown = format!("\"awsAddress\":\"{shown}\"");
+        assert!(printed.contains(&shown), "{printed}");
+        assert!(!printed.contains("hush"), "{printed}");
+    }
+    std::fs::remove_file(file).unwrap();
 }

@@ -320,7 +320,11 @@ async fn a_published_row_that_is_claimed_again_is_only_deleted() {
         lock_expiry_seconds: 2,
     });
     add(&sandbox, row(1, "CONTACT"));
-    let lease = [&QUICK[..], &[("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s")]].concat();
+    let short = [
+        ("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s"),
+        ("API_CLAIMTIMEOUT", "1900ms"),
+    ];
+    let lease = [&QUICK[..], &short].concat();
     let world = World::around(sandbox, &lease).await;
     eventually("claimed twice", async || {
         world.metric("offender_updates_total{type=\"read\"}").await >= 2.0

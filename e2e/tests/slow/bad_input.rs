@@ -57,8 +57,9 @@ async fn sandbox_with_short_locks() -> Sandbox {
     sandbox_with(timings).await
 }
 
-const SHORT_LOCKS: [(&str, &str); 4] = [
+const SHORT_LOCKS: [(&str, &str); 5] = [
     ("OFFENDERUPDATEPOLL_LOCKEXPIRY", "2s"),
+    ("API_CLAIMTIMEOUT", "1900ms"),
     ("API_CALLTIMEOUT", "300ms"),
     ("HMPPS_SQS_CALLTIMEOUT", "300ms"),
     ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "5"),

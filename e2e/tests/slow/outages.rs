@@ -109,6 +109,7 @@ async fn an_outage_of_sns_shorter_than_the_lease_delays_rows_by_its_own_length_a
         .always(Endpoint::PublishBatch, Fault::status(503));
     let times = [
         ("OFFENDERUPDATEPOLL_LOCKEXPIRY", "12s"),
+        ("API_CLAIMTIMEOUT", "10s"),
         ("API_CALLTIMEOUT", "500ms"),
         ("HMPPS_SQS_CALLTIMEOUT", "500ms"),
     ];
