@@ -11,6 +11,7 @@ mod faults;
 mod log;
 mod log_lines;
 mod many;
+mod other_pod;
 mod outcome;
 mod planted;
 mod pod;

@@ -8,7 +8,7 @@ use crate::faults::Outage;
 use crate::log::{Answer, Call, Endpoint, EventOf, What};
 use crate::rows::{RowInWorld, Standing};
 use crate::run::{Run, patience};
-use crate::seed::{Kind, Offender, Plan, SETTLE_SECONDS};
+use crate::seed::{ClockFault, Kind, Offender, Plan, SETTLE_SECONDS};
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// The longest that the other side asks to wait.
@@ -113,8 +113,8 @@ impl Plan {
     /// Stalls shift the end of the troubles.
     fn stalls(&self) -> Duration {
         let stalls = self.clock_faults.iter().map(|(_, fault)| match fault {
-            crate::seed::ClockFault::Stall(length) => *length,
-            crate::seed::ClockFault::Jump(_) => Duration::ZERO,
+            ClockFault::Stall(length) | ClockFault::StallOfAllButOne(length) => *length,
+            ClockFault::Jump(_) => Duration::ZERO,
         });
         stalls.sum()
     }

@@ -9,6 +9,7 @@ use sandbox::{Delius, Timings};
 use tokio::time::{Instant, advance, sleep, sleep_until};
 
 use crate::log::{Entry, What};
+use crate::other_pod;
 use crate::planted::Bug;
 use crate::pod::Process;
 use crate::rows::RowInWorld;
@@ -119,6 +120,11 @@ async fn play(world: &Arc<World>, bug: Option<Bug>) {
                 world.note(0, What::Stalled(length));
                 advance(length).await;
             }
+            Action::Clock(ClockFault::StallOfAllButOne(length)) => {
+                world.note(0, What::Stalled(length));
+                other_pod::drain(world, slots.next_number(), length);
+                advance(length).await;
+            }
             Action::EndTrouble => world.end_trouble(),
         }
     }
@@ -157,9 +163,13 @@ struct Slots {
 
 impl Slots {
     fn start(&self) -> Arc<Process> {
+        Process::start(self.next_number(), &self.world, self.bug)
+    }
+
+    fn next_number(&self) -> usize {
         let mut started = self.started.lock().unwrap();
         *started += 1;
-        Process::start(*started, &self.world, self.bug)
+        *started
     }
 
     fn process(&self, slot: usize) -> Arc<Process> {

@@ -73,11 +73,13 @@ pub enum Ending {
     },
 }
 
-/// Something that happens to all clocks at once.
+/// Something that happens to the clocks.
 #[derive(Clone, Copy, Debug)]
 pub enum ClockFault {
-    /// Nobody acts for so long.
+    /// No pod acts for this long.
     Stall(Duration),
+    /// The same, but for a pod that takes every row it can get at the end of it.
+    StallOfAllButOne(Duration),
     /// Delius' clock jumps by so many seconds.
     Jump(i64),
 }
@@ -233,7 +235,12 @@ impl Plan {
         for _ in 0..rng.usize(0..=2) {
             let stall = self.lock_expiry.mul_f64(rng.f64() * 1.2);
             let at = at(rng, self.trouble_ends);
-            self.clock_faults.push((at, ClockFault::Stall(stall)));
+            let fault = if rng.bool() {
+                ClockFault::Stall(stall)
+            } else {
+                ClockFault::StallOfAllButOne(stall)
+            };
+            self.clock_faults.push((at, fault));
         }
         // Less than the margin of a lease, all together: that is what the margin is for.
         let most = i64::try_from(self.lock_expiry.as_secs()).unwrap() * 4 / 100 - 1;

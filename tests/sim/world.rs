@@ -37,6 +37,8 @@ pub struct State {
     rng: Rng,
     last_call: u64,
     jumped: i64,
+    /// How far ahead of the clock those are who do not stall.
+    ahead: i64,
     pub trouble_over: bool,
 }
 
@@ -49,6 +51,7 @@ impl World {
             rng: Rng::with_seed(plan.seed ^ 0x5eed),
             last_call: 0,
             jumped: 0,
+            ahead: 0,
             trouble_over: false,
         };
         Self {
@@ -69,7 +72,31 @@ impl World {
 
     /// What Delius takes for the time, in whole seconds.
     fn unix_seconds(&self) -> i64 {
-        EPOCH + i64::try_from(self.now().as_secs()).unwrap() + self.state().jumped
+        let state = self.state();
+        EPOCH + i64::try_from(self.now().as_secs()).unwrap() + state.jumped + state.ahead
+    }
+
+    /// Lets something happen as if this time had passed.
+    pub fn ahead_of_time(&self, time: Duration, happens: impl FnOnce()) {
+        self.state().ahead = i64::try_from(time.as_secs()).unwrap();
+        happens();
+        self.state().ahead = 0;
+    }
+
+    /// Takes a call that nothing goes wrong with, and says under which number.
+    pub fn begin_well(&self, pod: usize, call: Call) -> u64 {
+        let mut state = self.state();
+        state.last_call += 1;
+        let number = state.last_call;
+        drop(state);
+        self.note(pod, What::Sent(number, call));
+        number
+    }
+
+    /// The events of a row.
+    pub fn events_of_row(&self, row: i64) -> Vec<EventOf> {
+        let events = self.state().rows[&row].events;
+        (0..events).map(|index| EventOf { row, index }).collect()
     }
 
     pub fn note(&self, pod: usize, what: What) {
