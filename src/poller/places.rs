@@ -30,6 +30,7 @@ pub struct Places {
     interval: Duration,
     longest_interval: Duration,
     last_tick: Instant,
+    last_settled: Option<Instant>,
 }
 
 /// What a place is wanted for.
@@ -76,6 +77,7 @@ impl Places {
             interval: FIRST_INTERVAL.min(longest_interval),
             longest_interval,
             last_tick: now,
+            last_settled: None,
         }
     }
 
@@ -131,7 +133,7 @@ impl Places {
     }
 
     /// A row is held no more.
-    pub fn end(&mut self, standing: Standing, end: End) {
+    pub fn end(&mut self, standing: Standing, end: End, now: Instant) {
         self.held -= 1;
         match standing {
             Standing::Running => self.give_back(),
@@ -139,6 +141,7 @@ impl Places {
             Standing::InTrouble => self.in_trouble -= 1,
         }
         if end == End::Settled {
+            self.last_settled = Some(now);
             self.bring_back(1);
             // Not far beyond the limit, or the held rows would grow without a bound if every second row was in trouble.
             if self.held < self.held_limit + BEYOND_LIMIT {
@@ -152,6 +155,14 @@ impl Places {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held >= self.held_limit
+    }
+
+    /// Whether a row has to leave that keeps failing since `first_failure`: the pod holds too many rows, and another row was
+    /// settled after that and before the latest attempt was `started`. An outage settles no row, so it makes none leave.
+    #[must_use]
+    pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
+        let has_settled = |settled| first_failure < settled && settled < started;
+        self.is_full() && self.last_settled.is_some_and(has_settled)
     }
 
     /// The number of lost places.
@@ -209,12 +220,12 @@ mod tests {
                     places.give_back();
                 }
                 'f' => places.lose(now),
-                's' => places.end(Standing::Running, End::Settled),
-                'S' => places.end(Standing::InTrouble, End::Settled),
-                'l' => places.end(Standing::Running, End::Left),
-                'L' => places.end(Standing::InTrouble, End::Left),
+                's' => places.end(Standing::Running, End::Settled, now),
+                'S' => places.end(Standing::InTrouble, End::Settled, now),
+                'l' => places.end(Standing::Running, End::Left, now),
+                'L' => places.end(Standing::InTrouble, End::Left, now),
                 'w' => places.give_back(),
-                'W' => places.end(Standing::Waiting, End::Left),
+                'W' => places.end(Standing::Waiting, End::Left, now),
                 't' => assert_eq!(places.want(Purpose::Turn, now), Ok(()), "{so_far}"),
                 '.' => now += FIRST_INTERVAL,
                 '_' => now += Duration::from_secs(20),
