@@ -313,6 +313,34 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_crowded_out_if_another_is_settled_between_its_first_failure_and_its_latest_attempt()
+    {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        // The limit of held rows, when another row is settled, when this one failed first, when its latest attempt started.
+        for (held_limit, settled, first_failure, started, is_crowded_out) in [
+            (1, Some(5), 4, 6, true),
+            (1, Some(5), 5, 6, false),
+            (1, Some(5), 4, 5, false),
+            (1, None, 4, 6, false),
+            (2, Some(5), 4, 6, false),
+        ] {
+            let mut places = Places::new(2, held_limit, Duration::from_secs(20), start);
+            for _ in 0..2 {
+                assert_eq!(places.want(Purpose::Turn, start), Ok(()));
+                places.hold();
+            }
+            let end = settled.map_or(End::Left, |_| End::Settled);
+            places.end(Standing::Running, end, at(settled.unwrap_or(5)));
+            let crowded_out = places.is_crowded_out(at(first_failure), at(started));
+            assert_eq!(
+                crowded_out, is_crowded_out,
+                "{held_limit} {first_failure} {started}"
+            );
+        }
+    }
+
+    #[test]
     fn the_clock_slows_down_to_its_longest_interval() {
         let start = Instant::now();
         let mut places = Places::new(1, 1_000, Duration::from_secs(20), start);

@@ -3,8 +3,8 @@
 //! All that decides is the service's own: places, lanes, leases, brake, memory of published rows, decisions, retries, batches.
 //! What the asynchronous code does between them (`src/poller/row.rs`) is written again in [`pod`], as steps.
 //!
-//! `EXHAUSTIVE="1 2 0 1, 2 1 1 0" cargo test --test exhaustive` searches within other bounds: places, troubles, jumps of the
-//! clock, ends of pods.
+//! `EXHAUSTIVE="3 1 2 0 1, 2 2 1 1 0" cargo test --test exhaustive` searches within other bounds: rows, places of a pod, calls
+//! that fail, steps of the clock, ends of pods.
 
 // A test crate of helpers: all of it is test code, also what is not itself a test.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -23,7 +23,7 @@ use crate::pod::Pod;
 use crate::world::{Fate, Kind, Setup, Status, World};
 
 /// The bounds of the quick tests.
-const QUICK: &str = "1 1 0 1";
+const QUICK: &str = "3 1 1 0 1";
 /// The steps of the clock while there is something to do. After them a publish may just be sent, may not be sent, the lease
 /// has ended, the lock has.
 const JUMPS: [u64; 4] = [540, 555, 570, 600];
@@ -175,9 +175,8 @@ struct Seen {
 /// Visits every state once. The result is how many there are, or the broken promise with the way to it.
 fn search(first: &State) -> Result<usize, String> {
     let mut seen = HashMap::from([(first.key(), Seen::default())]);
-    let mut queue = VecDeque::from([first.clone()]);
-    while let Some(state) = queue.pop_front() {
-        let key = state.key();
+    let mut queue = VecDeque::from([(first.key(), first.clone())]);
+    while let Some((key, state)) = queue.pop_front() {
         for (choice, action) in state.actions().into_iter().enumerate() {
             let after = state.after(action);
             let after = after.map_err(|broken| way(first, &seen, key, broken))?;
@@ -186,7 +185,7 @@ fn search(first: &State) -> Result<usize, String> {
                 seen.get_mut(&key).unwrap().well = next;
             }
             seen.entry(next).or_insert_with(|| {
-                queue.push_back(after);
+                queue.push_back((next, after));
                 let from = (key, choice);
                 Seen { from, well: 0 }
             });
@@ -232,10 +231,13 @@ fn all_promises_hold(name: &str, rows: [(i64, i64, Kind); 3]) {
     for bounds in bounds.split(", ") {
         let numbers = bounds.split_whitespace().map(str::parse);
         let numbers: Vec<u8> = numbers.collect::<Result<_, _>>().unwrap();
-        let &[places, troubles, jumps, ends] = numbers.as_slice() else {
-            panic!("EXHAUSTIVE has four numbers: places, troubles, jumps, ends");
+        let &[count, places, troubles, jumps, ends] = numbers.as_slice() else {
+            panic!("EXHAUSTIVE has five numbers: rows, places, troubles, jumps, ends");
         };
-        let world = World::new(Setup::new(rows, places.into()), troubles, jumps, ends);
+        let mut world = World::new(Setup::new(rows, places.into()), troubles, jumps, ends);
+        if count == 2 {
+            world.table[2] = Status::Deleted;
+        }
         let pod = Rc::new(Pod::new(&world));
         let pods = [pod.clone(), pod];
         let begin = SystemTime::now();

@@ -201,12 +201,9 @@ impl Pod {
             && !self.has_published(world, row, lease)
         {
             let lane = usize::from(update.offender_id == OffenderId(2));
-            let number = self.lanes[lane]
-                .iter()
-                .filter(|event| event.is_none())
-                .count();
+            let joined = self.lanes[lane].iter().filter(|event| event.is_none());
+            task.lane = Some((lane, joined.count()));
             self.lanes[lane].push(None);
-            task.lane = Some((lane, number));
             if !self.has_turn(&task) {
                 self.places.give_back();
                 task.standing = Standing::Waiting;
@@ -214,10 +211,11 @@ impl Pod {
         }
         let is_behind = task.standing == Standing::Waiting;
         self.tasks.push(task);
+        let index = self.tasks.len() - 1;
         if is_behind {
             Ok(())
         } else {
-            self.start(world, self.tasks.len() - 1)
+            self.start(world, index)
         }
     }
 
@@ -229,11 +227,12 @@ impl Pod {
 
     fn start(&mut self, world: &mut World, index: usize) -> Kept {
         let Task { row, lease, .. } = self.tasks[index];
-        let was_published = self.has_published(world, row, lease);
-        if was_published {
-            self.go_on(world, index, &Known::PublishedBefore)
-        } else {
-            self.go_on(world, index, &Known::Claimed)
+        match self
+            .has_published(world, row, lease)
+            .then_some(Known::PublishedBefore)
+        {
+            Some(known) => self.go_on(world, index, &known),
+            None => self.go_on(world, index, &Known::Claimed),
         }
     }
 
@@ -272,7 +271,7 @@ impl Pod {
     }
 
     fn failed(&mut self, world: &mut World, index: usize, kind: CallErrorKind) -> Kept {
-        let now = world.now;
+        let (now, settings) = (world.now, &world.setup.settings);
         let task = &mut self.tasks[index];
         if kind != CallErrorKind::Refused {
             if task.standing == Standing::Running {
@@ -282,17 +281,12 @@ impl Pod {
         }
         let left = task.lease.remaining(now);
         let error = CallError::new(kind, "");
-        match task
-            .attempts
-            .failed(&error, left, false, 1.0, &world.setup.settings)
-        {
-            After::Wait(_) => Ok(()),
-            After::Leave(_) => {
-                self.end(index, End::Left, now);
-                Ok(())
-            }
-            After::Refused => self.go_on(world, index, &Known::Refused),
+        match task.attempts.failed(&error, left, false, 1.0, settings) {
+            After::Wait(_) => {}
+            After::Leave(_) => self.end(index, End::Left, now),
+            After::Refused => return self.go_on(world, index, &Known::Refused),
         }
+        Ok(())
     }
 
     /// Does what the rules ask for, now that this is known of the row.
@@ -300,31 +294,24 @@ impl Pod {
         let now = world.now;
         let task = &mut self.tasks[index];
         let claimed = &world.setup.rows[task.row].claimed[usize::from(task.comes_back)];
-        task.step = match next(claimed, known, &[]) {
+        let step = match next(claimed, known, &[]) {
             Next::Identify => Step::Identifiers,
             Next::Publish(events) => {
                 task.rest = (0..events.len()).collect();
                 Step::Publish
             }
             Next::Delete => Step::Delete,
-            Next::Mark => Step::MarkAsFailed,
-            Next::Leave(_) => {
+            Next::Mark if self.brake.ask(now) == BrakeAnswer::Allowed => Step::MarkAsFailed,
+            Next::Mark | Next::Leave(_) => {
                 self.end(index, End::Left, now);
                 return Ok(());
             }
         };
-        task.attempts = Attempts::at(task.step);
-        let step = task.step;
+        (task.step, task.attempts) = (step, Attempts::at(step));
         if matches!(step, Step::Delete | Step::MarkAsFailed) {
             self.leave_lane(index);
         }
         if step == Step::MarkAsFailed {
-            if self.brake.ask(now) != BrakeAnswer::Allowed {
-                {
-                    self.end(index, End::Left, now);
-                    return Ok(());
-                }
-            }
             let last = self.marked.replace(now);
             let is_alone = last.is_none_or(|last| last + LOCK <= now);
             promise(is_alone, "8: the brake allows one row in its window")?;
@@ -334,18 +321,13 @@ impl Pod {
 
     /// Sends the next attempt, if the lease allows it.
     fn attempt(&mut self, world: &mut World, index: usize) -> Kept {
-        let now = world.now;
+        let (now, settings) = (world.now, &world.setup.settings);
         let task = &mut self.tasks[index];
-        let left = task.lease.remaining(now);
-        task.until = task
-            .attempts
-            .limit(left, &world.setup.settings)
-            .map(|limit| now + limit);
+        let limit = task.attempts.limit(task.lease.remaining(now), settings);
+        task.until = limit.map(|limit| now + limit);
         if task.until.is_none() {
-            {
-                self.end(index, End::Left, now);
-                return Ok(());
-            }
+            self.end(index, End::Left, now);
+            return Ok(());
         }
         let (task, row) = (&self.tasks[index], self.tasks[index].row);
         match task.step {
@@ -395,47 +377,38 @@ impl Pod {
 
     /// What is true of the places at any time, and of an idle pod.
     pub fn check(&self, world: &World) -> Kept {
-        let count = |standing| {
-            self.tasks
-                .iter()
-                .filter(|task| task.standing == standing)
+        let standings = self.tasks.iter().map(|task| task.standing);
+        let count = |wanted| {
+            standings
+                .clone()
+                .filter(|&standing| standing == wanted)
                 .count()
         };
         let (lost, in_trouble) = (self.places.lost(), count(Standing::InTrouble));
         let running = count(Standing::Running) + usize::from(self.claim.is_some());
         let total = world.setup.settings.max_in_flight;
         let is_right = self.places.in_trouble() == in_trouble && lost <= in_trouble;
-        promise(
-            is_right && running + lost <= total,
-            "places are counted right",
-        )?;
+        let is_right = is_right && running + lost <= total;
+        promise(is_right, "places are counted right")?;
         let mut places = self.places.clone();
         let has_all = (0..total).all(|_| places.want(Purpose::Turn, world.now).is_ok());
-        let has_lanes = self.lanes.iter().any(|lane| !lane.is_empty());
+        let is_clean = has_all && self.lanes.iter().all(Vec::is_empty);
         promise(
-            !self.is_idle() || has_all && !has_lanes,
+            is_clean || !self.is_idle(),
             "an idle pod has all its places",
         )
     }
 
     /// Of the memory of published rows, what it answers to every question that can still be asked.
     pub fn hash(&self, world: &World, hasher: &mut impl Hasher) {
-        let parts = (
-            &self.places,
-            &self.brake,
-            &self.lanes,
-            &self.claim,
-            &self.tasks,
-        );
-        (parts, self.is_stopping, self.has_ids, self.marked).hash(hasher);
-        let leases = self.tasks.iter().map(|task| task.lease.claimed_at());
-        let claims = leases
-            .chain(self.claim.map(|claim| claim.sent))
-            .chain([world.now]);
-        for lease in claims.map(|at| Lease::from_claim(at, LOCK)) {
-            [0, 1, 2]
-                .map(|row| self.has_published(world, row, lease))
-                .hash(hasher);
+        (&self.places, &self.brake, &self.lanes, &self.tasks).hash(hasher);
+        (self.claim, self.is_stopping, self.has_ids, self.marked).hash(hasher);
+        let under_way = self.claim.map(|claim| claim.sent);
+        let under_way = under_way.into_iter().chain([world.now]);
+        let leases = under_way.map(|at| Lease::from_claim(at, LOCK));
+        for lease in leases.chain(self.tasks.iter().map(|task| task.lease)) {
+            let published = [0, 1, 2].map(|row| self.has_published(world, row, lease));
+            published.hash(hasher);
         }
     }
 }
