@@ -230,3 +230,17 @@ pub fn markdown_table() -> String {
     });
     std::iter::once(head).chain(rows).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_table_of_events() {
+        let table = markdown_table();
+        // Head and line below it, the mappings, all other tables.
+        assert_eq!(table.lines().count(), 2 + MAPPINGS.len() + 1);
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&table), "the README should say:\n{table}");
+    }
+}

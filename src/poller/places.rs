@@ -234,11 +234,10 @@ mod tests {
             assert_eq!(places.free + places.running + places.lost, 2, "{so_far}");
             assert!(places.lost <= places.in_trouble, "{so_far}");
         }
+        let (lost, in_trouble) = (places.lost(), places.in_trouble());
         let Places {
             free,
             running,
-            lost,
-            in_trouble,
             held,
             ..
         } = places;
@@ -279,6 +278,10 @@ mod tests {
                 "cfcf.cf..cS.c",
                 "0 free, 2 running, 0 lost, 2 in trouble, 4 held",
             ),
+            (
+                "cfcf.cf..cfScf.c",
+                "0 free, 1 running, 1 lost, 4 in trouble, 5 held",
+            ),
             // A row that is left brings none back, but no more are lost than rows are in trouble.
             (
                 "cfcf.cfL",
@@ -309,6 +312,19 @@ mod tests {
             ),
         ] {
             assert_eq!(play(story), end, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_settled_row_starts_the_clock_afresh_unless_far_too_many_are_held() {
+        let start = Instant::now();
+        for (still_held, starts_afresh) in [(1, true), (65, true), (66, false), (67, false)] {
+            let mut places = Places::new(1, 2, Duration::from_secs(20), start);
+            places.held = still_held + 1;
+            places.interval = Duration::from_secs(5);
+            places.end(Standing::Waiting, End::Settled, start);
+            let is_first = places.interval == FIRST_INTERVAL;
+            assert_eq!(is_first, starts_afresh, "{still_held}");
         }
     }
 

@@ -83,7 +83,9 @@ mod tests {
         assert!(memory.contains(change(999), deleted_at));
         let after = deleted_at + Duration::from_nanos(1);
         assert!(!memory.contains(change(999), after));
-        assert!(!memory.contains(change(1), before));
+        let oldest = 1_000 - DELETED_CAPACITY as u128;
+        assert!(memory.contains(change(oldest), before));
+        assert!(!memory.contains(change(oldest - 1), before));
         assert_eq!(memory.published.len(), 0);
     }
 
