@@ -4,6 +4,7 @@
 //! Claims are serial, since community-api's optimistic lock makes concurrent ones collide. The rest of a row's work is not.
 //! Read `row` for what is done with a row, and [`places`] for what happens when calls fail.
 
+pub mod batch;
 pub mod brake;
 mod held;
 pub mod lanes;
@@ -81,7 +82,7 @@ struct Pod<U, T> {
     topic: T,
     settings: PollerSettings,
     metrics: Arc<Metrics>,
-    published: PublishedRows,
+    published: Mutex<PublishedRows>,
     brake: Mutex<Brake>,
     similar_table_logged: Once,
     stopping: CancellationToken,
@@ -133,7 +134,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             heartbeat,
             insights: Insights::off(),
             pod: Arc::new(Pod {
-                published: PublishedRows::with_capacity(published::CAPACITY),
+                published: Mutex::new(PublishedRows::with_capacity(published::CAPACITY)),
                 brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
                 similar_table_logged: Once::new(),
                 stopping: CancellationToken::new(),
@@ -446,7 +447,8 @@ fn result_of_failure(kind: CallErrorKind) -> PollResult {
 impl<U, T> Pod<U, T> {
     /// Whether this pod has published the change of a row with this lease.
     fn has_published(&self, change: Option<ChangeId>, lease: Lease) -> bool {
-        change.is_some_and(|change| self.published.contains(change, lease.claimed_at()))
+        let published = self.published.lock();
+        change.is_some_and(|change| published.contains(change, lease.claimed_at()))
     }
 
     /// Whether one more row may be marked as permanently failed.

@@ -44,7 +44,6 @@ struct State {
     /// In the order of the claims.
     rows: BTreeMap<u64, Claimed>,
     in_trouble_at: [usize; Step::ALL.len()],
-    last_settled: Option<Instant>,
     /// Calls fail and no row is settled.
     outage: Episode,
 }
@@ -77,7 +76,6 @@ impl Held {
                 last_number: 0,
                 rows: BTreeMap::new(),
                 in_trouble_at: [0; Step::ALL.len()],
-                last_settled: None,
                 outage: Episode::default(),
             }),
             changed: Notify::new(),
@@ -97,13 +95,9 @@ impl Held {
         }
     }
 
-    /// Whether a row has to leave that keeps failing since `first_failure`: the pod holds too many rows, and another row was
-    /// settled after that and before the latest attempt was `started`. An outage settles no row, so it makes none leave.
+    /// Whether a row has to leave that keeps failing: [`Places::is_crowded_out`].
     pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
-        let state = self.state();
-        let settled = state.last_settled;
-        state.places.is_full()
-            && settled.is_some_and(|settled| first_failure < settled && settled < started)
+        self.state().places.is_crowded_out(first_failure, started)
     }
 
     /// The rows with the time until each comes back, in the order of their claims.
@@ -253,16 +247,15 @@ impl Drop for HeldRow {
                 state.places.give_back();
                 return None;
             };
-            state.places.end(self.standing, self.end);
+            state.places.end(self.standing, self.end, now);
             if let Some(step) = self.failing {
                 state.in_trouble_at[step as usize] -= 1;
             }
-            if self.end == End::Settled {
-                state.last_settled = Some(now);
-                if let Some(lasted) = state.outage.succeeded(Duration::ZERO, now) {
-                    let failed_for_seconds = lasted.as_secs();
-                    tracing::info!(failed_for_seconds, "rows are settled again");
-                }
+            if self.end == End::Settled
+                && let Some(lasted) = state.outage.succeeded(Duration::ZERO, now)
+            {
+                let failed_for_seconds = lasted.as_secs();
+                tracing::info!(failed_for_seconds, "rows are settled again");
             }
             state.rows.remove(&number)
         });

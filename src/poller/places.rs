@@ -30,6 +30,7 @@ pub struct Places {
     interval: Duration,
     longest_interval: Duration,
     last_tick: Instant,
+    last_settled: Option<Instant>,
 }
 
 /// What a place is wanted for.
@@ -76,6 +77,7 @@ impl Places {
             interval: FIRST_INTERVAL.min(longest_interval),
             longest_interval,
             last_tick: now,
+            last_settled: None,
         }
     }
 
@@ -131,7 +133,7 @@ impl Places {
     }
 
     /// A row is held no more.
-    pub fn end(&mut self, standing: Standing, end: End) {
+    pub fn end(&mut self, standing: Standing, end: End, now: Instant) {
         self.held -= 1;
         match standing {
             Standing::Running => self.give_back(),
@@ -139,6 +141,7 @@ impl Places {
             Standing::InTrouble => self.in_trouble -= 1,
         }
         if end == End::Settled {
+            self.last_settled = Some(now);
             self.bring_back(1);
             // Not far beyond the limit, or the held rows would grow without a bound if every second row was in trouble.
             if self.held < self.held_limit + BEYOND_LIMIT {
@@ -152,6 +155,14 @@ impl Places {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held >= self.held_limit
+    }
+
+    /// Whether a row has to leave that keeps failing since `first_failure`: the pod holds too many rows, and another row was
+    /// settled after that and before the latest attempt was `started`. An outage settles no row, so it makes none leave.
+    #[must_use]
+    pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
+        let has_settled = |settled| first_failure < settled && settled < started;
+        self.is_full() && self.last_settled.is_some_and(has_settled)
     }
 
     /// The number of lost places.
@@ -209,12 +220,12 @@ mod tests {
                     places.give_back();
                 }
                 'f' => places.lose(now),
-                's' => places.end(Standing::Running, End::Settled),
-                'S' => places.end(Standing::InTrouble, End::Settled),
-                'l' => places.end(Standing::Running, End::Left),
-                'L' => places.end(Standing::InTrouble, End::Left),
+                's' => places.end(Standing::Running, End::Settled, now),
+                'S' => places.end(Standing::InTrouble, End::Settled, now),
+                'l' => places.end(Standing::Running, End::Left, now),
+                'L' => places.end(Standing::InTrouble, End::Left, now),
                 'w' => places.give_back(),
-                'W' => places.end(Standing::Waiting, End::Left),
+                'W' => places.end(Standing::Waiting, End::Left, now),
                 't' => assert_eq!(places.want(Purpose::Turn, now), Ok(()), "{so_far}"),
                 '.' => now += FIRST_INTERVAL,
                 '_' => now += Duration::from_secs(20),
@@ -223,11 +234,10 @@ mod tests {
             assert_eq!(places.free + places.running + places.lost, 2, "{so_far}");
             assert!(places.lost <= places.in_trouble, "{so_far}");
         }
+        let (lost, in_trouble) = (places.lost(), places.in_trouble());
         let Places {
             free,
             running,
-            lost,
-            in_trouble,
             held,
             ..
         } = places;
@@ -268,6 +278,10 @@ mod tests {
                 "cfcf.cf..cS.c",
                 "0 free, 2 running, 0 lost, 2 in trouble, 4 held",
             ),
+            (
+                "cfcf.cf..cfScf.c",
+                "0 free, 1 running, 1 lost, 4 in trouble, 5 held",
+            ),
             // A row that is left brings none back, but no more are lost than rows are in trouble.
             (
                 "cfcf.cfL",
@@ -298,6 +312,47 @@ mod tests {
             ),
         ] {
             assert_eq!(play(story), end, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_settled_row_starts_the_clock_afresh_unless_far_too_many_are_held() {
+        let start = Instant::now();
+        for (still_held, starts_afresh) in [(1, true), (65, true), (66, false), (67, false)] {
+            let mut places = Places::new(1, 2, Duration::from_secs(20), start);
+            places.held = still_held + 1;
+            places.interval = Duration::from_secs(5);
+            places.end(Standing::Waiting, End::Settled, start);
+            let is_first = places.interval == FIRST_INTERVAL;
+            assert_eq!(is_first, starts_afresh, "{still_held}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_crowded_out_if_another_is_settled_between_its_first_failure_and_its_latest_attempt()
+    {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        // The limit of held rows, when another row is settled, when this one failed first, when its latest attempt started.
+        for (held_limit, settled, first_failure, started, is_crowded_out) in [
+            (1, Some(5), 4, 6, true),
+            (1, Some(5), 5, 6, false),
+            (1, Some(5), 4, 5, false),
+            (1, None, 4, 6, false),
+            (2, Some(5), 4, 6, false),
+        ] {
+            let mut places = Places::new(2, held_limit, Duration::from_secs(20), start);
+            for _ in 0..2 {
+                assert_eq!(places.want(Purpose::Turn, start), Ok(()));
+                places.hold();
+            }
+            let end = settled.map_or(End::Left, |_| End::Settled);
+            places.end(Standing::Running, end, at(settled.unwrap_or(5)));
+            let crowded_out = places.is_crowded_out(at(first_failure), at(started));
+            assert_eq!(
+                crowded_out, is_crowded_out,
+                "{held_limit} {first_failure} {started}"
+            );
         }
     }
 

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::offender_update::ChangeId;
@@ -14,15 +13,10 @@ pub const CAPACITY: usize = 100_000;
 /// How many deleted rows are remembered; the second claim of one follows right after the first.
 const DELETED_CAPACITY: usize = 256;
 
-/// A bounded memory.
-#[derive(Debug)]
+/// A bounded memory. Pure: time is an argument.
+#[derive(Clone, Debug)]
 pub struct PublishedRows {
     capacity: usize,
-    rows: Mutex<Rows>,
-}
-
-#[derive(Debug)]
-struct Rows {
     published: LruCache<ChangeId, ()>,
     /// The latest rows that were deleted, and when: one of them may have been claimed again just before that.
     deleted: VecDeque<(ChangeId, Instant)>,
@@ -34,38 +28,34 @@ impl PublishedRows {
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             capacity,
-            rows: Mutex::new(Rows {
-                // It would allocate room for all of them otherwise.
-                published: LruCache::unbounded(),
-                deleted: VecDeque::new(),
-            }),
+            // It would allocate room for all of them otherwise.
+            published: LruCache::unbounded(),
+            deleted: VecDeque::new(),
         }
     }
 
     /// Remembers a row whose events the topic has accepted, all of them.
-    pub fn remember(&self, change: ChangeId) {
-        let mut rows = self.rows.lock();
-        rows.published.put(change, ());
-        if rows.published.len() > self.capacity {
-            rows.published.pop_lru();
+    pub fn remember(&mut self, change: ChangeId) {
+        self.published.put(change, ());
+        if self.published.len() > self.capacity {
+            self.published.pop_lru();
         }
     }
 
-    /// Whether this pod has published a row that it claimed at `claimed_at`.
+    /// Whether this pod has published a row that it claimed at `claimed_at`. On a coarse clock, a claim may be as old as the
+    /// deletion that followed it.
     #[must_use]
     pub fn contains(&self, change: ChangeId, claimed_at: Instant) -> bool {
-        let rows = self.rows.lock();
-        let deleted_since = |&(deleted, at): &(_, Instant)| deleted == change && claimed_at < at;
-        rows.published.contains(&change) || rows.deleted.iter().any(deleted_since)
+        let deleted_since = |&(deleted, at): &(_, Instant)| deleted == change && claimed_at <= at;
+        self.published.contains(&change) || self.deleted.iter().any(deleted_since)
     }
 
     /// Notes that a published row is deleted.
-    pub fn deleted(&self, change: ChangeId, now: Instant) {
-        let mut rows = self.rows.lock();
-        rows.published.pop(&change);
-        rows.deleted.push_back((change, now));
-        if rows.deleted.len() > DELETED_CAPACITY {
-            rows.deleted.pop_front();
+    pub fn deleted(&mut self, change: ChangeId, now: Instant) {
+        self.published.pop(&change);
+        self.deleted.push_back((change, now));
+        if self.deleted.len() > DELETED_CAPACITY {
+            self.deleted.pop_front();
         }
     }
 }
@@ -82,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_row_claimed_before_its_deletion_is_known_and_one_claimed_after_it_is_new() {
-        let memory = PublishedRows::with_capacity(2);
+        let mut memory = PublishedRows::with_capacity(2);
         let before = Instant::now();
         let deleted_at = before + Duration::from_secs(1);
         for row in 0..1_000 {
@@ -90,15 +80,19 @@ mod tests {
             memory.deleted(change(row), deleted_at);
         }
         assert!(memory.contains(change(999), before));
-        assert!(!memory.contains(change(999), deleted_at));
-        assert!(!memory.contains(change(1), before));
-        assert_eq!(memory.rows.lock().published.len(), 0);
+        assert!(memory.contains(change(999), deleted_at));
+        let after = deleted_at + Duration::from_nanos(1);
+        assert!(!memory.contains(change(999), after));
+        let oldest = 1_000 - DELETED_CAPACITY as u128;
+        assert!(memory.contains(change(oldest), before));
+        assert!(!memory.contains(change(oldest - 1), before));
+        assert_eq!(memory.published.len(), 0);
     }
 
     #[test]
     fn the_oldest_row_is_forgotten_when_the_memory_is_full() {
         let now = Instant::now();
-        let memory = PublishedRows::with_capacity(2);
+        let mut memory = PublishedRows::with_capacity(2);
         for row in [1, 2, 1, 3] {
             memory.remember(change(row));
         }

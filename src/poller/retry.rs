@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::held::HeldRow;
 use super::lease::Lease;
 use crate::config::PollerSettings;
-use crate::outcome::{Reason, Step};
+use crate::outcome::{Reason, RedeliveryCause, Step};
 use crate::ports::{CallError, CallErrorKind};
 
 /// The first wait; each wait is twice as long as the one before.
@@ -57,6 +57,15 @@ impl Attempts {
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.failures == 0
+    }
+
+    /// Why the publish that is about to be sent may bring events to the topic that are there already.
+    #[must_use]
+    pub fn redelivery(&self, was_claimed_before: bool) -> Option<RedeliveryCause> {
+        if self.answer_lost {
+            return Some(RedeliveryCause::AnswerLost);
+        }
+        (was_claimed_before && self.is_first()).then_some(RedeliveryCause::ClaimedAgain)
     }
 
     /// How long the next attempt may take; `None` if it must not be made.
@@ -258,6 +267,27 @@ mod tests {
                 attempts.failed(&error, lease_left, is_crowded_out, 1.0, &poller_settings());
             assert_eq!(happens, after, "{case:?}");
             assert_eq!(attempts.answer_lost, kind == Kind::AnswerLost, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn a_publish_is_a_redelivery_after_a_lost_answer_and_once_after_an_earlier_claim() {
+        use RedeliveryCause::{AnswerLost, ClaimedAgain};
+        // Failures before, whether an answer was lost, whether the row was claimed before; the cause.
+        for (failures, answer_lost, was_claimed_before, cause) in [
+            (0, false, false, None),
+            (1, false, false, None),
+            (0, false, true, Some(ClaimedAgain)),
+            (1, false, true, None),
+            (1, true, false, Some(AnswerLost)),
+            (2, true, true, Some(AnswerLost)),
+        ] {
+            let attempts = Attempts {
+                failures,
+                answer_lost,
+                ..Attempts::at(Step::Publish)
+            };
+            assert_eq!(attempts.redelivery(was_claimed_before), cause);
         }
     }
 

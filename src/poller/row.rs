@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Pod;
+use super::batch::keep_unaccepted;
 use super::held::HeldRow;
 use super::lanes::InLane;
 use super::lease::Lease;
@@ -17,7 +18,7 @@ use crate::event::{Event, Identifiers, event_type_of};
 use crate::insights::Operation;
 use crate::offender_update::{ChangeId, ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Outcome, Reason, RedeliveryCause, Step};
-use crate::ports::{CallError, CallErrorKind, Topic, Updates};
+use crate::ports::{Topic, Updates};
 
 /// One row that this pod holds.
 pub(super) struct Row<U, T> {
@@ -103,8 +104,10 @@ impl<U: Updates, T: Topic> Row<U, T> {
         let pod = self.pod.clone();
         let was_claimed_before = self.claimed.failed_update();
         let unaccepted = Mutex::new(events);
-        let attempt = async |attempts| {
-            pod.count_redelivery(attempts, was_claimed_before);
+        let attempt = async |attempts: Attempts| {
+            if let Some(cause) = attempts.redelivery(was_claimed_before) {
+                pod.metrics.redelivered.of(cause).inc();
+            }
             let events = unaccepted.lock().clone();
             let answers = pod.topic.publish(&events).await?;
             let error = keep_unaccepted(&mut unaccepted.lock(), answers);
@@ -137,7 +140,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
             return;
         };
         if let Some(change) = self.change {
-            self.pod.published.remember(change);
+            self.pod.published.lock().remember(change);
         }
         let age = update.date_changed.age(Timestamp::now());
         self.pod.metrics.observe_age(age);
@@ -151,7 +154,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         self.lane = None;
         self.settling_call(Step::Delete).await?;
         if let Some(change) = self.change {
-            self.pod.published.deleted(change, Instant::now());
+            self.pod.published.lock().deleted(change, Instant::now());
         }
         Ok(())
     }
@@ -233,39 +236,4 @@ impl<U: Updates, T: Topic> Row<U, T> {
             ClaimedRow::Unreadable(_) => None,
         }
     }
-}
-
-impl<U, T> Pod<U, T> {
-    /// Counts a publish that is about to be sent, if its events may be on the topic already.
-    fn count_redelivery(&self, attempts: Attempts, was_claimed_before: bool) {
-        let cause = if attempts.answer_lost {
-            RedeliveryCause::AnswerLost
-        } else if was_claimed_before && attempts.is_first() {
-            RedeliveryCause::ClaimedAgain
-        } else {
-            return;
-        };
-        self.metrics.redelivered.of(cause).inc();
-    }
-}
-
-/// Takes out of `events` what was accepted. The result is the most telling error of the rest: a lost answer, since that
-/// event may be on the topic; a refusal only if all of the rest is refused, since whatever may still be accepted has to be
-/// tried before the row is given up.
-fn keep_unaccepted(
-    events: &mut Vec<Event>,
-    answers: Vec<Result<(), CallError>>,
-) -> Option<CallError> {
-    let mut answers = answers.into_iter();
-    let mut errors = Vec::new();
-    events.retain(|_| {
-        let unanswered = || CallError::new(CallErrorKind::AnswerLost, "no answer for an event");
-        let answer = answers.next().unwrap_or_else(|| Err(unanswered()));
-        answer.map_err(|error| errors.push(error)).is_err()
-    });
-    errors.into_iter().max_by_key(|error| match error.kind {
-        CallErrorKind::AnswerLost => 2,
-        CallErrorKind::Refused => 0,
-        _ => 1,
-    })
 }

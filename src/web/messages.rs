@@ -61,3 +61,17 @@ pub fn markdown_table() -> String {
     });
     std::iter::once(head).chain(rows).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribing_md_has_the_table_of_events() {
+        let table = markdown_table();
+        // Head and line below it, the mappings, all other tables.
+        assert_eq!(table.lines().count(), 2 + MAPPINGS.len() + 1);
+        let document = include_str!("../../docs/subscribing.md");
+        assert!(document.contains(&table), "it should be:\n{table}");
+    }
+}
