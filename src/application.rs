@@ -163,7 +163,7 @@ impl Application {
             if let Some(poller) = &self.poller {
                 poller.run(&self.stop).await;
             } else {
-                tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED)");
+                tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED): rows wait in Delius until it is switched on");
                 self.stop.cancelled().await;
             }
         });
@@ -203,7 +203,7 @@ fn say_settings(settings: &Settings) {
         auth = settings.auth_url,
         topic = settings.topic.arn,
         topicAddress = settings.topic.endpoint,
-        topicKeys = if settings.topic.keys.is_some() { "given" } else { "of the SDK's default chain" },
+        topicKeys = if settings.topic.keys.is_some() { "given" } else { "from the SDK's default chain" },
         applicationInsights = settings
             .insights
             .as_ref()

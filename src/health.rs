@@ -171,7 +171,7 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
             tracing::info!(
                 dependency,
                 down_for_seconds,
-                "the health check succeeds again"
+                "the health check of a dependency succeeds again"
             );
         }
     } else if let Some(lasted) = episode.failed(WORTH_A_LINE, now) {
@@ -181,7 +181,7 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
             dependency,
             cause,
             down_for_seconds,
-            "the health check of a dependency fails; calls to it may still succeed"
+            "the health check of a dependency fails: the service keeps calling it, and checks it again every 30 s"
         );
     }
 }

@@ -111,26 +111,27 @@ impl Metrics {
         let table = Table(&registry);
         let updates = table.counters(
             "offender_updates_total",
-            "Rows read, failed (left for a second chance) and permanentlyFailed, and events published. read without \
-             published for minutes: look at the rows in trouble and the log.",
+            "Rows read, failed (left locked for a second attempt) and permanentlyFailed, and events published. If read \
+             increases for minutes and published does not, check offender_rows_in_trouble and the log.",
             "type",
         )?;
         let metrics = Self {
             polls: table.counter(
                 "offender_poll_total",
-                "Polls of community-api. No increase: the pod does not poll.",
+                "Polls of community-api. If this does not increase, the pod does not poll.",
             )?,
             poll_results: table.counters_by(
                 "offender_poll_results_total",
-                "Polls by how they ended: empty, found, contended (other pods had the same rows), failed, no_token (from \
-                 hmpps-auth), unauthorised (by community-api). The log has the cause of the last three.",
+                "Polls by result: empty, found, contended (other callers locked the same rows), failed, no_token \
+                 (hmpps-auth issued none), unauthorised (community-api refused the token). The log has the cause of the \
+                 last three.",
                 "result",
             )?,
             last_claim: LastClaim::default(),
             since_claim_answered: table.add(SecondsSince::new(
                 "offender_seconds_since_successful_poll",
-                "Since community-api last answered a claim, or since the start. More than a few intervals: polls fail, or \
-                 calls for claimed rows do.",
+                "Seconds since community-api last answered a claim, or since the start. If this is more than a few poll \
+                 intervals, polls or calls for claimed rows fail.",
                 Some(Instant::now()),
             )?)?,
             claims_without_answer: table.counter(
@@ -144,94 +145,96 @@ impl Metrics {
             published: updates.with_label_values(&["published"]),
             age: table.histogram(
                 "offender_update_age_seconds",
-                "From the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
+                "Time from the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
                 &[1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0],
             )?,
             age_max: table.add(AgeMax::new()?)?,
             settled: table.counter(
                 "offender_updates_settled_total",
-                "Rows deleted or marked as permanently failed. No increase while rows are in trouble: an outage.",
+                "Rows deleted or marked as permanently failed. If this does not increase while rows are in trouble, \
+                 there is an outage.",
             )?,
             held: table.gauge(
                 "offender_updates_in_flight",
-                "Rows held: claimed by this pod and not yet settled.",
+                "Rows that this pod holds: claimed and not yet settled.",
             )?,
             oldest_held: table.add(SecondsSince::new(
                 "offender_oldest_in_flight_seconds",
-                "Since the oldest held row was claimed, 0 without one. Usually under a second; up to 95 % of the lock while \
-                 calls fail.",
+                "Seconds since the oldest held row was claimed, or 0 if no row is held. Usually under a second. While \
+                 calls fail, up to 95 % of the lock.",
                 None,
             )?)?,
             oldest_new_row: table.add(SecondsSince::new(
                 "offender_oldest_new_row_age_seconds",
-                "Age of the oldest change among held rows that were not claimed before, 0 without one. Usually up to 15 \
-                 seconds; more than 600: a backlog.",
+                "Age of the oldest change among held rows that were claimed for the first time, or 0 if there are none. \
+                 Usually up to 15 seconds. More than 600 means that there is a backlog.",
                 None,
             )?)?,
             dependency_up: table.gauges_by(
                 "offender_dependency_up",
-                "1 while the dependency's check in /health succeeds, otherwise 0. The service checks every 30 seconds; the log \
-                 has the cause.",
+                "1 while the health check of the dependency succeeds, otherwise 0. The service checks every 30 seconds. \
+                 The log has the cause.",
                 "dependency",
             )?,
             rows_in_trouble: table.gauges_by(
                 "offender_rows_in_trouble",
-                "Held rows with a failed call, by the step that fails: identifiers, delete and mark_as_failed are calls to \
-                 community-api, publish is to SNS.",
+                "Held rows with a failed call, by the step that fails. identifiers, delete and mark_as_failed are calls \
+                 to community-api. publish is a call to SNS.",
                 "step",
             )?,
             places_lost: table.gauge(
                 "offender_places_lost",
-                "Places of rows in trouble. All of OFFENDERUPDATEPOLL_MAXINFLIGHT: only a few rows are claimed until one is \
-                 settled.",
+                "Places of rows in trouble. If all places (OFFENDERUPDATEPOLL_MAXINFLIGHT) are lost, the service claims \
+                 only a few rows until one is settled.",
             )?,
             brake_on: table.gauge(
                 "offender_permanent_failure_brake_on",
-                "1 while the pod marks no rows as permanently failed, since too many were: check what community-api and SNS \
-                 answer.",
+                "1 while the pod marks no rows as permanently failed because it has marked too many. Check what \
+                 community-api and SNS answer.",
             )?,
             left_locked: table.counters_by(
                 "offender_updates_left_locked_total",
-                "Rows left locked, to come back when the lock expires.",
+                "Rows left locked. They come back when the lock expires.",
                 "reason",
             )?,
             redelivered: table.counters_by(
                 "offender_updates_redelivered_total",
-                "Publishes of events that may be on the topic already, with the same id attribute each time.",
+                "Publishes of events that may be on the topic already, each with the same id attribute as before.",
                 "cause",
             )?,
             lease_overruns: table.counter(
                 "offender_update_lease_overruns_total",
-                "Publishes answered after the row's lease had ended: the pod was stalled.",
+                "Publishes that SNS answered after the row's lease had ended, because the pod was stalled.",
             )?,
             calls: table.add(HistogramVec::new(
                 HistogramOpts::new(
                     "offender_call_seconds",
-                    "Duration of calls to other services. outcome timed_out: given up by the service. A rate of any but ok \
-                     and not_found: that service has trouble.",
+                    "Duration of calls to other services. timed_out: the service stopped waiting. If outcomes other \
+                     than ok and not_found increase, check the service that was called.",
                 )
                 .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
                 &["dependency", "call", "outcome"],
             )?)?,
             publish_results: table.counters(
                 "offender_publish_results_total",
-                "Events by what SNS answered: accepted, its error code, or no_answer.",
+                "Events by the answer of SNS: accepted, its error code, or no_answer.",
                 "result",
             )?,
             build_info: table.add(IntGaugeVec::new(
-                Opts::new("offender_events_build_info", "Always 1; the label tells which version runs."),
+                Opts::new("offender_events_build_info", "Always 1. The label is the version that runs."),
                 &["version"],
             )?)?,
             telemetry_dropped: table.counters(
                 "telemetry_dropped_total",
-                "Items that Application Insights did not get: its endpoint is slow (queue_full), refuses them (refused), does \
-                 not accept them within 30 seconds (not_accepted), or did not before the pod ended (stopped). The log says why.",
+                "Items that did not reach Application Insights: its endpoint was slow (queue_full), refused them \
+                 (refused), did not accept them within 30 seconds (not_accepted), or had not accepted them when the pod \
+                 ended (stopped). The log has the cause.",
                 "reason",
             )?,
             log_lines_lost: table.counter(
                 "log_lines_lost_total",
-                "Lines that are missing from the log, since it could not be written quickly enough. The node, or the reader \
-                 of the log, is overloaded.",
+                "Lines missing from the log because they could not be written quickly enough. The node or the reader of \
+                 the log is overloaded.",
             )?,
             registry: registry.clone(),
         };

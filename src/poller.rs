@@ -164,7 +164,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             self.pod.stopping.cancel();
             if !self.rows.is_empty() {
                 let rows = self.rows.len();
-                tracing::info!(rows, "no more claims; settling the held rows");
+                tracing::info!(rows, "stopping: the service claims no more rows, and settles those it holds");
             }
             self.rows.close();
             self.heartbeat.beat_while(self.rows.wait()).await;
@@ -229,7 +229,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                     if nameless_rows < NAMELESS_ROWS_IN_A_DRAIN {
                         continue;
                     }
-                    let cause = "one unreadable row after the other, all without an id";
+                    let cause = "consecutive rows are unreadable and have no id, so the responses are broken";
                     return DrainEnd::Failed(CallError::unavailable(cause));
                 }
                 Ok(None) => return DrainEnd::NothingLeft,
@@ -249,7 +249,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 if failures > 1 || took > QUICK_FAILURE {
                     return DrainEnd::Failed(error);
                 }
-                tracing::debug!(cause = %error, "a claim failed; trying once more");
+                tracing::debug!(cause = %error, "a claim failed: the service claims once more");
             }
             drop(place);
             let pause = CLAIM_AGAIN.min(self.pod.settings.fixed_delay);
@@ -340,12 +340,12 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         if result == PollResult::Contended {
             tracing::warn!(
                 for_seconds,
-                "every poll lost its rows to other callers (409); rows wait in Delius"
+                "every poll lost its rows to other callers (409): rows wait in Delius until the other callers stop"
             );
         } else {
             tracing::info!(
                 for_seconds,
-                "no poll has found a row (404); this is normal only if nothing changes in Delius"
+                "no poll has found a row (404): this is normal only if nothing changes in Delius"
             );
         }
     }
@@ -354,7 +354,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         if let Some(lease) = self.claims.lock().under_way {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
-                "a claim is still under way and may have locked a row, which comes back when the lock expires"
+                "the pod stops before a claim was answered: it may have locked a row, which comes back when the lock expires"
             );
         }
         let held = self.held.rows();
@@ -370,7 +370,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             rows = held.len(),
             first_offender_delta_ids = ?&ids[..ids.len().min(IDS_SHOWN)],
             all_come_back_within_seconds = last.as_secs(),
-            "rows are still locked by this pod, which stops now; they come back when their locks expire"
+            "the pod stops with rows that it could not settle: they come back when their locks expire"
         );
     }
 }
@@ -383,7 +383,7 @@ impl Claims {
         if self.last_lost.replace(lease).is_none() {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
-                "the answer to a claim was lost: it may have locked a row, which comes back when the lock expires"
+                "a claim got no answer: it may have locked a row, which comes back when the lock expires"
             );
         }
     }
@@ -415,7 +415,7 @@ impl Claims {
                 claims_without_answer = self.lost,
                 rows_come_back_by = self.last_lost.map(comes_back_at).map(tracing::field::display),
                 asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                "poll failed; the service tries again at every interval"
+                "poll failed: the service retries at each poll interval"
             );
         }
     }
@@ -456,7 +456,7 @@ impl<U, T> Pod<U, T> {
             tracing::error!(
                 limit = self.settings.brake_limit,
                 window_seconds = self.settings.brake_window.as_secs(),
-                "too many rows were marked as permanently failed: the service marks no more until the window has passed"
+                "too many rows were marked as permanently failed: the service marks no more until the window has passed; check what community-api and SNS answer"
             );
         }
         self.show_brake();

@@ -151,7 +151,7 @@ impl TokenSource {
                 (None, None) => self.fetch(&mut state),
             }
         };
-        let broke_off = || CallError::new(CallErrorKind::NoToken, "the fetch of a token broke off");
+        let broke_off = || CallError::new(CallErrorKind::NoToken, "the task that requests a token ended early");
         fetch.await.unwrap_or_else(|| Err(broke_off()))
     }
 
@@ -248,7 +248,7 @@ impl Inner {
         let response = call.send(&self.http, request).await?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
-            let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";
+            let advice = "check OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET";
             return Err(CallError::unavailable(format!(
                 "answered {}: {advice}",
                 status.as_u16()

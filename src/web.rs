@@ -90,7 +90,7 @@ fn finished(endpoints: OpenApiRouter<Pages>, pages: Pages) -> Router {
 
 /// Health of the service and everything it depends on.
 #[utoipa::path(get, path = "/health", tag = "health", responses(
-    (status = 200, description = "All is well", content((Report = ACTUATOR_JSON), (Report = JSON))),
+    (status = 200, description = "Everything is up", content((Report = ACTUATOR_JSON), (Report = JSON))),
     (status = 503, description = "A component is down", content((Report = ACTUATOR_JSON), (Report = JSON))),
 ))]
 async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
@@ -104,9 +104,9 @@ async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
 #[utoipa::path(get, path = "/health/{component}", tag = "health", params(
     ("component" = String, Path, description = "Name of the component", example = "liveness"),
 ), responses(
-    (status = 200, description = "It is well", content((Component = ACTUATOR_JSON), (Component = JSON))),
-    (status = 503, description = "It is down, or the service stops", content((Component = ACTUATOR_JSON), (Component = JSON))),
-    (status = 404, description = "There is none of this name"),
+    (status = 200, description = "The component is up", content((Component = ACTUATOR_JSON), (Component = JSON))),
+    (status = 503, description = "The component is down, or the service is stopping", content((Component = ACTUATOR_JSON), (Component = JSON))),
+    (status = 404, description = "No component has this name"),
 ))]
 async fn component(
     // An error where the path is not text: no component's name.

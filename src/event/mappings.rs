@@ -6,7 +6,7 @@ pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";
 
 /// When [`GENERIC_EVENT_TYPE`] is raised.
 pub const GENERIC_RAISED_WHEN: &str =
-    "Deprecated: goes out before the specific event of some changes";
+    "Deprecated: published before the specific event of some changes";
 
 /// A setting that adds lines to [`MAPPINGS`]. All are off by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ pub const MAPPINGS: &[Mapping] = &[
     specific(
         "MANAGEMENT_TIER_EVENT",
         "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
-        "Something happened after which the offender's tier has to be calculated again",
+        "A change means that the offender's tier must be recalculated",
         "tier event (MANAGEMENT_TIER_EVENT_ID)",
     ),
     specific(

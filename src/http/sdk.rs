@@ -61,7 +61,7 @@ fn as_reqwest(request: HttpRequest) -> Result<Request, ConnectorError> {
     let (head, body) = request.into_parts();
     let body = body
         .bytes()
-        .ok_or_else(|| ConnectorError::user("the SDK wants to stream a body".into()))?;
+        .ok_or_else(|| ConnectorError::user("the SDK tried to stream a body".into()))?;
     let request = http::Request::from_parts(head, Body::from(body.to_vec()));
     Request::try_from(request).map_err(|error| ConnectorError::user(error.without_url().into()))
 }

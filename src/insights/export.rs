@@ -202,7 +202,7 @@ impl Batches {
                     tracing::warn!(
                         cause,
                         failing_for_seconds,
-                        "Application Insights does not accept telemetry: the service drops and counts it"
+                        "Application Insights does not accept telemetry: the service drops it, and counts it in telemetry_dropped_total"
                     );
                 }
             }

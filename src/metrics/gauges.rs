@@ -72,7 +72,7 @@ impl AgeMax {
         Ok(Self {
             gauge: Gauge::new(
                 "offender_update_age_seconds_max",
-                "The highest offender_update_age_seconds of the last two to three minutes.",
+                "Highest offender_update_age_seconds of the last two to three minutes.",
             )?,
             windows: Arc::new(Mutex::new(Windows {
                 maxima: [0.0; 3],

@@ -42,7 +42,7 @@ pub fn log(
             outcome = outcome.name(),
             milliseconds,
             cause,
-            "row marked as permanently failed: its change is not published"
+            "row marked as permanently failed: its events are never published"
         ),
         // Without an id the service cannot mark it.
         Outcome::LeftLocked(reason) if reason.is_second_chance() && offender_delta_id.is_some() => {
@@ -54,7 +54,7 @@ pub fn log(
                 milliseconds,
                 cause,
                 comes_back_at = %comes_back_at(lease),
-                "row left locked: the service gives it up if this is still so when it comes back"
+                "row left locked: if this is still so when it comes back, the service marks it as permanently failed"
             );
         }
         Outcome::LeftLocked(_) => tracing::warn!(

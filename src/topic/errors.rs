@@ -49,14 +49,14 @@ where
                 // Not SNS' own words, but perhaps a proxy's in front of it, or a 200 that cannot be read.
                 None if !(300..500).contains(&status) => CallError::new(
                     CallErrorKind::AnswerLost,
-                    format!("SNS answered {status} and nothing readable"),
+                    format!("SNS answered {status} with an unreadable body"),
                 ),
                 None => CallError::unavailable(format!("SNS answered {status}")),
             }
         }
         SdkError::ResponseError(_) => CallError::new(
             CallErrorKind::AnswerLost,
-            "SNS gave an answer that cannot be read",
+            "the answer of SNS is unreadable",
         ),
         SdkError::TimeoutError(_) => {
             CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")

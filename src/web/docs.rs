@@ -76,14 +76,14 @@ fn message(schema: &str, summary: &str) -> OperationBuilder {
         .tag("messages on the topic")
         .request_body(Some(
             RequestBodyBuilder::new()
-                .description(Some("The message, as SNS hands it to subscribed queues"))
+                .description(Some("The message as SNS delivers it to subscribed queues"))
                 .content("application/json", body)
                 .build(),
         ))
         .response(
             "200",
             ResponseBuilder::new()
-                .description("Deleting the message from the queue is the answer")
+                .description("Delete the message from the queue to acknowledge it")
                 .build(),
         )
 }

@@ -87,7 +87,7 @@ async fn a_wrong_secret_is_a_failed_token() {
     let wrong = [("OAUTH_CLIENT_SECRET", "hush-hush")];
     check(&sandbox, &wrong).await.assert_failed(
         "token",
-        "no token from hmpps-auth: answered 401: are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?",
+        "no token from hmpps-auth: answered 401: check OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET",
     );
 }
 

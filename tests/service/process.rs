@@ -201,7 +201,7 @@ async fn a_lost_answer_to_a_claim_is_logged_with_the_time_of_its_return() {
     let printed = text(&service.terminate().await);
     let line = printed
         .lines()
-        .find(|line| line.contains("the answer to a claim was lost"))
+        .find(|line| line.contains("a claim got no answer"))
         .unwrap_or_else(|| panic!("{printed}"));
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     let comes_back_at: jiff::Timestamp = line["comes_back_at"].as_str().unwrap().parse().unwrap();

@@ -115,7 +115,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
         let mut message = message(name, summary, "SpecificMessage", &event);
         let (changed, source_id) = (mapping.changed(), mapping.source_id);
         let generic = if mapping.generic_too {
-            format!(" {GENERIC_EVENT_TYPE} goes out before it.")
+            format!(" {GENERIC_EVENT_TYPE} is published before it.")
         } else {
             String::new()
         };

@@ -154,7 +154,7 @@ async fn a_warning_is_a_trace_of_its_row() {
     let traces = ingestion.of_kind("Message");
     assert_eq!(traces.len(), 1, "{traces:?}");
     let data = &traces[0]["data"]["baseData"];
-    let message = "row left locked: the service gives it up if this is still so when it comes back";
+    let message = "row left locked: if this is still so when it comes back, the service marks it as permanently failed";
     assert_eq!(
         (&data["message"], &data["severityLevel"]),
         (&json!(message), &json!(2))
@@ -190,7 +190,7 @@ async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
     let given_up = &ingestion.of_kind("Message")[0];
     let message = given_up["data"]["baseData"]["message"].as_str().unwrap();
     assert!(
-        message.starts_with("the answer to a claim was lost"),
+        message.starts_with("a claim got no answer"),
         "{message}"
     );
     let operation = |item: &Value| item["tags"]["ai.operation.id"].clone();
