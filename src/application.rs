@@ -163,7 +163,9 @@ impl Application {
             if let Some(poller) = &self.poller {
                 poller.run(&self.stop).await;
             } else {
-                tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED): rows wait in Delius until it is switched on");
+                tracing::warn!(
+                    "polling is switched off (OFFENDERUPDATEPOLL_ENABLED): rows wait in Delius until it is switched on"
+                );
                 self.stop.cancelled().await;
             }
         });

@@ -54,7 +54,7 @@ mod tests {
     const STEADY: Duration = Duration::from_mins(1);
 
     #[test]
-    fn a_line_comes_at_the_start_every_ten_minutes_and_at_the_end() {
+    fn an_episode_is_logged_at_start_end_and_every_ten_minutes() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut episode = Episode::default();

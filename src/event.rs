@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_differs_in_case_or_spaces_is_similar_to_a_known_table() {
+    fn tables_are_similar_if_only_case_or_spaces_differ() {
         for (name, similar) in [
             ("alias", Some("ALIAS")),
             (" ALIAS ", Some("ALIAS")),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_the_same_for_the_same_row_and_type_and_differ_otherwise() {
+    fn ids_differ_by_row_and_type_only() {
         let first = events_of(&update("ALIAS", "UPSERT"), &identifiers(None));
         let again = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
         assert_eq!(first[0].id, again[0].id);

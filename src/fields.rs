@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_wanted_are_skipped_whatever_is_in_them() {
+    fn other_fields_are_skipped_with_any_content() {
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
         for other in [
             deep.as_str(),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_told_from_an_empty_one() {
+    fn an_empty_body_and_other_json_are_different_errors() {
         for (body, problem) in [
             ("", NoObject::Nothing),
             (" \r\n", NoObject::Nothing),

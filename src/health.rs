@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_is_good_for_two_seconds_also_if_nobody_waited_for_it() {
+    async fn a_check_is_reused_for_two_seconds() {
         let check = Flight::start(ready(Report {
             components: BTreeMap::new(),
             groups: ["liveness", "readiness"],
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_under_way_is_for_everybody_who_asks_meanwhile() {
+    async fn concurrent_callers_share_one_check() {
         let check = Flight::start(pending());
         sleep(Duration::from_mins(1)).await;
         assert!(is_good(&check));

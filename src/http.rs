@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_token_is_told_by_its_kind_and_never_quoted() {
+    fn why_a_token_is_refused_is_named_without_quoting_it() {
         for (said, reason) in [
             (
                 "error_description=\"An error occurred while attempting to decode the Jwt: Jwt expired at 2026-11-26T10:00:00Z\"",
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_are_told_by_their_causes_and_never_by_their_request() {
+    async fn errors_show_causes_but_never_the_request() {
         let http = HttpClient::new(Duration::from_secs(2)).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap();

@@ -22,7 +22,9 @@ impl Identity {
     /// In words.
     pub async fn arn(&self) -> Result<String, String> {
         match self.0.get_caller_identity().send().await {
-            Ok(answer) => answer.arn.ok_or_else(|| "the answer of STS has no ARN".to_owned()),
+            Ok(answer) => answer
+                .arn
+                .ok_or_else(|| "the answer of STS has no ARN".to_owned()),
             Err(error) => Err(match error.code() {
                 Some(code) => format!("STS answered {code}"),
                 None => format!("STS: {}", cause_of(&error)),

@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_maximum_age_stays_two_to_three_minutes_and_then_falls_to_zero() {
+    async fn the_maximum_age_falls_to_zero_after_three_minutes() {
         let metrics = Metrics::new().unwrap();
         let max = || value_of(&metrics, "offender_update_age_seconds_max").unwrap();
         assert_eq!(max(), 0.0);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn all_series_that_dashboards_and_alerts_use_exist_with_zero_from_the_start() {
+    fn every_used_series_exists_with_zero_from_the_start() {
         let metrics = Metrics::new().unwrap();
         for series in [
             "offender_poll_total",
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_seconds_since_a_moment_grow_while_nothing_happens_and_are_zero_without_one() {
+    async fn seconds_since_a_moment_grow_with_time_alone() {
         let metrics = Metrics::new().unwrap();
         let oldest = || value_of(&metrics, "offender_oldest_in_flight_seconds").unwrap();
         assert_eq!(oldest(), 0.0);

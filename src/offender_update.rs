@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_with_a_bad_field_keeps_what_can_be_read_and_names_the_field() {
+    fn a_bad_field_is_named_and_the_others_are_kept() {
         let cases = [
             ("sourceTable", Some(Value::Null), "sourceTable is missing"),
             ("sourceTable", Some("".into()), "sourceTable is empty"),

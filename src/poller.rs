@@ -164,7 +164,10 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             self.pod.stopping.cancel();
             if !self.rows.is_empty() {
                 let rows = self.rows.len();
-                tracing::info!(rows, "stopping: the service claims no more rows, and settles those it holds");
+                tracing::info!(
+                    rows,
+                    "stopping: the service claims no more rows, and settles those it holds"
+                );
             }
             self.rows.close();
             self.heartbeat.beat_while(self.rows.wait()).await;

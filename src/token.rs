@@ -151,7 +151,12 @@ impl TokenSource {
                 (None, None) => self.fetch(&mut state),
             }
         };
-        let broke_off = || CallError::new(CallErrorKind::NoToken, "the task that requests a token ended early");
+        let broke_off = || {
+            CallError::new(
+                CallErrorKind::NoToken,
+                "the task that requests a token ended early",
+            )
+        };
         fetch.await.unwrap_or_else(|| Err(broke_off()))
     }
 
@@ -326,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_renewed_a_minute_before_its_end_however_the_end_is_told() {
+    fn a_token_is_renewed_a_minute_before_it_expires() {
         for (expires_in, expected) in [
             (r#","expires_in":3600"#, (3540, 3600)),
             (r#","expires_in":"3600""#, (3540, 3600)),
@@ -375,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn the_roles_of_a_token_are_those_that_it_claims_if_it_is_a_jwt() {
+    fn roles_are_read_from_a_jwt() {
         let roles = |token: &str| {
             let json = format!(r#"{{"access_token":"{token}"}}"#);
             read(json.as_bytes(), Instant::now()).unwrap().roles()

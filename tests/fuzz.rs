@@ -94,7 +94,7 @@ proptest! {
 
 /// Through a socket and the real SDK, hence fewer cases.
 #[test]
-fn sns_answers_are_an_answer_for_each_event_and_accepted_only_with_a_message_id() {
+fn an_event_counts_as_accepted_only_with_a_message_id() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -293,7 +293,7 @@ async fn subscribers_receive_what_their_filter_policy_on_event_type_asks_for() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_missing_is_down_in_health_and_holds_rows_until_it_is_there() {
+async fn a_missing_topic_is_down_and_rows_wait_until_it_exists() {
     let Some(localstack) = LocalStack::get().await else {
         return;
     };

@@ -91,7 +91,7 @@ mod tests {
     use crate::delius::Status;
 
     #[test]
-    fn a_row_that_is_claimed_again_has_one_way_which_gets_its_message() {
+    fn a_row_claimed_again_has_one_way() {
         let row = UpdateRow {
             offender_id: 1,
             date_changed: String::new(),

@@ -66,7 +66,7 @@ const DETAILS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn without_its_script_the_page_changes_somebody_and_says_so() {
+async fn without_its_script_the_page_changes_a_person() {
     let world = World::start().await;
     let (status, html) = world.post("/people/1/details", DETAILS).await;
     assert_eq!(status, StatusCode::OK);
@@ -93,7 +93,7 @@ async fn without_its_script_the_page_changes_somebody_and_says_so() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_beside_its_field_and_changes_nothing() {
+async fn invalid_values_are_refused_beside_their_field() {
     let world = World::start().await;
     let long = "x".repeat(101);
     for (path, form, fault) in [
@@ -212,7 +212,7 @@ async fn each_page_gives_its_forms_a_token_of_their_own() {
 }
 
 #[tokio::test]
-async fn the_way_of_a_row_is_shown_as_the_calls_for_it_come() {
+async fn the_page_shows_each_call_for_a_row() {
     let world = World::start().await;
     let sandbox = &world.sandbox;
     let row = NewUpdate {
@@ -338,7 +338,7 @@ async fn other_sites_and_other_names_of_this_machine_are_refused() {
 }
 
 #[tokio::test]
-async fn the_page_goes_on_without_the_service_and_says_so() {
+async fn without_the_service_the_page_works_and_shows_it() {
     let world = World::start().await;
     assert!(
         world
@@ -360,7 +360,7 @@ async fn the_page_goes_on_without_the_service_and_says_so() {
 }
 
 #[tokio::test]
-async fn somebody_who_is_not_in_the_list_is_found_by_crn() {
+async fn a_person_outside_the_list_is_found_by_crn() {
     let world = World::start().await;
     world.sandbox.delius().seed_people(20).unwrap();
     assert!(

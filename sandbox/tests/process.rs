@@ -90,7 +90,7 @@ async fn an_empty_variable_counts_as_unset() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_locked_file_ends_neither_the_changes_nor_the_wait_for_a_signal() -> Result<()> {
+async fn a_locked_file_stops_neither_changes_nor_signals() -> Result<()> {
     let folder = Folder::new("process")?;
     let shell = folder.open()?;
     let mut process = Process::start(
@@ -147,7 +147,7 @@ async fn a_read_only_root_without_tmp_holds_any_number_of_people() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_read_only_file_and_a_full_disk_are_named_with_what_to_do() -> Result<()> {
+async fn errors_of_file_and_disk_say_what_to_do() -> Result<()> {
     for (prepare, remedy) in [
         (
             "touch /mnt/delius.sqlite; mount -o remount,ro /mnt",

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn each_story_ends_as_told() {
+    fn each_story_ends_as_expected() {
         for (story, end) in [
             ("", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
             ("e", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),

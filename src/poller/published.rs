@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_claimed_before_its_deletion_is_known_and_one_claimed_after_it_is_new() {
+    fn a_row_claimed_before_its_deletion_is_still_known() {
         let memory = PublishedRows::with_capacity(2);
         let before = Instant::now();
         let deleted_at = before + Duration::from_secs(1);

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_no_one_reads_holds_up_no_one_and_what_is_lost_is_counted() {
+    fn an_unread_log_blocks_nothing_and_lost_lines_are_counted() {
         let (lines, lost) = lines(4);
         let (log, losses) = piped(&lines);
         say(&lines, "a\n");

@@ -54,10 +54,9 @@ where
                 None => CallError::unavailable(format!("SNS answered {status}")),
             }
         }
-        SdkError::ResponseError(_) => CallError::new(
-            CallErrorKind::AnswerLost,
-            "the answer of SNS is unreadable",
-        ),
+        SdkError::ResponseError(_) => {
+            CallError::new(CallErrorKind::AnswerLost, "the answer of SNS is unreadable")
+        }
         SdkError::TimeoutError(_) => {
             CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")
         }
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_codes_mean_what_the_contract_says_whatever_their_suffix() {
+    fn error_codes_have_one_meaning_with_any_suffix() {
         use CallErrorKind::{Contended, Refused, Unauthorised, Unavailable};
         for (codes, meaning) in [
             (

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_is_chosen_by_quality_then_by_how_exactly_it_is_named() {
+    fn quality_decides_first_and_then_the_more_exact_range() {
         for (accept, is_preferred) in [
             (&[][..], false),
             (&["*/*"], false),

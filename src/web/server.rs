@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_half_a_header_and_an_idle_connection_are_given_up() {
+    async fn connections_without_a_complete_header_are_closed() {
         let server = start(Limits {
             header_timeout: Duration::from_millis(50),
             ..LIMITS
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_taken_is_given_up() {
+    async fn a_connection_that_reads_no_answer_is_closed() {
         let server = start(Limits {
             header_timeout: Duration::from_millis(50),
             lifetime: Duration::from_millis(50),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_at_the_limit_keep_no_one_out() {
+    async fn idle_connections_at_the_limit_block_no_new_one() {
         let server = start(LIMITS);
         let mut friend = sent(&server, REQUEST).await;
         assert!(is_answered(&mut friend).await);

@@ -92,7 +92,7 @@ async fn a_wrong_secret_is_a_failed_token() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_role_names_the_role_and_what_it_is_for() {
+async fn a_missing_role_is_named_with_its_purpose() {
     let sandbox = sandbox().await;
     sandbox.auth().set_roles(vec!["ROLE_COMMUNITY".into()]);
     check(&sandbox, &[]).await.assert_failed(
@@ -113,7 +113,7 @@ async fn a_token_without_a_role_names_the_role_and_what_it_is_for() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_no_jwt_is_told_by_community_api() {
+async fn an_opaque_token_is_checked_by_community_api() {
     let sandbox = sandbox().await;
     let token = r#"{"access_token":"hush","token_type":"bearer","expires_in":3600}"#;
     sandbox
@@ -180,7 +180,7 @@ async fn a_topic_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn credentials_without_permission_are_told_with_their_holder() {
+async fn missing_permissions_are_shown_with_the_role() {
     let sandbox = sandbox().await;
     let url = sandbox.sns_url();
     let aws = [
@@ -268,7 +268,7 @@ async fn application_insights_is_asked_with_nothing() {
 }
 
 #[tokio::test]
-async fn an_unreachable_localstack_is_told_with_its_address() {
+async fn an_unreachable_localstack_is_shown_with_its_address() {
     let sandbox = sandbox().await;
     let url = format!("http://127.0.0.1:{}", free_port());
     let variables = [("HMPPS_SQS_LOCALSTACKURL", url.as_str())];
@@ -282,7 +282,7 @@ async fn an_unreachable_localstack_is_told_with_its_address() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_as_at_the_start() {
+async fn check_reports_a_bad_configuration_like_a_start() {
     for argument in ["check", "config"] {
         let output = command().arg(argument).output().await.unwrap();
         assert_eq!(output.status.code(), Some(64), "{argument}");

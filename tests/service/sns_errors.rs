@@ -155,7 +155,7 @@ async fn a_topic_that_refuses_every_call_costs_no_row() {
 
 /// What was never sent is on no topic, so that publishing it later is no redelivery.
 #[tokio::test]
-async fn credentials_that_do_not_come_in_time_cause_no_redelivery() {
+async fn late_credentials_cause_no_redelivery() {
     let sandbox = sandbox().await;
     add(&sandbox, row(1, "CONTACT"));
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -31,7 +31,7 @@ use crate::run::run;
 use crate::seed::Plan;
 
 #[test]
-fn every_promise_holds_whatever_goes_wrong() {
+fn every_promise_holds_under_all_faults() {
     let options = Options::from_environment();
     if let Some(seed) = options.replay {
         let run = run(Plan::of(seed), None);

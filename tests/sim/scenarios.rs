@@ -102,7 +102,7 @@ fn an_outage_of_sns_of_eight_minutes_delays_no_row_by_more_than_itself_and_the_l
 /// Rows of one offender fill all places of a pod that knows no other when there is no token any more. That cannot be this
 /// offender's trouble, so that nothing is gained by making room for others.
 #[test]
-fn an_outage_of_auth_strands_no_row_of_a_pod_that_knows_one_offender_only() {
+fn an_outage_of_auth_leaves_no_row_locked() {
     let mut plan = healthy(Kind::AuthOutage, 1);
     plan.settings.max_in_flight = 5;
     plan.settings.fixed_delay = Duration::from_secs(1);

@@ -153,7 +153,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
 }
 
 #[test]
-fn the_catalogue_says_of_each_event_type_whether_production_subscribes_to_it() {
+fn the_catalogue_marks_event_types_with_subscribers_in_production() {
     let catalogue = catalogue();
     let text = catalogue["info"]["description"].as_str().unwrap();
     let list = |start: &str| {
@@ -370,7 +370,7 @@ fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
 }
 
 #[test]
-fn whatever_the_catalogue_refers_to_is_there() {
+fn every_reference_of_the_catalogue_resolves() {
     let catalogue = catalogue();
     let mut found = Vec::new();
     references(&catalogue, &mut found);

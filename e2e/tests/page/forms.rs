@@ -57,7 +57,7 @@ async fn a_double_click_on_a_switch_leaves_it_on() {
 }
 
 #[tokio::test]
-async fn a_form_without_a_proper_answer_keeps_its_text_and_says_what_happened() {
+async fn a_form_without_a_valid_answer_keeps_its_text() {
     visit(NEVER, DESK, async |visit| {
         visit.open_change("contact").await;
         for (fetch, said) in [

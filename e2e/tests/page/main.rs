@@ -30,7 +30,7 @@ async fn change_date_of_birth(visit: &Visit) {
 }
 
 #[tokio::test]
-async fn a_changed_date_of_birth_becomes_two_events_and_the_page_says_why() {
+async fn the_page_shows_the_two_events_of_a_change() {
     visit(2, DESK, async |visit| {
         let announced = visit.texts("#change-details .event").await;
         assert_eq!(announced, ["OFFENDER_CHANGED", "OFFENDER_DETAILS_CHANGED"]);
@@ -89,7 +89,7 @@ async fn what_each_form_announces_is_what_arrives() {
 }
 
 #[tokio::test]
-async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
+async fn a_row_is_held_until_sns_is_back() {
     visit(0, DESK, async |visit| {
         let switch = "#button-sns-down";
         visit.past().await;
@@ -134,7 +134,7 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
 }
 
 #[tokio::test]
-async fn a_filter_policy_shows_what_its_subscription_receives_or_why_sns_would_refuse_it() {
+async fn a_filter_policy_filters_messages_or_is_refused() {
     visit(0, DESK, async |visit| {
         let for_subscribers = include_str!("../../../docs/subscribing.md");
         let policy = for_subscribers

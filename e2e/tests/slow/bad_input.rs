@@ -134,7 +134,7 @@ async fn every_status_of_the_topic_is_survived_and_loses_no_row() {
 }
 
 #[tokio::test]
-async fn every_kind_of_status_of_a_delete_is_survived_and_loses_no_row() {
+async fn no_status_of_a_delete_loses_a_row() {
     let sandbox = sandbox_with_short_locks().await;
     let world = World::around(sandbox, &SHORT_LOCKS).await;
     for status in KINDS_OF_STATUS {
@@ -217,7 +217,7 @@ async fn a_body_of_30_megabytes_is_refused_early() {
 }
 
 #[tokio::test]
-async fn rows_with_bad_fields_are_left_at_first_and_given_up_on_their_return_and_delay_nobody() {
+async fn rows_with_bad_fields_are_left_then_marked_and_delay_no_others() {
     let good = r#"{"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT","offenderDeltaId":77,"sourceTable":"ALIAS","sourceRecordId":1,"status":"INPROGRESS","failedUpdate":false}"#;
     let spoiled = [
         good.replace("\"sourceTable\":\"ALIAS\"", "\"sourceTable\":null"),
@@ -295,7 +295,7 @@ async fn negative_and_huge_ids_that_fit_are_used_as_they_are() {
 }
 
 #[tokio::test]
-async fn bodies_of_identifiers_that_cannot_be_read_are_tried_again_within_the_lease() {
+async fn unreadable_identifiers_are_retried_within_the_lease() {
     for body in bad_bodies() {
         let sandbox = sandbox().await;
         sandbox

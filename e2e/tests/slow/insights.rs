@@ -38,7 +38,7 @@ fn expire_locks(sandbox: &Sandbox) {
 }
 
 #[tokio::test]
-async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_contract() {
+async fn a_published_row_is_one_custom_event_with_exact_dimensions() {
     let ingestion = Ingestion::start().await;
     let world = told(sandbox().await, &ingestion, &[]).await;
     let with_record = world.add(NewUpdate {
@@ -91,7 +91,7 @@ async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_
 }
 
 #[tokio::test]
-async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
+async fn a_marked_row_is_one_custom_event_with_two_dimensions() {
     let ingestion = Ingestion::start().await;
     let world = told(sandbox().await, &ingestion, &[]).await;
     let id = world.add(row(404_404, "OFFENDER"));
@@ -172,7 +172,7 @@ async fn a_warning_is_a_trace_of_its_row() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
+async fn a_claim_without_answer_is_a_trace_of_its_call() {
     let _log = tracing_subscriber::registry()
         .with(telemetry::traces())
         .set_default();
@@ -189,10 +189,7 @@ async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
     calls.retain(|call| call["data"]["baseData"]["resultCode"] == "timed_out");
     let given_up = &ingestion.of_kind("Message")[0];
     let message = given_up["data"]["baseData"]["message"].as_str().unwrap();
-    assert!(
-        message.starts_with("a claim got no answer"),
-        "{message}"
-    );
+    assert!(message.starts_with("a claim got no answer"), "{message}");
     let operation = |item: &Value| item["tags"]["ai.operation.id"].clone();
     assert!(operation(given_up).is_string());
     assert_eq!(operation(given_up), operation(&calls[0]));
@@ -263,7 +260,7 @@ async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
 }
 
 #[tokio::test]
-async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api_can_join() {
+async fn a_row_is_one_operation_with_its_calls_and_event() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -377,7 +374,7 @@ async fn health_checks_produce_nothing() {
 }
 
 #[tokio::test]
-async fn whatever_comes_from_outside_is_cut_between_characters() {
+async fn foreign_text_is_cut_between_characters() {
     let ingestion = Ingestion::start().await;
     let sandbox = sandbox().await;
     let crn = format!("X{}", "€".repeat(10_000));
@@ -541,16 +538,16 @@ async fn a_fourth_redirect_is_not_followed() {
 }
 
 /// A connection string that leads nowhere.
-async fn nobody_listens() -> String {
+async fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     format!("InstrumentationKey={KEY};IngestionEndpoint=http://{address}")
 }
 
 #[tokio::test]
-async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_fit_is_counted() {
+async fn a_dead_endpoint_delays_no_row_and_drops_are_counted() {
     let hanging = Ingestion::answering(Answer::Hang, usize::MAX).await;
-    for connection in [hanging.connection_string(), nobody_listens().await] {
+    for connection in [hanging.connection_string(), closed_port().await] {
         let sandbox = sandbox().await;
         for record in 0..800 {
             let update = NewUpdate {
@@ -577,7 +574,7 @@ async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_
 /// `cargo test --release -p e2e --test slow -- --ignored --nocapture` shows the figures.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute with --release, and much longer without"]
-async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops_are_counted() {
+async fn memory_stays_flat_while_the_endpoint_is_down_for_100_000_rows() {
     let sandbox = Sandbox::start(sandbox::Settings {
         kept_messages: Some(10),
         ..sandbox::Settings::default()
@@ -585,7 +582,7 @@ async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops
     .await
     .unwrap();
     sandbox.delius().seed_people(10_000).unwrap();
-    let connection = nobody_listens().await;
+    let connection = closed_port().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     drop(listener);

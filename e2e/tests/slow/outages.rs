@@ -93,7 +93,7 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
 
 /// As eight minutes of a lock of ten, with room for a slow machine.
 #[tokio::test]
-async fn an_outage_of_sns_shorter_than_the_lease_delays_rows_by_its_own_length_and_strands_none() {
+async fn a_short_outage_of_sns_delays_rows_and_leaves_none_locked() {
     let outage = Duration::from_secs(7);
     let timings = sandbox::Timings {
         settle_seconds: 0,

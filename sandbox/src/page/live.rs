@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_the_service_did_not_answer_the_line_is_broken() {
+    fn the_line_has_a_gap_where_the_service_did_not_answer() {
         let html = sparkline(&[Some(0.0), Some(4.0), None, Some(2.0)]).into_string();
         assert_eq!(html.matches("<polyline").count(), 2, "{html}");
         assert!(

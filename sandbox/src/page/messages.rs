@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_id_is_a_redelivery_and_only_the_latest_messages_are_kept() {
+    fn a_repeated_id_is_a_redelivery() {
         let inbox = Inbox::default();
         for number in 0..=MOST_MESSAGES {
             inbox.take_in(message(&number.to_string(), "{}", 0));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn both_events_of_a_change_say_how_long_it_took() {
+    fn both_events_of_a_change_have_its_age() {
         let specific = message(
             "a",
             r#"{"offenderId":1,"eventDatetime":"2020-07-19T13:56:43"}"#,
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_in_the_hour_that_comes_twice_is_the_smallest_not_below_zero() {
+    fn in_the_repeated_hour_the_age_is_the_smallest_possible() {
         // The clocks of London go back at 01:00 UTC.
         for (arrived, seconds) in [
             ("2026-10-25T00:30:05Z", 5.0),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_cannot_be_deleted_loses_no_other_and_is_shown_once() {
+    async fn an_undeletable_message_is_shown_once_and_loses_no_other() {
         let receipts = Arc::<Mutex<Vec<String>>>::default();
         let seen = receipts.clone();
         let router = axum::Router::new().route(
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_from_a_queue_with_and_without_the_envelope_of_sns() {
+    fn messages_are_read_with_and_without_the_sns_envelope() {
         let envelope = json!({"Type": "Notification", "MessageId": "m", "Message": "{}",
             "MessageAttributes": {"id": {"Type": "String", "Value": "x"}}});
         let raw = json!({"MessageId": "m", "Body": "{}",
