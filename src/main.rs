@@ -22,8 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a configuration that cannot work (EX_USAGE of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
 
-/// Turns changes to offenders in Delius into events on an AWS SNS topic. Configured by environment variables; `config` lists
-/// them, the README explains them. Without a command it runs until SIGTERM.
+/// Publishes events to an AWS SNS topic when offenders in Delius change. Environment variables configure it. `config`
+/// lists them, and docs/configuration.md explains them. Without a command, it runs until SIGTERM.
 #[derive(Parser)]
 #[command(version = version())]
 struct Arguments {
@@ -33,15 +33,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Tell whether the service would work in this environment; nothing is claimed or published. Exit code 0 or 1
+    /// Check that the service can reach and use everything it depends on. Claims and publishes nothing. Exit code 0 or
+    /// 1
     Check {
-        /// Ask community-api for the identifiers of this offender, too
+        /// Also request the identifiers of this offender from community-api
         #[arg(long)]
         offender_id: Option<i64>,
     },
-    /// Print the effective settings and where each came from; secrets are hidden
+    /// Print the settings in force and where each comes from, without secrets
     Config,
-    /// Ask the service that runs on SERVER_PORT whether it is ready, for a container's health check
+    /// Ask the service on SERVER_PORT whether it is ready, for the health check of a container
     Healthcheck,
 }
 

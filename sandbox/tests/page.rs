@@ -1,4 +1,4 @@
-//! The page over HTTP, as a browser without a script has it, and as somebody who means no good would.
+//! The page over HTTP, for a browser without scripts, and for attackers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -104,7 +104,7 @@ async fn invalid_values_are_refused_beside_their_field() {
                 ("surname", "B"),
                 ("date_of_birth", "1981-02-29"),
             ],
-            "Date of birth must be a date that exists",
+            "Date of birth must be a real date",
         ),
         (
             "/people/1/details",
@@ -113,7 +113,7 @@ async fn invalid_values_are_refused_beside_their_field() {
                 ("surname", "B"),
                 ("date_of_birth", "1980-02-29"),
             ],
-            "First name is missing",
+            "Enter first name",
         ),
         (
             "/people/1/alias",
@@ -128,17 +128,17 @@ async fn invalid_values_are_refused_beside_their_field() {
         (
             "/people/1/sentence",
             vec![("conviction", "x"), ("type", "a"), ("date", "2020-01-01")],
-            "Conviction must be one of those in the list",
+            "Conviction must be in the list",
         ),
         (
             "/people/1/registration-deletion",
             vec![("registration", "2")],
-            "the record is not there any more",
+            "the record no longer exists",
         ),
         (
             "/people/99/details",
             DETAILS.to_vec(),
-            "the record is not there any more",
+            "the record no longer exists",
         ),
         (
             "/lock",
@@ -294,7 +294,7 @@ async fn an_outage_is_switched_on_and_off_without_touching_other_faults() {
 async fn the_lock_can_be_made_shorter() {
     let world = World::start().await;
     let (_, html) = world.post("/lock", &[("seconds", "30")]).await;
-    assert!(html.contains("The lock holds for 30 seconds"), "{html}");
+    assert!(html.contains("rows are locked for 30 seconds"), "{html}");
     assert_eq!(world.sandbox.delius().timings().lock_expiry_seconds, 30);
 }
 
@@ -346,7 +346,7 @@ async fn without_the_service_the_page_works_and_shows_it() {
             .await
             .contains("The sandbox does not know where the service is")
     );
-    // The discard port: nobody listens there.
+    // No one listens on the discard port.
     world.sandbox.watch_service("http://127.0.0.1:9".into());
     let started = Instant::now();
     while !world
@@ -373,12 +373,12 @@ async fn a_person_outside_the_list_is_found_by_crn() {
         world
             .get("/?crn=X9")
             .await
-            .contains("No one has the CRN X9")
+            .contains("There is no person with the CRN X9")
     );
     assert!(
         world
             .get("/?person=999")
             .await
-            .contains("No one has this number")
+            .contains("There is no person with this number")
     );
 }

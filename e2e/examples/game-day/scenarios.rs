@@ -1,4 +1,4 @@
-//! The outages, and the alert that each of them fires. A new one is one more entry.
+//! The outages, and the alert that each of them fires. To add one, add an entry.
 
 use std::time::Duration;
 
@@ -8,9 +8,7 @@ use sandbox::{Endpoint, Fault, Rule};
 pub struct Scenario {
     /// For `--only`.
     pub name: &'static str,
-    /// In words.
     pub outage: &'static str,
-    /// How it is made.
     pub trouble: Trouble,
     /// The only alert that fires; `None`: none.
     pub alert: Option<&'static str>,
@@ -29,9 +27,9 @@ pub enum Trouble {
     None,
     /// These calls fail like this.
     Faults(&'static [Endpoint], fn() -> Fault),
-    /// The same, and all tokens are void, so that it is felt at once.
+    /// The same, and all tokens are invalid, so that it takes effect immediately.
     Auth(&'static [Endpoint], fn() -> Fault),
-    /// The same for one pod of two, which has a topic of its own.
+    /// The same for one pod of two, which has a separate topic.
     OnePod(&'static [Endpoint], fn() -> Fault),
     /// The same for four minutes only.
     Short(&'static [Endpoint], fn() -> Fault),
@@ -39,7 +37,7 @@ pub enum Trouble {
     TwoOffenders,
     /// All calls to community-api take this long, while a backlog waits.
     Backlog(Duration),
-    /// Pods are killed 25 seconds after each start, and wait ever longer for the next.
+    /// Pods are killed 25 seconds after each start, and wait longer each time.
     CrashLoop,
     /// A pod is killed once, and starts again.
     OneKill,
@@ -95,18 +93,18 @@ fn wrong_credentials() -> Fault {
 #[rustfmt::skip]
 pub const SCENARIOS: &[Scenario] = &[
     scenario("healthy", "none", Trouble::None, None),
-    scenario("short", "Endpoint::SNS is down for 4 minutes only", Trouble::Short(Endpoint::SNS, || Fault::DropConnection), None),
+    scenario("short", "SNS is down for 4 minutes only", Trouble::Short(Endpoint::SNS, || Fault::DropConnection), None),
     scenario("one-kill", "one pod is killed once", Trouble::OneKill, None),
     scenario("two-offenders", "identifiers of two offenders answer 500", Trouble::TwoOffenders, None),
-    scenario("sns-down", "Endpoint::SNS closes connections", Trouble::Faults(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
-    scenario("sns-hangs", "Endpoint::SNS does not answer", Trouble::Faults(Endpoint::SNS, || Fault::Hang), Some("NothingSettled")),
-    scenario("sns-keys", "Endpoint::SNS refuses the credentials", Trouble::Faults(Endpoint::SNS, wrong_credentials), Some("NothingSettled")),
-    scenario("sns-one-pod", "Endpoint::SNS closes connections of one pod of two", Trouble::OnePod(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
+    scenario("sns-down", "SNS closes connections", Trouble::Faults(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
+    scenario("sns-hangs", "SNS does not answer", Trouble::Faults(Endpoint::SNS, || Fault::Hang), Some("NothingSettled")),
+    scenario("sns-keys", "SNS refuses the credentials", Trouble::Faults(Endpoint::SNS, wrong_credentials), Some("NothingSettled")),
+    scenario("sns-one-pod", "SNS closes connections of one pod of two", Trouble::OnePod(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
     scenario("identifiers-500", "identifiers answer 500", Trouble::Faults(IDENTIFIERS, || Fault::status(500)), Some("NothingSettled")),
     scenario("identifiers-403", "identifiers answer 403", Trouble::Faults(IDENTIFIERS, || Fault::status(403)), Some("NothingSettled")),
     scenario("delete-500", "DELETE answers 500", Trouble::Faults(&[Endpoint::DeleteUpdate], || Fault::status(500)), Some("NothingSettled")),
     scenario("identifiers-404", "identifiers answer 404", Trouble::Faults(IDENTIFIERS, || Fault::status(404)), Some("ChangesAtRisk")),
-    scenario("sns-refuses", "Endpoint::SNS refuses every message", Trouble::Faults(PUBLISH, refused_entries), Some("ChangesAtRisk")),
+    scenario("sns-refuses", "SNS refuses every message", Trouble::Faults(PUBLISH, refused_entries), Some("ChangesAtRisk")),
     scenario("community-down", "community-api closes connections", Trouble::Faults(Endpoint::COMMUNITY, || Fault::DropConnection), Some("PollingStalled")),
     scenario("contended", "nextUpdate answers 409", Trouble::Faults(CLAIM, || Fault::status(409)), Some("PollingStalled")),
     scenario("html", "nextUpdate answers 200 with HTML", Trouble::Faults(CLAIM, html), Some("PollingStalled")),

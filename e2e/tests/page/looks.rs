@@ -1,4 +1,4 @@
-//! What is seen, and what is heard by those who do not see: names, scrolling, the way of a row, and axe-core's rules.
+//! What users see, and what screen readers get: names, scrolling, the way of a row, and axe-core's rules.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -97,10 +97,10 @@ async fn a_row_is_held_until_sns_is_back() {
         visit.shows("#reaction", &["Claims run"]).await;
         let before = visit.sandbox.topic().len();
         visit.press(switch).await;
-        visit.shows("#outcome", &["On."]).await;
+        visit.shows("#outcome", &["The outage is on."]).await;
         change_date_of_birth(visit).await;
         visit
-            .shows("#rows", &["INPROGRESS", "the lock lasts another"])
+            .shows("#rows", &["INPROGRESS", "locked for another"])
             .await;
         visit
             .shows(
@@ -113,7 +113,7 @@ async fn a_row_is_held_until_sns_is_back() {
         visit.picture("page-outage.png").await;
 
         visit.press(switch).await;
-        visit.shows("#outcome", &["Off again."]).await;
+        visit.shows("#outcome", &["The outage is off."]).await;
         let messages = visit
             .sandbox
             .topic()
@@ -216,7 +216,7 @@ async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
     visit(0, SMALL_PHONE, async |visit| {
         visit.shows("#signs", &["communityApiHealth"]).await;
         visit.press("#button-sns-entry").await;
-        visit.shows("#outcome", &["On."]).await;
+        visit.shows("#outcome", &["The outage is on."]).await;
         visit.open_change("requirement").await;
         visit.press("#change-requirement button").await;
         visit
@@ -224,8 +224,8 @@ async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
             .await;
         visit.shows("#rows", &["RQMNT", "INPROGRESS"]).await;
         visit.press("#button-sns-entry").await;
-        // The message may be there before the answer to the form is, which takes this page away.
-        visit.shows("#outcome", &["Off again."]).await;
+        // The message may arrive before the form's answer, which replaces this page.
+        visit.shows("#outcome", &["The outage is off."]).await;
         visit
             .shows("#messages", &["SENTENCE_ORDER_REQUIREMENT_CHANGED"])
             .await;
@@ -280,7 +280,7 @@ async fn the_page_can_be_used_with_the_keys_alone() {
             )
             .await;
         assert_eq!(outline, "solid");
-        // Five people, then the form that is open: its summary, four fields, three parts of the date, and the button.
+        // Five people, then the open form: its summary, four fields, three parts of the date, and the button.
         while !focused().await.starts_with("Change") {
             press(Key::Tab.into()).await;
         }

@@ -1,4 +1,4 @@
-//! The messages as a subscriber gets them, from the sandbox's own topic or from an SQS queue; only the latest are kept.
+//! The messages that a subscriber receives, from the sandbox's topic or from an SQS queue. Only the latest are kept.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -15,9 +15,9 @@ use crate::topic::{Message, Topic};
 use crate::ways::Ways;
 
 const MOST_MESSAGES: usize = 200;
-/// Of so many messages the ids are remembered, so that a redelivery after a lock of ten minutes is still seen.
+/// How many messages' ids are remembered, so that a redelivery after a lock of ten minutes is recognised.
 const MOST_IDS: usize = 10_000;
-/// The two events of one change are sent together, so that their `timestamp` differs by less than this.
+/// The two events of one change are sent together, so their `timestamp` differs by less than this.
 const SENT_TOGETHER_MILLISECONDS: i64 = 50;
 static LONDON: TimeZone = tz::get!("Europe/London");
 
@@ -41,11 +41,10 @@ struct Kept {
     arrivals: VecDeque<Arrival>,
     message_ids: Seen,
     ids: Seen,
-    /// What is wrong with the queue at present.
+    /// What is currently wrong with the queue.
     trouble: Option<String>,
 }
 
-/// The ids that were seen last.
 #[derive(Default)]
 struct Seen {
     order: VecDeque<String>,
@@ -78,7 +77,7 @@ impl Inbox {
 
     pub(super) fn take_in(&self, message: Message) {
         let mut kept = locked(&self.kept);
-        // The queue hands a message out again if it could not be deleted there.
+        // The queue returns a message again if it could not be deleted there.
         if !kept.message_ids.insert(&message.message_id) {
             return;
         }
@@ -98,7 +97,7 @@ impl Inbox {
         }
     }
 
-    /// Those kept, the latest first.
+    /// The kept messages, latest first.
     pub(super) fn latest(&self) -> Vec<Arrival> {
         locked(&self.kept).arrivals.iter().rev().cloned().collect()
     }
@@ -111,7 +110,7 @@ impl Inbox {
         locked(&self.kept).trouble = trouble;
     }
 
-    /// Takes in what the topic publishes, until it is dropped.
+    /// Receives what the topic publishes, until it is dropped.
     pub(super) async fn follow_topic(self, topic: Topic) {
         let mut published = topic.subscribe();
         let mut last = 0;
@@ -126,7 +125,7 @@ impl Inbox {
         }
     }
 
-    /// Takes in what arrives in the queue, then deletes it there, until it is dropped.
+    /// Receives what arrives in the queue, and then deletes it there, until it is dropped.
     pub(super) async fn follow_queue(self, queue: Queue) {
         loop {
             let trouble = self.empty(&queue).await.err();
@@ -138,7 +137,8 @@ impl Inbox {
         }
     }
 
-    /// Takes in some messages, and deletes each. An error if one could not be deleted; it keeps back none of the others.
+    /// Receives some messages, and deletes each. If one cannot be deleted, it is an error, but the others are still
+    /// deleted.
     async fn empty(&self, queue: &Queue) -> Result<()> {
         let received = queue.receive().await?;
         for (message, _) in &received {
@@ -152,7 +152,8 @@ impl Inbox {
     }
 }
 
-/// An SQS queue of LocalStack, asked in SQS' own JSON protocol. LocalStack checks no signatures; from the credentials it takes the region.
+/// An SQS queue of LocalStack, over SQS' own JSON protocol. LocalStack checks no signatures, and reads only the region
+/// from the credentials.
 pub(super) struct Queue {
     url: String,
     http: reqwest::Client,
@@ -165,7 +166,7 @@ impl Queue {
         Self { url, http }
     }
 
-    /// Messages, each with the receipt by which it is deleted.
+    /// Messages, each with the receipt that deletes it.
     async fn receive(&self) -> Result<Vec<(Message, Value)>> {
         let wanted = json!({"QueueUrl": self.url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 5, "MessageAttributeNames": ["All"]});
         let answer = self.call("ReceiveMessage", &wanted).await?;
@@ -252,8 +253,8 @@ pub(super) fn attribute<'a>(message: &'a Message, name: &str) -> Option<&'a str>
         .map(|(_, value)| value.as_str())
 }
 
-/// Seconds from the change in Delius to the arrival, as the service reckons the age of a row. The generic event does not
-/// say when the change was: then it is the change of the event that was sent together with it.
+/// Seconds from the change in Delius to the arrival, like the service's age of a row. The generic event does not say
+/// when the change was, so the time of the event sent with it is used.
 pub(super) fn seconds_since_change(message: &Message, all: &[Arrival]) -> Option<f64> {
     let about = About::read(message);
     let changed = about.changed.or_else(|| {
@@ -270,7 +271,7 @@ pub(super) fn seconds_since_change(message: &Message, all: &[Arrival]) -> Option
     Some(age(changed, message.received_at))
 }
 
-/// In the hour that London has twice, the reading that gives the smallest age not below zero.
+/// In the hour that occurs twice when summer time ends, the smallest age that is not negative.
 fn age(changed: DateTime, at: Timestamp) -> f64 {
     let readings = LONDON.to_ambiguous_timestamp(changed);
     let ages = [readings.later(), readings.earlier()]
@@ -286,7 +287,7 @@ fn sent_at(message: &Message) -> Option<i64> {
     attribute(message, "timestamp")?.parse().ok()
 }
 
-/// What a message says of the change.
+/// What a message says about the change.
 struct About {
     offender: Option<i64>,
     source_id: Option<i64>,
@@ -376,7 +377,7 @@ mod tests {
 
     #[test]
     fn in_the_repeated_hour_the_age_is_the_smallest_possible() {
-        // The clocks of London go back at 01:00 UTC.
+        // London's clocks go back at 01:00 UTC.
         for (arrived, seconds) in [
             ("2026-10-25T00:30:05Z", 5.0),
             ("2026-10-25T01:30:05Z", 5.0),
@@ -397,7 +398,7 @@ mod tests {
         );
     }
 
-    /// SQS with two messages, of which the first is never deleted and so comes again.
+    /// SQS with two messages. The first is never deleted, and so is received again.
     fn stubborn_queue(body: &Bytes, received: &Mutex<Vec<String>>) -> Result<String, StatusCode> {
         let asked: Value = serde_json::from_slice(body).unwrap_or_default();
         let message = |id: &str| json!({"MessageId": id, "Body": "{}", "ReceiptHandle": id});

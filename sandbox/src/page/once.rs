@@ -1,4 +1,4 @@
-//! A form that is sent twice is acted on once: a double click, a second Enter, a second try after a lost answer.
+//! A form that is sent twice acts once: after a double click, a second Enter, or a retry after a lost answer.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,14 +13,14 @@ use tokio::sync::Mutex;
 
 use super::{MOST_BYTES, Page};
 
-/// Of the forms acted on last.
+/// How many forms are remembered.
 const MOST_FORMS: usize = 1_000;
 
-/// Each form that was acted on, by its hash, and where the browser was sent afterwards.
+/// Each form that has acted, by its hash, and where the browser was sent afterwards.
 #[derive(Default)]
 pub(super) struct Once(Mutex<VecDeque<(u64, HeaderValue)>>);
 
-/// Forms are equal if all that was typed is, and the token of the page that they were filled in on.
+/// Forms are equal if everything that was typed is equal, and the token of the page that they came from.
 pub(super) async fn once(State(page): State<Page>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
@@ -43,7 +43,7 @@ pub(super) async fn once(State(page): State<Page>, request: Request, next: Next)
 }
 
 impl Once {
-    /// One form after the other, so that the second of two equal ones finds what became of the first.
+    /// Handles one form after the other, so that the second of two equal forms finds the result of the first.
     async fn act(&self, form: Option<u64>, request: Request, next: Next) -> Response {
         let mut acted = self.0.lock().await;
         let same = acted.iter().find(|(other, _)| Some(*other) == form);
