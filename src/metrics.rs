@@ -1,4 +1,4 @@
-//! Every metric of the service, as typed fields over a registry of their own; the help texts are what the operator reads.
+//! Every metric of the service, as typed fields with a separate registry. Operators read the help texts.
 
 mod gauges;
 mod last_claim;
@@ -16,11 +16,11 @@ use prometheus::{
 use tokio::time::Instant;
 
 use self::gauges::AgeMax;
-pub use self::gauges::SecondsSince;
+pub(crate) use self::gauges::SecondsSince;
 pub use self::last_claim::LastClaim;
 use crate::outcome::{CallOutcome, Dependency, Label, PollResult, Reason, RedeliveryCause, Step};
 
-/// A metric with one label, whose series all exist from the start.
+/// One series per value of a label. All exist from the start.
 #[derive(Debug)]
 pub struct By<L, M> {
     series: Vec<M>,
@@ -28,80 +28,58 @@ pub struct By<L, M> {
 }
 
 impl<L: Label, M> By<L, M> {
-    /// The series of this value of the label.
+    /// The series with this value of the label.
     pub fn of(&self, label: L) -> &M {
         &self.series[label.index()]
     }
 }
 
-/// The service's metrics. Every series whose labels are known beforehand exists with 0 from the start, so that a rate over
-/// it is right from the first event on.
+/// The service's metrics. Every series whose labels are known in advance exists with 0 from the start, so that its rate
+/// counts the first event, too.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// One a poll, not one a row.
-    pub polls: IntCounter,
-    /// How polls ended.
-    pub poll_results: By<PollResult, IntCounter>,
-    /// Since community-api last answered a claim.
-    pub since_claim_answered: SecondsSince,
-    /// How the last claim went; no metric, but shown by `/health`.
+    pub(crate) polls: IntCounter,
+    pub(crate) poll_results: By<PollResult, IntCounter>,
+    pub(crate) since_claim_answered: SecondsSince,
+    /// How the last claim went. `/health` shows it. It is not a metric.
     pub last_claim: LastClaim,
-    /// Rows claimed.
-    pub read: IntCounter,
-    /// Rows left locked for a second chance, since no events could be made of them.
-    pub failed: IntCounter,
-    /// Rows marked as permanently failed.
-    pub permanently_failed: IntCounter,
-    /// Events accepted by the topic.
-    pub published: IntCounter,
-    /// From the change in Delius to its events on the topic.
-    pub age: Histogram,
+    pub(crate) read: IntCounter,
+    pub(crate) failed: IntCounter,
+    pub(crate) permanently_failed: IntCounter,
+    pub(crate) published: IntCounter,
+    pub(crate) age: Histogram,
     age_max: AgeMax,
-    /// Rows deleted or marked as permanently failed.
-    pub settled: IntCounter,
-    /// Claims without an answer, each of which may have locked a row.
-    pub claims_without_answer: IntCounter,
-    /// Rows claimed and not yet settled.
+    pub(crate) settled: IntCounter,
+    pub(crate) claims_without_answer: IntCounter,
+    /// Rows that are claimed and not yet settled.
     pub held: IntGauge,
-    /// Since the oldest of them was claimed.
-    pub oldest_held: SecondsSince,
-    /// Since the oldest change whose row is held for the first time.
-    pub oldest_new_row: SecondsSince,
+    pub(crate) oldest_held: SecondsSince,
+    pub(crate) oldest_new_row: SecondsSince,
     /// 1 while a dependency's health check succeeds.
     pub dependency_up: By<Dependency, IntGauge>,
-    /// Rows in trouble, by the step that fails.
-    pub rows_in_trouble: By<Step, IntGauge>,
+    pub(crate) rows_in_trouble: By<Step, IntGauge>,
     /// Places of rows in trouble.
     pub places_lost: IntGauge,
-    /// 1 while the brake stops rows from being marked as permanently failed.
+    /// 1 while the brake is on.
     pub brake_on: IntGauge,
-    /// Rows left locked, by reason.
-    pub left_locked: By<Reason, IntCounter>,
+    pub(crate) left_locked: By<Reason, IntCounter>,
     /// Publishes of events that may be on the topic already, by cause.
     pub redelivered: By<RedeliveryCause, IntCounter>,
-    /// Publishes that were answered only after the row's lease had ended.
-    pub lease_overruns: IntCounter,
-    /// Durations of calls, by dependency, call and outcome.
+    pub(crate) lease_overruns: IntCounter,
     calls: HistogramVec,
-    /// What SNS answered for each event.
-    pub publish_results: IntCounterVec,
-    /// Always 1, with the version as its label.
-    pub build_info: IntGaugeVec,
-    /// What Application Insights was not told, by reason.
-    pub telemetry_dropped: IntCounterVec,
-    /// Lines that the log could not be given.
+    pub(crate) publish_results: IntCounterVec,
+    pub(crate) build_info: IntGaugeVec,
+    pub(crate) telemetry_dropped: IntCounterVec,
+    /// Lines that could not be written to the log.
     pub log_lines_lost: IntCounter,
 }
 
-/// Why Application Insights was not told something.
+/// The values of the label of `telemetry_dropped`.
 pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "refused", "not_accepted", "stopped"];
 
 impl Metrics {
-    /// Registers all metrics.
-    ///
-    /// # Errors
-    /// If two metrics had the same name, which a test rules out.
+    /// Registers all metrics. It fails if two have the same name, which a test rules out.
     #[expect(
         clippy::too_many_lines,
         reason = "a list, one metric after the other with its help text"
@@ -239,7 +217,7 @@ impl Metrics {
             registry: registry.clone(),
         };
         metrics.publish_results.with_label_values(&["accepted"]);
-        // Not down before the first check.
+        // No dependency is down before the first check.
         for &dependency in Dependency::ALL {
             metrics.dependency_up.of(dependency).set(1);
         }
@@ -251,14 +229,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Records the age of a row whose events have just been published.
-    pub fn observe_age(&self, age: Duration) {
+    pub(crate) fn observe_age(&self, age: Duration) {
         self.age.observe(age.as_secs_f64());
         self.age_max.observe(age.as_secs_f64());
     }
 
-    /// Records how a call ended, and how long it took.
-    pub fn observe_call(
+    pub(crate) fn observe_call(
         &self,
         dependency: Dependency,
         call: &str,
@@ -271,17 +247,11 @@ impl Metrics {
     }
 
     /// All metrics in Prometheus' text format 0.0.4.
-    ///
-    /// # Errors
-    /// If the registry cannot be written as text, which would be a fault of the library.
     pub fn to_text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// All metrics in OpenMetrics' text format 1.0.0, in which a counter's family has no `_total` at its end.
-    ///
-    /// # Errors
-    /// As [`Self::to_text`].
+    /// All metrics in OpenMetrics' text format 1.0.0. The name of a counter's family has no `_total` there.
     pub fn to_open_metrics(&self) -> prometheus::Result<String> {
         let mut out = String::new();
         for line in self.to_text()?.lines() {
@@ -300,7 +270,6 @@ impl Metrics {
     }
 }
 
-/// Adds metrics to a registry, each with its name, its help and its label.
 struct Table<'a>(&'a Registry);
 
 impl Table<'_> {
@@ -418,7 +387,7 @@ mod tests {
         }
     }
 
-    /// The table is made of the help texts. It leaves out the metrics of the process, whose texts are the library's.
+    /// The table has the help texts. It leaves out the metrics of the process, whose texts are the library's.
     #[test]
     fn the_documents_list_every_metric_with_its_labels_and_help() {
         let metrics = Metrics::new().unwrap();

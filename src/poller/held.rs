@@ -1,7 +1,7 @@
 //! The rows that this pod holds: which they are, which of them have a place, and what operators see of them.
 //!
-//! This is the owner of [`Places`]: it waits, counts and logs, and decides nothing. What a row holds is given back when its
-//! [`HeldRow`] is dropped, also in a panic.
+//! It owns the [`Places`]. It waits, counts and logs, but decides nothing. A [`HeldRow`] returns what it holds when it
+//! is dropped, also in a panic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use crate::offender_update::{ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Label, Reason, Step};
 use crate::ports::CallError;
 
-/// Whoever only another row's end can help asks again after this time, so that every wait has a limit.
+/// A task that only another row's end can help asks again after this time, so that every wait has a limit.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-/// Calls that fail for this long while no row is settled are worth a line. One that succeeds on its second attempt is not.
+/// Calls that fail for this long while no row is settled are worth a line. A call that succeeds on its second attempt
+/// is not.
 const WORTH_A_LINE: Duration = Duration::from_secs(5);
 
 /// The rows of a pod; a clone is another handle to the same.
@@ -45,7 +46,6 @@ struct State {
     rows: BTreeMap<u64, Claimed>,
     in_trouble_at: [usize; Step::ALL.len()],
     last_settled: Option<Instant>,
-    /// Calls fail and no row is settled.
     outage: Episode,
 }
 
@@ -53,11 +53,12 @@ struct State {
 struct Claimed {
     row: Option<OffenderDeltaId>,
     lease: Lease,
-    /// How old the change was, and when; `None` if the row was claimed before: one that always fails is as old as it will.
+    /// The age of the change, and when it had that age. `None` if the row was claimed before, since the age of a row
+    /// that always fails says nothing about a backlog.
     age: Option<(Duration, Instant)>,
 }
 
-/// A place for a claim, and then the row that the claim brings. What it holds is given back when this is dropped.
+/// A place for a claim, and then for the row that the claim returns. Dropping it returns what it holds.
 #[derive(Debug)]
 pub(super) struct HeldRow {
     held: Held,
@@ -97,8 +98,9 @@ impl Held {
         }
     }
 
-    /// Whether a row has to leave that keeps failing since `first_failure`: the pod holds too many rows, and another row was
-    /// settled after that and before the latest attempt was `started`. An outage settles no row, so it makes none leave.
+    /// Whether a row that has kept failing since `first_failure` must leave. The pod then holds too many rows, and
+    /// another row was settled after that and before the latest attempt `started`. In an outage no row is settled, so
+    /// none leaves.
     pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
         let state = self.state();
         let settled = state.last_settled;
@@ -117,7 +119,7 @@ impl Held {
 
     async fn wait_for_place(&self, purpose: Purpose) {
         loop {
-            // Before the question, so that no change after it is missed.
+            // Created before the question, so that no later change is missed.
             let changed = self.0.changed.notified();
             let Err(ask_again) = self.try_place(purpose) else {
                 return;
@@ -142,7 +144,7 @@ impl Held {
         self.0.state.lock()
     }
 
-    /// Changes the state, shows what operators see of it, and wakes whoever waits for a place.
+    /// Changes the state, updates the metrics, and wakes the tasks that wait for a place.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
         let result = change(&mut state);
@@ -160,7 +162,7 @@ impl Held {
         metrics
             .oldest_held
             .set(oldest.map(|claimed| claimed.lease.claimed_at()));
-        // Rows come oldest first, so the first one that is new is the oldest.
+        // Rows come oldest first, so the first new one is the oldest.
         let oldest_new = state.rows.values().find_map(|claimed| claimed.age);
         metrics.oldest_new_row.set_age(oldest_new);
         metrics.places_lost.set(gauge(state.places.lost()));
@@ -172,12 +174,10 @@ impl Held {
 }
 
 impl HeldRow {
-    /// The rows of this pod.
     pub fn held(&self) -> &Held {
         &self.held
     }
 
-    /// Puts the row that the claim has brought into the place.
     pub fn hold(&mut self, row: &ClaimedRow, lease: Lease) {
         let claimed = Claimed {
             row: row.offender_delta_id(),
@@ -199,19 +199,19 @@ impl HeldRow {
         self.number = Some(number);
     }
 
-    /// Gives the place back while the row waits for its turn.
+    /// Returns the place while the row waits for its turn.
     pub fn give_place_back(&mut self) {
         self.standing = Standing::Waiting;
         self.held.change(|state| state.places.give_back());
     }
 
-    /// Waits for a place, now that the row's turn has come.
+    /// Waits for a place. The row's turn has come.
     pub async fn take_place(&mut self) {
         self.held.wait_for_place(Purpose::Turn).await;
         self.standing = Standing::Running;
     }
 
-    /// Notes that a call for the row failed. The first time, the row loses its place.
+    /// Records a failed call for the row. With the first one, the row loses its place.
     pub fn call_failed(&mut self, step: Step, error: &CallError) {
         tracing::debug!(step = step.name(), cause = %error, "call failed");
         let now = Instant::now();
@@ -239,7 +239,6 @@ impl HeldRow {
         });
     }
 
-    /// The row is deleted, or marked as permanently failed.
     pub fn settle(mut self) {
         self.end = End::Settled;
     }
@@ -270,7 +269,7 @@ impl Drop for HeldRow {
             && let Some(Claimed { row, lease, .. }) = row
         {
             self.held.0.metrics.left_locked.of(Reason::Panicked).inc();
-            // Where it panicked is in the line before, which does not know the row.
+            // The line before has the place of the panic, but does not know the row.
             tracing::error!(
                 offenderDeltaId = row.map(|row| row.0),
                 comes_back_in_seconds = lease.comes_back_in(now).as_secs(),

@@ -1,4 +1,4 @@
-//! The path of one claimed row: identifiers, publish, delete. Top to bottom, this is what the service is for.
+//! The path of one claimed row: identifiers, publish, delete. This is what the service is for.
 
 use std::sync::Arc;
 
@@ -19,24 +19,23 @@ use crate::offender_update::{ChangeId, ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Outcome, Reason, RedeliveryCause, Step};
 use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 
-/// One row that this pod holds.
 pub(super) struct Row<U, T> {
     pub pod: Arc<Pod<U, T>>,
     pub claimed: ClaimedRow,
-    /// What tells the change from every other; `None` if the row is unreadable.
+    /// The identity of the change. `None` if the row is unreadable.
     pub change: Option<ChangeId>,
     pub lease: Lease,
     pub held: HeldRow,
-    /// Its turn among the rows of its offender. A row that will not be published needs none.
+    /// Its turn among the rows of its offender. A row that will not be published has none.
     pub lane: Option<InLane>,
-    /// Why it is not published, as far as that is known.
+    /// Why it is not published, if that is known.
     pub cause: Option<String>,
 }
 
 impl<U: Updates, T: Topic> Row<U, T> {
-    /// Works on the row until it is settled or left: first its turn, then its place, then its calls.
+    /// Works on the row until it is settled or left: its turn first, then its place, then its calls.
     ///
-    /// A row that waits for its turn has no place, so rows that wait never keep others from being worked on.
+    /// A row that waits for its turn has no place, so it never keeps others from being worked on.
     pub async fn work(mut self) {
         if let Some(lane) = self.lane.as_mut().filter(|lane| lane.is_behind_another()) {
             self.held.give_place_back();
@@ -51,7 +50,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         }
     }
 
-    /// Makes the calls that the rules ask for, until the row is settled or a reason to leave it is found.
+    /// Makes the calls that [`next`] asks for, until the row is settled or has to be left.
     async fn settle(&mut self) -> Result<Outcome, Reason> {
         let was_published = self.pod.has_published(self.change, self.lease);
         let mut known = if was_published {
@@ -126,7 +125,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         }
     }
 
-    /// The topic has accepted every event: from now on the row only has to be deleted.
+    /// The topic has accepted every event. From now on, the row only has to be deleted.
     fn published(&self, known: &Known) {
         if self.lease.remaining(Instant::now()).is_zero() {
             let metrics = &self.pod.metrics;
@@ -147,7 +146,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
     }
 
     async fn delete(&mut self) -> Result<(), Reason> {
-        // The next row of the offender need not wait for this.
+        // The next row of the offender need not wait for the delete.
         self.lane = None;
         self.settling_call(Step::Delete).await?;
         if let Some(change) = self.change {
@@ -156,17 +155,17 @@ impl<U: Updates, T: Topic> Row<U, T> {
         Ok(())
     }
 
-    /// Marks the row as permanently failed, unless too many rows were.
+    /// Marks the row as permanently failed, unless the brake is on.
     async fn mark_as_failed(&mut self) -> Result<(), Reason> {
         self.lane = None;
-        if !self.pod.may_give_up_a_row(Instant::now()) {
+        if !self.pod.may_mark_a_row(Instant::now()) {
             return Err(Reason::Brake);
         }
         self.settling_call(Step::MarkAsFailed).await
     }
 
     async fn settling_call(&mut self, step: Step) -> Result<(), Reason> {
-        // Nothing can be done for a row without an id, which is not published either.
+        // A row without an id can be neither marked nor deleted.
         let row = self.offender_delta_id().ok_or(Reason::Unreadable)?;
         let pod = self.pod.clone();
         let done = match step {
@@ -236,7 +235,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
 }
 
 impl<U, T> Pod<U, T> {
-    /// Counts a publish that is about to be sent, if its events may be on the topic already.
+    /// Counts a publish whose events may be on the topic already.
     fn count_redelivery(&self, attempts: Attempts, was_claimed_before: bool) {
         let cause = if attempts.answer_lost {
             RedeliveryCause::AnswerLost
@@ -249,9 +248,9 @@ impl<U, T> Pod<U, T> {
     }
 }
 
-/// Takes out of `events` what was accepted. The result is the most telling error of the rest: a lost answer, since that
-/// event may be on the topic; a refusal only if all of the rest is refused, since whatever may still be accepted has to be
-/// tried before the row is given up.
+/// Removes the accepted events from `events`. Returns the most important error of the rest. A lost answer comes first,
+/// since that event may be on the topic. A refusal comes last, since every event that may still be accepted is tried
+/// before the row is marked.
 fn keep_unaccepted(
     events: &mut Vec<Event>,
     answers: Vec<Result<(), CallError>>,

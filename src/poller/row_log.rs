@@ -1,4 +1,4 @@
-//! One line in the log for each row that this pod no longer holds: which row, what became of it, and why.
+//! One line in the log for each row that this pod no longer holds: which row, how it ended, and why.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::lease::Lease;
 use crate::offender_update::ClaimedRow;
 use crate::outcome::Outcome;
 
-/// Writes the line. Ids of Delius and event types are in it; CRNs and prison numbers never are.
+/// Writes the line. It has ids of Delius and event types, but never a CRN or prison number.
 pub fn log(
     row: &ClaimedRow,
     event_type: Option<&str>,
@@ -70,7 +70,7 @@ pub fn log(
     }
 }
 
-/// In whole seconds of UTC, as the log's own times.
+/// In whole seconds of UTC, like the log's own times.
 pub fn comes_back_at(lease: Lease) -> Timestamp {
     let now = Timestamp::now();
     let at = now

@@ -1,4 +1,4 @@
-//! When polls happen, over traits that have nothing to do.
+//! When polls happen, with a source and a topic that do nothing.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Topic for Nothing {
     }
 }
 
-/// One row, for which nothing can be done without a panic.
+/// A row whose every call panics.
 #[derive(Clone)]
 struct PanicOnce(Arc<Mutex<Option<ClaimedRow>>>);
 
@@ -82,7 +82,7 @@ fn settings() -> PollerSettings {
     }
 }
 
-/// The times of the polls within a minute and a half, from the start on.
+/// The times of the polls in the first minute and a half.
 async fn polls(source: Nothing) -> Vec<Duration> {
     let metrics = Arc::new(Metrics::new().unwrap());
     let poller = Poller::new(source.clone(), source.clone(), settings(), metrics.clone());
@@ -203,7 +203,7 @@ async fn an_unanswered_claim_is_counted_and_not_repeated_immediately() {
         stop.cancel();
     };
     tokio::join!(poller.run(&stop), ended);
-    // After 35 s each, with an interval between them; the third is still under way when the grace period ends.
+    // After 35 s each, with an interval between them. The third is still under way when the grace period ends.
     assert_eq!(metrics.polls.get(), 3);
     assert_eq!(metrics.claims_without_answer.get(), 2);
     assert_eq!(source.asked.lock().unwrap().len(), 3);

@@ -1,4 +1,4 @@
-//! `check` and `config`: what they print and how they end. Nothing is claimed, nothing published, nothing secret printed.
+//! `check` and `config`: what they print and how they end. They claim and publish nothing, and print no secret.
 
 use crate::binary::{command, text};
 use crate::ingestion::{Answer, Ingestion, KEY};
@@ -15,7 +15,7 @@ struct Checked {
     code: Option<i32>,
 }
 
-/// Runs `check` beside a row that waits.
+/// Runs `check` while a row waits.
 async fn check(sandbox: &Sandbox, more: &[(&str, &str)]) -> Checked {
     check_with(sandbox, &[], more).await
 }
@@ -45,14 +45,13 @@ async fn check_with(sandbox: &Sandbox, arguments: &[&str], more: &[(&str, &str)]
 }
 
 impl Checked {
-    /// What is said about something.
     fn of(&self, what: &str) -> &str {
         let line = |line: &&String| line.split_whitespace().nth(1) == Some(what);
         let line = self.lines.iter().find(line);
         line.unwrap_or_else(|| panic!("no {what} in {:#?}", self.lines))
     }
 
-    /// Asserts that this has failed with these words, and nothing else has failed.
+    /// Asserts that this check has failed with these words, and no other.
     fn assert_failed(&self, what: &str, words: &str) {
         assert_eq!(self.of(what), format!("FAILED  {what:<13}  {words}"));
         let failed = self.lines.iter().filter(|line| line.starts_with("FAILED"));
@@ -194,7 +193,7 @@ async fn missing_permissions_are_shown_with_the_role() {
             "HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY",
             "hush-hush",
         ),
-        // As the SDK would have it for AWS itself.
+        // Like the SDK for AWS itself.
         ("AWS_ENDPOINT_URL", &url),
     ];
     let holder = "the credentials are those of arn:aws:iam::000000000000:user/sandbox";

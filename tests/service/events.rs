@@ -301,7 +301,7 @@ async fn a_row_of_an_unknown_offender_is_left_then_marked() {
         "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
     );
     world.sandbox.delius().execute(&expire).unwrap();
-    crate::world::eventually("the row is given up", async || {
+    crate::world::eventually("the row is marked", async || {
         world
             .metric("offender_updates_total{type=\"permanentlyFailed\"}")
             .await
@@ -376,11 +376,11 @@ async fn rows_of_one_offender_are_published_in_the_order_of_their_claims() {
             },
         );
     }
-    // Rows created in the same second are claimed in no particular order.
+    // Rows created in the same second are claimed in any order.
     let apart =
         "UPDATE offender_delta SET created_datetime = created_datetime - 100 + source_record_id";
     sandbox.delius().execute(apart).unwrap();
-    // One of the first is slow, and one has to be tried again.
+    // One of the first rows is slow, and one is retried.
     let slow = std::time::Duration::from_millis(300);
     sandbox
         .faults()

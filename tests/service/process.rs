@@ -51,7 +51,7 @@ async fn a_taken_port_is_named_and_the_exit_code_is_1() {
     );
 }
 
-/// The hard limit too, so that the service cannot raise it.
+/// The hard limit as well, so that the service cannot raise it.
 #[tokio::test]
 async fn many_connections_block_neither_probes_nor_polls() {
     let sandbox = sandbox().await;
@@ -63,7 +63,7 @@ async fn many_connections_block_neither_probes_nor_polls() {
         .env("SERVER_PORT", port.to_string());
     let service = Service::spawn(command);
     let url = format!("http://127.0.0.1:{port}/health/liveness");
-    // As the kubelet: each probe on a connection of its own.
+    // Like the kubelet: each probe on a new connection.
     let http = reqwest::Client::builder().pool_max_idle_per_host(0);
     let http = http.timeout(Duration::from_secs(2)).build().unwrap();
     let probe = async || {
@@ -111,7 +111,7 @@ async fn other_signals_and_a_second_sigterm_change_nothing() {
     }
     add(&sandbox, row(2, "ALIAS"));
     sandbox.topic().wait_for(4, PATIENCE).await.unwrap();
-    // Something to settle, so that the second SIGTERM comes before the end.
+    // A row to settle, so that the second SIGTERM comes before the end.
     let faults = sandbox.faults();
     faults.always(
         Endpoint::Identifiers,

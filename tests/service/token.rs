@@ -1,4 +1,4 @@
-//! The token: one fetch for all, renewed, replaced when refused.
+//! The token: one request for all callers, renewal, and replacement after a refusal.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -112,7 +112,7 @@ async fn wrong_credentials_claim_nothing_and_leave_the_pod_alive() {
     world.stop().await;
 }
 
-/// What was asked of a server that is hmpps-auth and an idle community-api at once.
+/// The requests to a server that is both hmpps-auth and an idle community-api.
 type Requests = Arc<Mutex<Vec<(String, HeaderMap, String)>>>;
 
 async fn auth_and_community() -> (String, Requests) {
@@ -171,7 +171,7 @@ async fn the_token_is_requested_with_basic_credentials_and_not_sent_with_pings()
     world.stop().await;
 }
 
-/// As when hmpps-auth signs with a key that community-api does not know.
+/// Like hmpps-auth with a signing key that community-api does not know.
 #[tokio::test]
 async fn tokens_that_are_all_refused_are_fetched_seldom() {
     let sandbox = sandbox().await;
@@ -186,7 +186,7 @@ async fn tokens_that_are_all_refused_are_fetched_seldom() {
         world.sandbox.faults().calls(Endpoint::Identifiers) > 96
     })
     .await;
-    // The first one, and one for its refusal; more only after a pause.
+    // The first one, and one after its refusal. More come only after a pause.
     let fetched = world.sandbox.faults().calls(Endpoint::Token);
     assert!(fetched <= 4, "{fetched} tokens");
     world.sandbox.faults().clear();
@@ -220,7 +220,7 @@ async fn a_failing_hmpps_auth_gets_few_requests() {
     })
     .await;
     let fetches = faults.calls(Endpoint::Token) - before;
-    // At once, and 0.25, 0.75 and 1.75 s later.
+    // Immediately, and 0.25, 0.75 and 1.75 s later.
     assert!((1..=5).contains(&fetches), "{fetches} fetches");
     faults.clear();
     world.messages(32).await;

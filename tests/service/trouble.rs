@@ -1,4 +1,4 @@
-//! Outages, slow answers, lost answers, throttling: what is claimed is kept, nothing is lost.
+//! Outages, slow answers, lost answers and throttling: claimed rows are kept, and nothing is lost.
 
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ async fn rows_that_cannot_be_marked_delay_no_others() {
     world.stop().await;
 }
 
-/// Row ids are used again when a database is refreshed.
+/// Row ids are reused when a database is refreshed.
 #[tokio::test]
 async fn a_change_with_the_row_id_of_a_published_one_is_published() {
     let sandbox = sandbox().await;
@@ -183,7 +183,7 @@ async fn a_change_with_the_row_id_of_a_published_one_is_published() {
     world.stop().await;
 }
 
-/// As when the same change is written again, by hand or from a backup.
+/// Like a change that is written again, by hand or from a backup.
 #[tokio::test]
 async fn a_deleted_change_that_returns_is_published_with_the_same_id() {
     let world = World::start().await;
@@ -298,7 +298,7 @@ async fn a_row_with_a_refused_message_is_left_then_marked() {
         "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
     );
     world.sandbox.delius().execute(&expire).unwrap();
-    eventually("given up", async || {
+    eventually("marked", async || {
         world
             .metric("offender_updates_total{type=\"permanentlyFailed\"}")
             .await
@@ -339,7 +339,7 @@ async fn many_permanent_failures_set_the_brake_and_the_rest_stays_locked() {
         .faults()
         .always(Endpoint::Identifiers, Fault::status(404));
     add_rows(&sandbox, 1, 1..=15);
-    // As if every one had come back.
+    // As if every row had come back.
     let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
     sandbox.delius().execute(returned).unwrap();
     let world = World::around(sandbox, &[]).await;
@@ -427,7 +427,7 @@ async fn rows_that_go_well_count_no_redelivery() {
     world.stop().await;
 }
 
-/// As large as an answer may be, with much in it that is not needed.
+/// As large as an answer can be, mostly with fields that are not needed.
 #[tokio::test]
 async fn large_answers_with_odd_fields_are_read() {
     let sandbox = sandbox().await;

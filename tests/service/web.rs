@@ -75,7 +75,7 @@ async fn content_types_follow_the_accept_header() {
 
 #[tokio::test]
 async fn a_down_component_has_a_reason_and_health_is_down() {
-    // Without a last claim in the details.
+    // Without polls, the details have no last claim.
     let world = World::start_with(&[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
     let faults = world.sandbox.faults();
     faults.always(Endpoint::CommunityPing, Fault::body(418, "I'm a teapot"));
@@ -379,7 +379,6 @@ async fn a_failing_pings_body_is_shown_up_to_200_printable_characters() {
     world.stop().await;
 }
 
-/// As if this time had passed at once.
 async fn skip(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -389,7 +388,7 @@ async fn skip(time: Duration) {
 #[tokio::test]
 async fn metrics_show_what_is_down_without_health_requests() {
     let world = World::start().await;
-    // Read here, since the skipped time closes the connections of whoever asks over HTTP.
+    // Read here, since the skipped time closes HTTP connections.
     let auth_is_up = || world.metrics.dependency_up.of(Dependency::Auth).get();
     let faults = world.sandbox.faults();
     faults.always(Endpoint::AuthPing, Fault::status(500));

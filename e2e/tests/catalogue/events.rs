@@ -1,4 +1,5 @@
-//! The event catalogue: code, docs/asyncapi.yaml, docs/subscribing.md and OpenAPI say the same, and it is what is published.
+//! The event catalogue. Code, docs/asyncapi.yaml, docs/subscribing.md and OpenAPI agree with each other and with what
+//! is published.
 
 use std::io::Write;
 
@@ -37,7 +38,7 @@ fn mappings() -> impl Iterator<Item = &'static Mapping> {
     MAPPINGS.iter().chain([&OTHER_TABLES])
 }
 
-/// Every event type with a name of its own.
+/// Every event type with a separate name.
 fn named() -> impl Iterator<Item = &'static str> {
     let specific = MAPPINGS.iter().map(|mapping| mapping.event_type);
     std::iter::once(GENERIC_EVENT_TYPE).chain(specific)
@@ -127,7 +128,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
         .as_object()
         .unwrap()
         .clone();
-    // The only text of a message that is the catalogue's own.
+    // This is the only text of a message that only the catalogue has.
     messages[GENERIC_EVENT_TYPE]
         .as_object_mut()
         .unwrap()
@@ -263,7 +264,7 @@ fn each_example_is_valid_for_its_message_only() {
     }
 }
 
-/// Asserts that a message is what the catalogue says of its event type, and nothing besides.
+/// Asserts that a message is exactly what the catalogue says about its event type.
 fn assert_described(catalogue: &Value, descriptions: &[Described], message: &Message) {
     let event_type = attribute(message, "eventType");
     let attributes = message.attributes.iter();

@@ -1,10 +1,10 @@
-//! Whatever community-api and hmpps-auth answer: no panic, no lost row, and the next row is served.
+//! Bad answers of community-api and hmpps-auth cause no panic and lose no row, and the next row is published.
 
 use crate::world::{World, add, event_types, eventually, row, sandbox, sandbox_with};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Rule, Sandbox, Timings};
 
-/// Bodies that are no row, nor identifiers, nor a token.
+/// Bodies that are neither a row, nor identifiers, nor a token.
 fn bad_bodies() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = [
         "",
@@ -27,7 +27,7 @@ fn bad_bodies() -> Vec<Vec<u8>> {
     bodies
 }
 
-/// Whether the service still works: a row goes through.
+/// Whether the service still works: it publishes a row.
 async fn still_works(world: &World) {
     let before = world.sandbox.topic().len();
     world.add(NewUpdate {
@@ -39,7 +39,7 @@ async fn still_works(world: &World) {
     assert!(world.is_live().await);
 }
 
-/// All statuses but 200, which would need a body. A redirect leads to where nobody is.
+/// All statuses except 200, which needs a body. Redirects lead to a closed port.
 fn bad_statuses() -> impl Iterator<Item = Fault> {
     (201..600).map(|status| Fault::status(status).header("Location", "http://127.0.0.1:1/"))
 }
@@ -48,7 +48,7 @@ const KINDS_OF_STATUS: [u16; 16] = [
     204, 301, 302, 307, 400, 401, 403, 404, 405, 409, 429, 500, 502, 503, 504, 599,
 ];
 
-/// Rows whose lock runs out soon: a row that a bad answer cost a call comes back.
+/// Short locks, so that a row that a bad answer left locked comes back soon.
 async fn sandbox_with_short_locks() -> Sandbox {
     let timings = Timings {
         settle_seconds: 0,
@@ -64,7 +64,7 @@ const SHORT_LOCKS: [(&str, &str); 4] = [
     ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "5"),
 ];
 
-/// After each of these answers to a fetch of a token, the next fetch succeeds, and a row goes through.
+/// After each of these answers to a token request, the next request succeeds, and a row is published.
 async fn survives_answers_of_auth(answers: impl Iterator<Item = Fault>) {
     let world = World::start().await;
     for fault in answers {
@@ -80,7 +80,7 @@ async fn survives_every_status_of_a_call_for_a_row(endpoint: Endpoint) {
     sandbox.delius().seed_people(500).unwrap();
     for (offender, fault) in (10..).zip(bad_statuses()) {
         add(&sandbox, row(offender, "CONTACT"));
-        // Not every row fails, which would be an outage.
+        // Not every row fails, since that would be an outage.
         for record in 1..=2 {
             let source_record_id = Some(offender * 2 + record);
             add(
@@ -249,7 +249,7 @@ async fn rows_with_bad_fields_are_left_then_marked_and_delay_no_others() {
     add(&sandbox, row(1, "CONTACT"));
     let world = World::around(sandbox, &[]).await;
     world.messages(1).await;
-    eventually("the returned row is given up", async || {
+    eventually("the returned row is marked", async || {
         world
             .metric("offender_updates_total{type=\"permanentlyFailed\"}")
             .await

@@ -1,4 +1,4 @@
-//! What Application Insights is told, and what happens when it does not listen.
+//! What Application Insights receives, and what happens when it does not answer.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -63,7 +63,7 @@ async fn a_published_row_is_one_custom_event_with_exact_dimensions() {
             .crn
     };
     let crns = [crn_of(1), crn_of(2)];
-    // What waits to be sent is sent by the service's own shutdown.
+    // The shutdown sends what is left.
     world.stop().await;
     let mut events = ingestion.of_kind("Event");
     assert_eq!(events.len(), 2, "{events:?}");
@@ -99,12 +99,15 @@ async fn a_marked_row_is_one_custom_event_with_two_dimensions() {
         let series = format!("offender_updates_total{{type=\"{kind}\"}}");
         world.metric(&series).await == 1.0
     };
-    eventually("kept for a second chance", async || {
+    eventually("left for a second chance", async || {
         is_count("failed").await
     })
     .await;
     expire_locks(&world.sandbox);
-    eventually("given up", async || is_count("permanentlyFailed").await).await;
+    eventually("marked as permanently failed", async || {
+        is_count("permanentlyFailed").await
+    })
+    .await;
     world.stop().await;
     let events = ingestion.of_kind("Event");
     assert_eq!(events.len(), 1, "{events:?}");
@@ -112,7 +115,7 @@ async fn a_marked_row_is_one_custom_event_with_two_dimensions() {
     assert_eq!(data["name"], "ProbationOffenderPermanentlyFailedEvent");
     let expected = json!({"offenderDeltaId": id.to_string(), "offenderId": "404404"});
     assert_eq!(data["properties"], expected);
-    // Both times it was no success.
+    // Neither attempt was a success.
     let ended: Vec<_> = ingestion
         .of_kind("Request")
         .iter()
@@ -227,11 +230,11 @@ async fn failed_polls_and_odd_settings_are_traces() {
     assert_eq!(failed["data"]["baseData"]["severityLevel"], 3);
     assert_eq!(properties(&failed)["cause"], "nextUpdate: answered 503");
     assert_eq!(failed["tags"]["ai.cloud.role"], "probation-offender-events");
-    // Many claims made the poll, each of which is an operation.
+    // The poll consisted of many claims, each of which is an operation.
     assert_eq!(failed["tags"]["ai.operation.name"], Value::Null);
 }
 
-/// Lets everything through to `target`, and keeps what is said to it.
+/// Forwards everything to `target`, and records the requests.
 async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -429,7 +432,7 @@ async fn a_batch_that_is_refused_for_good_is_dropped_and_counted() {
         .await;
         let sent = ingestion.batches()[0].len();
         assert_eq!(dropped(&world, "refused").await, sent as f64);
-        // Whatever comes next is accepted.
+        // From now on, everything is accepted.
         world.add(row(2, "ALIAS"));
         world.drained().await;
         world.stop().await;
@@ -537,7 +540,7 @@ async fn a_fourth_redirect_is_not_followed() {
     assert!(times.iter().all(|times| *times == 4), "{times:?}");
 }
 
-/// A connection string that leads nowhere.
+/// A connection string whose port is closed.
 async fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -619,7 +622,8 @@ async fn memory_stays_flat_while_the_endpoint_is_down_for_100_000_rows() {
         );
     }
     assert!(memory[1] < memory[0] + 2_048, "{memory:?}");
-    // Six items a row: four calls, the row and its event; at most two for each place in queue and batch are not yet dropped.
+    // Six items a row: four calls, the row and its event; at most two for each place in queue and batch are not yet
+    // dropped.
     assert!(dropped().await >= f64::from(600_000 - 2 * (2_048 + 512)));
     service.terminate().await;
 }
