@@ -1,7 +1,7 @@
-//! The service and its whole world in one process: a page to make changes in a mini-Delius, and the events that follow, as
-//! a subscriber gets them. With `--backlog N` it drains N rows and reports how long that took.
+//! The service and its whole world in one process: a page for changes in a mini-Delius, and the events that a
+//! subscriber receives. With `--backlog N` it drains N rows and reports how long that took.
 
-// An example talks to whoever runs it, in round figures.
+// The output is for a person at a terminal, with rounded figures.
 #![allow(clippy::print_stdout, clippy::cast_precision_loss)]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,7 +30,7 @@ struct Arguments {
     /// Change a person at random, at this interval
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     change_every: Option<u64>,
-    /// Port of the page; 0 takes a free one [default: 8095, or a free one if that is taken]
+    /// Port of the page. 0 chooses a free one [default: 8095, or a free one if 8095 is in use]
     #[arg(long)]
     page_port: Option<u16>,
 }
@@ -80,7 +80,7 @@ fn page_address(port: Option<u16>) -> SocketAddr {
         Some(port) => on(port),
         None if std::net::TcpListener::bind(on(PAGE_PORT)).is_ok() => on(PAGE_PORT),
         None => {
-            println!("Port {PAGE_PORT} is taken, so the page gets a free one.");
+            println!("Port {PAGE_PORT} is in use, so the page uses a free one.");
             on(0)
         }
     }
@@ -88,7 +88,7 @@ fn page_address(port: Option<u16>) -> SocketAddr {
 
 fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
     let mut variables = sandbox.environment();
-    // A fifth of the real interval, so that a change is seen soon.
+    // A fifth of the real interval, so that a change is visible soon.
     variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "2000".into());
     Ok(Settings::from_variables(|name| {
         variables.get(name).cloned().map(Ok)
@@ -105,11 +105,11 @@ fn print_addresses(sandbox: &Sandbox, service: &str) {
     sandbox.watch_service(service.to_owned());
 }
 
-/// Prints the events that follow from changes on the page, or from changes at random. The people are made up.
+/// Prints the events for changes on the page, or for random changes. All people are fictional.
 async fn show_messages(sandbox: &Sandbox, change_every: Option<u64>) -> anyhow::Result<()> {
     let page = sandbox.page_url().unwrap_or_default();
     println!(
-        "\nOpen {page} and change a person: about 3 seconds later the events appear there and here. Ctrl-C stops."
+        "\nOpen {page} and change a person. About 3 seconds later, the events appear there and here. Press Ctrl-C to stop."
     );
     let mut changes = interval(Duration::from_secs(change_every.unwrap_or(1)));
     let mut published = sandbox.topic().subscribe();
@@ -123,7 +123,7 @@ async fn show_messages(sandbox: &Sandbox, change_every: Option<u64>) -> anyhow::
         }
         let messages = sandbox.topic().messages();
         for (index, message) in messages.iter().enumerate().skip(printed) {
-            // The generic event has no time of the change; the specific one that follows it has the same.
+            // The generic event has no time of the change. It is that of the specific event after it.
             let change = date_changed(message).or_else(|| date_changed(messages.get(index + 1)?));
             print_message(message, change);
         }
@@ -151,7 +151,7 @@ fn print_message(message: &Message, date_changed: Option<LocalDateTime>) {
     }
 }
 
-/// Waits until the backlog is gone, with a line about it every second.
+/// Waits until the backlog is drained, and prints a line every second.
 async fn drain(sandbox: &Sandbox, rows: usize) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut every_second = interval(Duration::from_secs(1));
@@ -162,14 +162,14 @@ async fn drain(sandbox: &Sandbox, rows: usize) -> anyhow::Result<()> {
             () = nothing_left(sandbox) => break,
             _ = every_second.tick() => {
                 let done = rows.saturating_sub(sandbox.delius().count_updates()?);
-                println!("{done} of {rows} rows, {} rows a second", done - done_before);
+                println!("{done} of {rows} rows, {} rows per second", done - done_before);
                 done_before = done;
             }
         }
     }
     let took = started.elapsed().as_secs_f64();
     println!(
-        "\n{rows} rows became {} events in {took:.1} s: {:.0} rows a second",
+        "\n{rows} rows became {} events in {took:.1} s: {:.0} rows per second",
         sandbox.topic().len(),
         rows as f64 / took
     );

@@ -1,4 +1,4 @@
-//! The only place where rooms are joined: settings become clients, poller and web servers.
+//! The only place where the rooms are joined: settings become clients, poller and web servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::topic::SnsTopic;
 use crate::web::server::{self, Limits};
 use crate::web::{self, Pages};
 
-/// How long the end waits for Application Insights, however little of the grace period is left or however much.
+/// How long a stop waits for Application Insights: at least and at most, for any rest of the grace period.
 const SHORTEST_FLUSH: Duration = Duration::from_secs(1);
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
@@ -50,18 +50,12 @@ pub struct Application {
 }
 
 impl Application {
-    /// Builds the service. Nothing around it has to be up.
-    ///
-    /// # Errors
-    /// If a port is taken, or the machine has no root certificates.
+    /// Builds the service. Nothing that it depends on has to be up.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         Self::build_with(settings, Arc::new(Metrics::new()?)).await
     }
 
-    /// The same with metrics that something else counts in, too.
-    ///
-    /// # Errors
-    /// As [`Self::build`].
+    /// The same, with metrics that the caller counts in as well.
     pub async fn build_with(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let clients = Clients::new(&settings, metrics).await?;
         let version = settings.build_number.as_str();
@@ -107,18 +101,12 @@ impl Application {
         })
     }
 
-    /// The address of the main port.
-    ///
-    /// # Errors
-    /// If the system does not tell.
+    /// The address of the main port, which the system chose if the port is 0.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.server.local_addr()
     }
 
-    /// The address of `/prometheus`, and of everything else: the management port, or else the main one.
-    ///
-    /// # Errors
-    /// If the system does not tell.
+    /// The address of `/prometheus` and everything else: the management port, or else the main one.
     pub fn management_address(&self) -> std::io::Result<SocketAddr> {
         self.management
             .as_ref()
@@ -126,11 +114,11 @@ impl Application {
             .local_addr()
     }
 
-    /// Runs until told to stop; then claims no more, settles what is in hand within the grace period, and answers health
-    /// checks until that is done.
+    /// Runs until `stop`. Then it claims no more rows, settles the held ones within the grace period, and answers
+    /// health checks until that is done.
     ///
     /// # Errors
-    /// If the poll loop or a web server ended by itself, so that the pod had better be replaced.
+    /// If the poll loop or a web server ended by itself. The pod has to be replaced.
     pub async fn run_until_stopped(self, stop: CancellationToken) -> anyhow::Result<()> {
         let version = self.pages.info["build"]["version"].as_str();
         tracing::info!(version, address = %self.address()?, "started");
@@ -163,7 +151,9 @@ impl Application {
             if let Some(poller) = &self.poller {
                 poller.run(&self.stop).await;
             } else {
-                tracing::warn!("polling is switched off (OFFENDERUPDATEPOLL_ENABLED)");
+                tracing::warn!(
+                    "polling is switched off (OFFENDERUPDATEPOLL_ENABLED): rows wait in Delius until it is switched on"
+                );
                 self.stop.cancelled().await;
             }
         });
@@ -185,7 +175,7 @@ impl Application {
                 .await;
         }
         settled.cancel();
-        // Time for answers that are on their way; connections that are kept open for nothing are closed.
+        // Time for answers that are under way. Idle connections are closed.
         let _ = timeout(Duration::from_secs(1), async {
             while servers.join_next().await.is_some() {}
         })
@@ -194,7 +184,7 @@ impl Application {
     }
 }
 
-/// One line with what somebody would ask for first. Nothing in it is secret.
+/// One line with the settings that an operator asks for first. Nothing in it is secret.
 fn say_settings(settings: &Settings, aws_address: Option<&str>) {
     let poller = &settings.poller;
     tracing::info!(
@@ -205,7 +195,7 @@ fn say_settings(settings: &Settings, aws_address: Option<&str>) {
         topicAddress = settings.topic.endpoint,
         stsAddress = settings.topic.sts_endpoint,
         awsAddress = aws_address,
-        topicKeys = if settings.topic.keys.is_some() { "given" } else { "of the SDK's default chain" },
+        topicKeys = if settings.topic.keys.is_some() { "given" } else { "from the SDK's default chain" },
         applicationInsights = settings
             .insights
             .as_ref()
@@ -220,7 +210,6 @@ fn say_settings(settings: &Settings, aws_address: Option<&str>) {
     );
 }
 
-/// Application Insights, as far as it is configured.
 fn insights(
     settings: &Settings,
     metrics: &Metrics,
@@ -233,10 +222,7 @@ fn insights(
     Ok((insights, Some(exporting)))
 }
 
-/// What `check` looks at, with the clients that the service itself would use.
-///
-/// # Errors
-/// If the machine has no root certificates.
+/// What `check` checks, with the clients that the service itself would use.
 pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
     let clients = Clients::new(&settings, Arc::new(Metrics::new()?)).await?;
     let updates = clients.updates(&settings);
@@ -255,14 +241,13 @@ pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
     })
 }
 
-/// Everything that makes calls.
 struct Clients {
     metrics: Arc<Metrics>,
     http: HttpClient,
     tokens: TokenSource,
     topic: Arc<SnsTopic>,
     identity: Option<Identity>,
-    /// Where the SDK sends calls of a service that has no address of its own: from the environment or AWS' config file.
+    /// Where the SDK sends calls of a service that has no separate address: from the environment or AWS' config file.
     aws_address: Option<String>,
 }
 
@@ -338,8 +323,8 @@ fn listen(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
     server::listen(port).with_context(|| format!("cannot listen on {variable} {port}"))
 }
 
-/// Clients of AWS make each call once. The SDK does not repeat the entries of a batch that failed and knows nothing of
-/// leases, so retries and limits are the poller's.
+/// Clients of AWS make each call once. The SDK does not repeat failed entries of a batch and knows nothing of leases,
+/// so retries and time limits are the poller's.
 async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
     let TopicSettings { region, keys, .. } = settings.topic.clone();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -361,7 +346,7 @@ async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
     loader.load().await
 }
 
-/// Who the service is to AWS.
+/// The service's identity at AWS.
 fn identity(settings: &Settings, aws: &SdkConfig) -> Identity {
     let sts = aws_sdk_sts::config::Builder::from(aws);
     let sts = match &settings.topic.sts_endpoint {
@@ -371,7 +356,7 @@ fn identity(settings: &Settings, aws: &SdkConfig) -> Identity {
     Identity::new(aws_sdk_sts::Client::from_conf(sts.build()))
 }
 
-/// What `/info` answers. The build's time is when this binary was written.
+/// What `/info` answers. The time of the build is when this binary was written.
 fn info(settings: &Settings) -> Value {
     let name = env!("CARGO_PKG_NAME");
     let built = std::env::current_exe()
@@ -400,7 +385,7 @@ fn info(settings: &Settings) -> Value {
     })
 }
 
-/// What the build of the image told, if it did.
+/// What the build of the image set, if it did.
 fn build_variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -1,5 +1,5 @@
-//! Every call to another service: named once, and timed once from its start to the last byte of its answer. Prometheus and
-//! Application Insights are told the same outcome.
+//! Every call to another service: named in one place, and timed from its start to the last byte of its answer.
+//! Prometheus and Application Insights get the same outcome.
 
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::time::Instant;
@@ -10,14 +10,12 @@ use crate::metrics::Metrics;
 use crate::outcome::{CallOutcome, Dependency, Label};
 use crate::ports::{CallError, CallErrorKind};
 
-/// What a call is called.
 #[derive(Clone, Copy, Debug)]
 pub struct CallName {
-    /// Who is called.
     pub dependency: Dependency,
-    /// In Prometheus.
+    /// The label in Prometheus.
     pub call: &'static str,
-    /// In Application Insights, the same for every offender and row.
+    /// The name in Application Insights, the same for every offender and row.
     pub route: &'static str,
 }
 
@@ -33,7 +31,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Starts a call. `target` is the host or the topic that is called.
+    /// Starts a call. `target` is the host or the topic.
     #[must_use]
     pub fn start(metrics: &'a Metrics, name: CallName, target: &str) -> Self {
         Self {
@@ -46,16 +44,13 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The header by which the other side can join the operation, as W3C Trace Context has it.
+    /// The header with which the other side can join the operation (W3C Trace Context).
     #[must_use]
     pub fn traceparent(&self) -> Option<(&'static str, String)> {
         self.told.traceparent()
     }
 
-    /// Sends the call's request.
-    ///
-    /// # Errors
-    /// If there is no answer. An answer with any status is one.
+    /// Sends the request. An answer with any status is a success.
     pub async fn send(
         &mut self,
         http: &HttpClient,
@@ -70,7 +65,7 @@ impl<'a> Call<'a> {
         Ok(answer)
     }
 
-    /// Notes the end of the call, and why it failed if it did.
+    /// Records the end of the call, and why it failed.
     pub fn ended(mut self, error: Option<&CallError>) {
         self.outcome = match error {
             Some(error) => outcome_of(error.kind),

@@ -66,7 +66,7 @@ pub struct Environment {
     pub call_timeout: Duration,
     /// Where telemetry goes; `None`: nowhere.
     pub insights: Option<InsightsSettings>,
-    /// Who this is to AWS; LocalStack knows nobody.
+    /// The service's identity at AWS. LocalStack has none.
     pub identity: Option<Identity>,
 }
 
@@ -145,7 +145,7 @@ impl Environment {
             .fold(complete, |text, warning| format!("{text}; {warning}"))
     }
 
-    /// Asks for an offender that nobody is, which changes nothing and takes a token that community-api trusts.
+    /// Asks for an offender that does not exist. That changes nothing, and needs a token that community-api trusts.
     async fn acceptance(&self) -> Result<String, String> {
         let accepted = self.is_visible(OffenderId(0)).await;
         accepted.map(|_| "community-api accepts the token".to_owned())
@@ -159,8 +159,8 @@ impl Environment {
             ));
         }
         Err(format!(
-            "identifiers answered 404: offender {offender} is not visible to community-api, so its changes will be given \
-             up; ask the community-api team why"
+            "identifiers answered 404: offender {offender} is not visible to community-api, so its rows will \
+             be marked as permanently failed; ask the community-api team why"
         ))
     }
 
@@ -261,7 +261,7 @@ fn ping(component: &Component, url: &str, variable: &str) -> Result<String, Stri
 
 fn roles(token: &Token) -> Result<String, String> {
     let Some(held) = token.roles() else {
-        return Ok("issued; it is no JWT, so that its roles are not known".to_owned());
+        return Ok("issued; it is not a JWT, so its roles are not known".to_owned());
     };
     let missing: Vec<_> = ROLES
         .iter()

@@ -1,4 +1,5 @@
-//! community-api over HTTP: the source of changed rows. Status codes become meanings here, and nothing of HTTP leaves this room.
+//! community-api over HTTP: the source of changed rows. Status codes become meanings here, and nothing of HTTP leaves
+//! this room.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::outcome::Dependency;
 use crate::ports::{CallError, CallErrorKind, Updates};
 use crate::token::{Purpose, Token, TokenSource};
 
-/// A client of community-api.
+/// A client of community-api. It makes each call once, or twice if the token is refused.
 #[derive(Debug)]
 pub struct CommunityApi {
     http: HttpClient,
@@ -26,17 +27,15 @@ pub struct CommunityApi {
     metrics: Arc<Metrics>,
 }
 
-/// What one of the four calls asks for.
 struct Asked {
     name: CallName,
     method: Method,
     path: String,
     purpose: Purpose,
-    /// Whether the answer says more than its status.
+    /// Whether the answer has more than a status.
     has_body: bool,
 }
 
-/// An answer of 2xx.
 struct Answer {
     body: Vec<u8>,
     is_compressed: bool,
@@ -51,7 +50,7 @@ const fn named(call: &'static str, route: &'static str) -> CallName {
 }
 
 impl CommunityApi {
-    /// A client for the service at `base_url`, which has no slash at its end.
+    /// `base_url` has no slash at its end.
     #[must_use]
     pub fn new(
         http: HttpClient,
@@ -67,9 +66,9 @@ impl CommunityApi {
         }
     }
 
-    /// Makes a call; `None` if it was answered with 404.
+    /// Makes a call. `None` if the answer is 404.
     ///
-    /// A token may be refused although it should be good still (keys were rotated): once, a new one is tried.
+    /// A token may be refused before it expires, since keys rotate. The call is then repeated once with a new token.
     async fn call(&self, asked: Asked) -> Result<Option<Answer>, CallError> {
         let named = |error: CallError| CallError {
             cause: format!("{}: {}", asked.name.call, error.cause),
@@ -92,7 +91,7 @@ impl CommunityApi {
         answer.map_err(named)
     }
 
-    /// Makes a call with a token. A call for which there was no token has not been made, and is not counted.
+    /// Makes a call with a token. A call without a token is never made, and not counted.
     async fn timed(&self, asked: &Asked, token: &Token) -> Result<Option<Answer>, CallError> {
         let mut call = Call::start(&self.metrics, asked.name, http::host_of(&self.base_url));
         let answer = self.answer(&mut call, asked, token).await;
@@ -125,7 +124,7 @@ impl CommunityApi {
         let body = if asked.has_body {
             body.await?
         } else {
-            // Read only so that the connection can be used again, which is not worth much waiting.
+            // Read only so that the connection can be reused, which is not worth a long wait.
             let _ = timeout(Duration::from_millis(100), body).await;
             Vec::new()
         };
@@ -203,7 +202,8 @@ impl Updates for CommunityApi {
 }
 
 impl Answer {
-    /// What is wrong with the body. It was asked for as it is, so that a compressed one is a fault of what is in between.
+    /// What is wrong with the body. The request does not ask for compression, so a compressed body comes from something
+    /// in between.
     fn unreadable(&self, problem: impl Display) -> String {
         let compressed = if self.is_compressed {
             "; it is compressed, although that was not asked for"

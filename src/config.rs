@@ -78,7 +78,7 @@ pub struct PollerSettings {
     pub call_timeout: Duration,
     /// The longest that a publish may take; twice that after one without an answer.
     pub publish_timeout: Duration,
-    /// The longest that a claim may take. One that is given up strands the row that it may have locked.
+    /// The longest that a claim may take. One without an answer may have locked a row.
     pub claim_timeout: Duration,
     /// How many rows may be marked as permanently failed within [`Self::brake_window`].
     pub brake_limit: usize,

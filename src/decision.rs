@@ -5,10 +5,10 @@ use crate::event::{Event, Identifiers, events_of};
 use crate::offender_update::ClaimedRow;
 use crate::outcome::Reason;
 
-/// What is known of a row.
+/// What the service knows of a row. Each answer to a call adds to it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Known {
-    /// It is claimed.
+    /// Nothing has been done for it.
     Claimed,
     /// It is claimed, and this pod has published its events before.
     PublishedBefore,
@@ -22,7 +22,7 @@ pub enum Known {
     Published,
 }
 
-/// What to do with a row.
+/// The next step for a row.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Next {
     /// Look up the offender's identifiers.
@@ -37,7 +37,7 @@ pub enum Next {
     Leave(Reason),
 }
 
-/// Decides what happens next to a row.
+/// The next step for a row. The same arguments always give the same step.
 #[must_use]
 pub fn next(row: &ClaimedRow, known: &Known, options: &[EventOption]) -> Next {
     let update = match row {
@@ -53,8 +53,8 @@ pub fn next(row: &ClaimedRow, known: &Known, options: &[EventOption]) -> Next {
     }
 }
 
-/// The rule for every row that yields no events: each of the reasons can be a passing fault, so the row is marked only when
-/// it comes back and the reason is still there.
+/// The rule for every row that yields no events: each of the reasons can be a passing fault, so the row is marked only
+/// when it comes back and the reason is still there.
 fn second_chance(failed_update: bool, reason: Reason) -> Next {
     if failed_update {
         Next::Mark

@@ -1,10 +1,10 @@
-//! An episode of failures, as the log tells it: a line when it is worth one, a reminder every ten minutes, a line at its end.
+//! An episode of failures in the log: a line when it is worth one, a reminder every ten minutes, and a line when it
+//! ends.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// While an episode lasts, the log says so again after this time.
 const REMINDER: Duration = Duration::from_mins(10);
 
 /// Failures with few successes between them.
@@ -16,7 +16,8 @@ pub(crate) struct Episode {
 }
 
 impl Episode {
-    /// Notes a failure. If a line is due, since the episode has lasted for `worth_a_line`, the result is how long it has lasted.
+    /// Records a failure. Returns how long the episode has lasted if a line is due. The first is due after
+    /// `worth_a_line`.
     pub fn failed(&mut self, worth_a_line: Duration, now: Instant) -> Option<Duration> {
         let (since, last_failure) = self.failures.get_or_insert((now, now));
         *last_failure = now;
@@ -29,8 +30,8 @@ impl Episode {
         })
     }
 
-    /// Notes a success. An episode that the log has mentioned is over with the first success at least `steady` after the
-    /// last failure; then the result is how long it lasted.
+    /// Records a success. An episode that is in the log ends with the first success at least `steady` after the last
+    /// failure. The result is then how long it lasted.
     pub fn succeeded(&mut self, steady: Duration, now: Instant) -> Option<Duration> {
         let (since, last_failure) = self.failures?;
         let has_line = self.last_line.is_some();
@@ -41,7 +42,6 @@ impl Episode {
         has_line.then(|| last_failure.duration_since(since))
     }
 
-    /// Whether it is not over.
     pub fn lasts(&self) -> bool {
         self.failures.is_some()
     }
@@ -54,7 +54,7 @@ mod tests {
     const STEADY: Duration = Duration::from_mins(1);
 
     #[test]
-    fn a_line_comes_at_the_start_every_ten_minutes_and_at_the_end() {
+    fn an_episode_is_logged_at_start_end_and_every_ten_minutes() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut episode = Episode::default();

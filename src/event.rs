@@ -10,22 +10,19 @@ use self::mappings::{EventOption, GENERIC_EVENT_TYPE, MAPPINGS, OTHER_TABLES};
 use crate::fields::Fields;
 use crate::offender_update::{ChangeId, OffenderId, OffenderUpdate};
 
-/// By what the rest of the justice system knows an offender.
+/// How the rest of the justice system knows an offender.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identifiers {
-    /// The identity in Delius, as the identifiers answer gives it.
+    /// The offender's id in Delius, as the answer of `identifiers` has it.
     pub offender_id: OffenderId,
     /// The case reference number.
     pub crn: String,
-    /// The prison number, of those who have one; an empty one is kept.
+    /// The prison number, if the offender has one. An empty one is kept.
     pub noms_number: Option<String>,
 }
 
 impl Identifiers {
-    /// Reads the body of a 200 answer of `identifiers`.
-    ///
-    /// # Errors
-    /// What is wrong with it, never quoting a value.
+    /// Reads the body of a 200 answer of `identifiers`. An error never quotes a value.
     pub fn from_json(body: &[u8]) -> Result<Self, String> {
         let fields = Fields::of(body, &["offenderId", "primaryIdentifiers"]);
         let fields = fields.map_err(|problem| problem.to_string())?;
@@ -45,8 +42,8 @@ impl Identifiers {
 pub struct Event {
     /// The value of the `eventType` attribute, by which subscribers filter.
     pub event_type: String,
-    /// The value of the `id` attribute: always the same for the same change and event type, so that a subscriber can drop
-    /// a redelivery.
+    /// The value of the `id` attribute: always the same for the same change and event type, so that a subscriber can
+    /// drop a redelivery.
     pub id: Uuid,
     /// The message: JSON.
     pub body: String,
@@ -63,7 +60,6 @@ struct GenericMessage<'a> {
     noms_number: Option<&'a str>,
 }
 
-/// The body of every specific event.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SpecificMessage<'a> {
@@ -74,7 +70,7 @@ struct SpecificMessage<'a> {
     event_datetime: String,
 }
 
-/// The events of one row, in the order in which they go out.
+/// The events of one row, in the order in which they are published.
 #[must_use]
 pub fn events_of(
     update: &OffenderUpdate,
@@ -101,7 +97,7 @@ pub fn events_of(
     events
 }
 
-/// The specific event type of a row, and whether the generic event goes out before it.
+/// The specific event type of a row, and whether the generic event is published before it.
 #[must_use]
 pub fn event_type_of(update: &OffenderUpdate, options: &[EventOption]) -> (String, bool) {
     MAPPINGS
@@ -124,7 +120,7 @@ pub fn event_type_of(update: &OffenderUpdate, options: &[EventOption]) -> (Strin
         )
 }
 
-/// The table in [`MAPPINGS`] whose name differs from this one only in case or in spaces around it. Names are compared
+/// The table in [`MAPPINGS`] whose name differs from this one only in case or surrounding spaces. Names are compared
 /// exactly, as the service's predecessor did, so a row with such a name is one of [`OTHER_TABLES`].
 #[must_use]
 pub fn similar_table(source_table: &str) -> Option<&'static str> {
@@ -136,7 +132,7 @@ fn event(change: ChangeId, event_type: String, body: &impl Serialize) -> Event {
     Event {
         id: Uuid::new_v5(&change.0, event_type.as_bytes()),
         event_type,
-        // A struct of numbers and strings has no way to fail to become JSON.
+        // A struct of numbers and strings always becomes JSON.
         body: serde_json::to_string(body).unwrap_or_default(),
     }
 }
@@ -166,7 +162,6 @@ mod tests {
         }
     }
 
-    /// The events without any option.
     fn events_of(update: &OffenderUpdate, identifiers: &Identifiers) -> Vec<Event> {
         super::events_of(update, identifiers, &[])
     }
@@ -278,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_differs_in_case_or_spaces_is_similar_to_a_known_table() {
+    fn tables_are_similar_if_only_case_or_spaces_differ() {
         for (name, similar) in [
             ("alias", Some("ALIAS")),
             (" ALIAS ", Some("ALIAS")),
@@ -350,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_the_same_for_the_same_row_and_type_and_differ_otherwise() {
+    fn ids_differ_by_row_and_type_only() {
         let first = events_of(&update("ALIAS", "UPSERT"), &identifiers(None));
         let again = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
         assert_eq!(first[0].id, again[0].id);

@@ -1,7 +1,7 @@
-//! Reading the wanted fields out of a JSON object that came from outside.
+//! Reads the wanted fields of a JSON object that came from outside.
 //!
-//! A body is read straight into what is needed: other fields are skipped without being built, whatever is in them, so an
-//! answer takes no more memory than its bytes. Problems name the field and never quote its value, which may be personal.
+//! Other fields are skipped without being built, so an answer takes no more memory than its bytes. Errors name the
+//! field but never quote its value, which may be personal.
 
 use std::fmt;
 
@@ -10,29 +10,22 @@ use serde::{Deserialize, Deserializer as _};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-/// The wanted fields of a JSON object, as they stand in the body.
+/// The wanted fields of a JSON object, as raw JSON.
 #[derive(Debug)]
 pub struct Fields<'a>(Vec<(&'static str, &'a RawValue)>);
 
-/// What a body is instead of a JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoObject {
-    /// Nothing, or null.
     #[error("it is empty")]
     Nothing,
-    /// Another value.
     #[error("it is not a JSON object")]
     OtherJson,
-    /// Not JSON, or not all of it.
     #[error("it is not JSON")]
     NoJson,
 }
 
 impl<'a> Fields<'a> {
-    /// Reads the `wanted` fields of a body. A byte order mark before it is skipped.
-    ///
-    /// # Errors
-    /// If the body is not a JSON object.
+    /// Reads the `wanted` fields of a body. A leading byte order mark is skipped.
     pub fn of(body: &'a [u8], wanted: &'static [&'static str]) -> Result<Self, NoObject> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let body = body.trim_ascii();
@@ -55,7 +48,7 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// A field as it stands in the body, unless it is absent or null.
+    /// A field's raw JSON. `None` if it is absent or null.
     #[must_use]
     pub fn present(&self, name: &str) -> Option<&'a str> {
         let (_, value) = self.0.iter().rev().find(|(other, _)| *other == name)?;
@@ -63,18 +56,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A field that must be a whole number. Its value counts: `345.0` and `3.45e2` are whole.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub fn integer(&self, name: &str) -> Result<i64, String> {
         whole(self.required(name)?)
             .ok_or_else(|| format!("{name} is not a whole number of 64 bits"))
     }
 
-    /// A field that must be a string and not empty.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub fn text(&self, name: &str) -> Result<String, String> {
         match string(self.required(name)?) {
             None => Err(format!("{name} is not a string")),
@@ -83,10 +69,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field that may be absent, and otherwise must be a string, perhaps an empty one.
-    ///
-    /// # Errors
-    /// What is wrong with it.
+    /// A field that may be absent. Otherwise it must be a string, which may be empty.
     pub fn optional_text(&self, name: &str) -> Result<Option<String>, String> {
         let value = self.present(name);
         let text =
@@ -94,10 +77,7 @@ impl<'a> Fields<'a> {
         text.transpose()
     }
 
-    /// A field that may be absent, which is false, and otherwise must be a boolean.
-    ///
-    /// # Errors
-    /// What is wrong with it.
+    /// A field that may be absent, which means false. Otherwise it must be a boolean.
     pub fn boolean(&self, name: &str) -> Result<bool, String> {
         match self.present(name) {
             None | Some("false") => Ok(false),
@@ -116,7 +96,8 @@ fn string(json: &str) -> Option<String> {
     serde_json::from_str(json).ok()
 }
 
-/// A number whose value is whole, up to where a floating-point number still tells one from the next.
+/// A number with a whole value. From 2^53 on, floating-point numbers skip whole numbers, so those are not accepted in
+/// that form.
 fn whole(json: &str) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if let Ok(number) = serde_json::from_str(json) {
@@ -130,7 +111,6 @@ fn whole(json: &str) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() < EXACT).then_some(number as i64)
 }
 
-/// Keeps the wanted fields, and skips the others.
 struct Wanted(&'static [&'static str]);
 
 impl<'de> Visitor<'de> for Wanted {
@@ -179,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_wanted_are_skipped_whatever_is_in_them() {
+    fn other_fields_are_skipped_with_any_content() {
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
         for other in [
             deep.as_str(),
@@ -199,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_told_from_an_empty_one() {
+    fn an_empty_body_and_other_json_are_different_errors() {
         for (body, problem) in [
             ("", NoObject::Nothing),
             (" \r\n", NoObject::Nothing),

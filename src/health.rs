@@ -21,79 +21,65 @@ use crate::ports::CallError;
 use crate::single_flight::Flight;
 use crate::topic::SnsTopic;
 
-/// How long an answer is good for everybody who asks.
+/// How long a report is reused.
 const CACHED_FOR: Duration = Duration::from_secs(2);
-/// While nobody asks, the service does at this interval, for metrics and log.
+/// How often the service checks, so that metrics and log have a result even if no one requests health.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// A dependency that is down for this long is worth a line. One failed check is not.
+/// One failed check is not worth a line. A dependency that is down for this long is.
 const WORTH_A_LINE: Duration = Duration::from_mins(1);
-/// The dependencies and their components.
 const DEPENDENCIES: [(Dependency, &str); 3] = [
     (Dependency::Auth, "OAuthApiHealth"),
     (Dependency::CommunityApi, "communityApiHealth"),
     (Dependency::Sns, "probationevents-health"),
 ];
 
-/// What is checked, and how.
 #[derive(Clone, Debug)]
 pub struct Checks {
-    /// For the pings.
     pub http: HttpClient,
-    /// Base address of hmpps-auth.
     pub auth_url: String,
-    /// Base address of community-api.
     pub community_url: String,
-    /// The topic.
     pub topic: Arc<SnsTopic>,
-    /// The longest time for one check.
+    /// The time limit of one check.
     pub timeout: Duration,
-    /// The version to show.
     pub version: String,
-    /// Has the last claim, shown beside the ping of community-api, and gets what the checks find.
+    /// Provides the last claim, shown beside community-api's ping, and receives what the checks find.
     pub metrics: Arc<Metrics>,
-    /// What liveness follows; without it (polling is switched off) the service is always alive.
+    /// What liveness follows. Without it (polling is switched off) the service is always alive.
     pub heartbeat: Option<Heartbeat>,
-    /// Once this is cancelled, the service is no longer ready.
     pub stopping: CancellationToken,
 }
 
-/// Health of the service, for whoever asks.
 #[derive(Debug)]
 pub struct Health {
     checks: Checks,
     last: Mutex<Option<Flight<Report>>>,
 }
 
-/// Up or not; the order is that of severity.
+/// The order is that of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
-    /// All is well.
     Up,
-    /// On the way down, on purpose.
+    /// The service is stopping.
     OutOfService,
-    /// Not well.
     Down,
 }
 
-/// One component's health.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Component {
-    /// Its status.
     pub status: Status,
-    /// What is shown besides the status; keys sorted.
+    /// What is shown besides the status, with sorted keys.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<&'static str, Value>,
 }
 
-/// The health of the whole; the fields in the order that Spring writes them.
+/// The fields are in the order in which Spring writes them.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
     /// The worst status of any component.
     pub status: Status,
-    /// All components by name.
     pub components: BTreeMap<&'static str, Component>,
-    /// The probes that exist as groups of their own.
+    /// The probes, which are also groups.
     pub groups: [&'static str; 2],
 }
 
@@ -111,7 +97,6 @@ impl Component {
 }
 
 impl Health {
-    /// Health that has checked nothing yet.
     #[must_use]
     pub fn new(checks: Checks) -> Self {
         Self {
@@ -120,8 +105,8 @@ impl Health {
         }
     }
 
-    /// Health of everything, `None` if the check itself broke off. Many callers at once cause one check and wait for it;
-    /// it goes on if they stop waiting.
+    /// Health of everything. `None` if the check panicked. Concurrent callers share one check, which goes on if they
+    /// stop waiting.
     pub async fn report(&self) -> Option<Report> {
         let report = {
             let mut last = self.last.lock();
@@ -137,7 +122,7 @@ impl Health {
         report.await
     }
 
-    /// Checks at intervals, so that metrics and log show what is down although nobody asks. Never returns.
+    /// Checks at intervals, so that metrics and log show what is down even if no one requests health. Never returns.
     pub async fn watch(&self) {
         let mut episodes: [Episode; DEPENDENCIES.len()] = Default::default();
         loop {
@@ -151,7 +136,7 @@ impl Health {
         }
     }
 
-    /// Health of one component, `None` if there is none of that name.
+    /// Health of one component. `None` if no component has this name.
     pub async fn component(&self, name: &str) -> Option<Component> {
         match name {
             "ping" => Some(Component::bare(Status::Up)),
@@ -171,7 +156,7 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
             tracing::info!(
                 dependency,
                 down_for_seconds,
-                "the health check succeeds again"
+                "the health check of a dependency succeeds again"
             );
         }
     } else if let Some(lasted) = episode.failed(WORTH_A_LINE, now) {
@@ -181,24 +166,23 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
             dependency,
             cause,
             down_for_seconds,
-            "the health check of a dependency fails; calls to it may still succeed"
+            "the health check of a dependency fails: the service keeps calling it, and checks it again every 30 s"
         );
     }
 }
 
-/// Whether a check serves whoever asks now.
+/// Whether a check is recent enough to be reused.
 fn is_good(check: &Flight<Report>) -> bool {
     check.is_under_way() || check.started.elapsed() < CACHED_FOR
 }
 
 impl Checks {
-    /// Whether the poll loop makes progress; dependencies do not matter.
+    /// Whether the poll loop makes progress. Dependencies do not matter.
     fn liveness(&self) -> Component {
         let alive = self.heartbeat.as_ref().is_none_or(Heartbeat::is_alive);
         Component::bare(if alive { Status::Up } else { Status::Down })
     }
 
-    /// Whether the service is not about to stop.
     fn readiness(&self) -> Component {
         Component::bare(if self.stopping.is_cancelled() {
             Status::OutOfService
@@ -310,10 +294,7 @@ impl Checks {
     }
 }
 
-/// Asks the service that runs on this port of this machine whether it is ready.
-///
-/// # Errors
-/// If it is not, or does not answer within seconds.
+/// Asks the service on this port of this machine whether it is ready. An error says why it is not.
 pub async fn is_ready(port: u16) -> anyhow::Result<()> {
     let patience = Duration::from_secs(3);
     let url = format!("http://127.0.0.1:{port}/health/readiness");
@@ -328,10 +309,10 @@ pub async fn is_ready(port: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A status by the name that Spring gives it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.
+/// A status by Spring's name for it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.
 fn status_name(status: u16) -> String {
     let reason = match status {
-        // Named differently there than in the standard's list.
+        // Spring's name differs from the standard's.
         418 => Some("I am a teapot"),
         _ => reqwest::StatusCode::from_u16(status)
             .ok()
@@ -357,7 +338,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_is_good_for_two_seconds_also_if_nobody_waited_for_it() {
+    async fn a_check_is_reused_for_two_seconds() {
         let check = Flight::start(ready(Report {
             components: BTreeMap::new(),
             groups: ["liveness", "readiness"],
@@ -370,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_under_way_is_for_everybody_who_asks_meanwhile() {
+    async fn concurrent_callers_share_one_check() {
         let check = Flight::start(pending());
         sleep(Duration::from_mins(1)).await;
         assert!(is_good(&check));

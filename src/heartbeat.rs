@@ -1,4 +1,4 @@
-//! The poll loop's sign of life, from which liveness follows.
+//! The poll loop's sign of life. Liveness follows it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long a wait may go on between two beats.
+/// The interval of beats during a wait.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// Shared by the poll loop, which beats, and liveness, which listens.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     last_beat: Arc<Mutex<Instant>>,
@@ -17,7 +16,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heart that counts as stopped after `silence_allowed` without a beat.
+    /// Counts as stopped after `silence_allowed` without a beat.
     #[must_use]
     pub fn new(silence_allowed: Duration) -> Self {
         Self {
@@ -26,12 +25,12 @@ impl Heartbeat {
         }
     }
 
-    /// Says that the poll loop makes progress.
+    /// Records that the poll loop makes progress.
     pub fn beat(&self) {
         *self.last_beat.lock() = Instant::now();
     }
 
-    /// Beats while waiting for something that may take long and is not itself a call.
+    /// Beats during a wait that may be long and is not a call.
     pub async fn beat_while<F: Future>(&self, wait: F) -> F::Output {
         tokio::pin!(wait);
         loop {
@@ -44,7 +43,6 @@ impl Heartbeat {
         }
     }
 
-    /// Whether there was a beat lately.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.last_beat.lock().elapsed() <= self.silence_allowed

@@ -1,5 +1,5 @@
-//! What all outgoing calls have in common: how connections are made and given up, limits on everything, and errors fit for
-//! a log.
+//! What all outgoing calls have in common: how connections are made and left behind, limits on everything, and errors
+//! that are safe to log.
 
 pub mod sdk;
 
@@ -18,25 +18,25 @@ use tokio::sync::Semaphore;
 
 use crate::ports::{CallError, CallErrorKind};
 
-/// The largest answer that is read; the real ones have a few hundred bytes.
+/// The largest answer that is read. Real ones have a few hundred bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
-/// How much of a text from outside is shown.
+/// How many characters of a text from outside are shown.
 const LONGEST_TEXT: usize = 200;
-/// An answer larger than this waits for others that are as large.
+/// Answers larger than this take turns: see [`LARGE_BODIES_AT_ONCE`].
 const SMALL_BODY: usize = 64 * 1024;
 /// How many large answers are read at once. With [`LARGEST_BODY`], and buffers that double, they take 32 MB at most.
 const LARGE_BODIES_AT_ONCE: usize = 16;
-/// How long to wait at most because the other side asked for it.
+/// The longest `Retry-After` that is respected.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
-/// An idle connection lives this long. It serves the rows of a drain, and no poll meets one that the other side is just
-/// closing, or one to an address that has moved.
+/// How long an idle connection is kept: long enough for the rows of a drain, and too short for a poll to use one that
+/// the other side is closing, or one to an address that has moved.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
-/// Makes HTTP calls; a clone shares the connections.
+/// Makes HTTP calls. A clone shares the connections.
 ///
-/// HTTP/1.1 only: HTTP/2 would put all calls on one connection, and one that takes bytes and never answers would fail them
-/// all. When a call gets no answer, all idle connections are left behind: the next attempt must not take another one that
-/// is as dead. Proxies of the environment are not used, since they would see the token.
+/// It uses HTTP/1.1 only: HTTP/2 would put all calls on one connection, and a connection that never answers would fail
+/// them all. If a call gets no answer, all idle connections are left behind, since they may be dead as well. Proxies of
+/// the environment are not used, since they would see the token.
 #[derive(Clone, Debug)]
 pub struct HttpClient(Arc<Inner>);
 
@@ -49,7 +49,7 @@ struct Inner {
     large_bodies: Semaphore,
 }
 
-/// The connections of one generation: a client of the library has exactly one pool.
+/// The connections of one generation. A client of the library has exactly one pool.
 #[derive(Debug)]
 struct Pool {
     generation: u64,
@@ -57,20 +57,13 @@ struct Pool {
 }
 
 impl HttpClient {
-    /// A client that does not follow redirects: no service answers with any, and they could carry a token elsewhere. Its
-    /// callers limit the duration of each call.
-    ///
-    /// # Errors
-    /// If there are no root certificates on this machine.
+    /// A client that does not follow redirects: no service answers with any, and they could carry a token elsewhere.
+    /// Callers limit the duration of each call.
     pub fn new(connect_timeout: Duration) -> anyhow::Result<Self> {
         Self::with_redirects(connect_timeout, Policy::none)
     }
 
-    /// A client that follows redirects by this policy.
-    ///
-    /// # Errors
-    /// If there are no root certificates on this machine.
-    pub fn with_redirects(
+    pub(crate) fn with_redirects(
         connect_timeout: Duration,
         redirects: fn() -> Policy,
     ) -> anyhow::Result<Self> {
@@ -93,15 +86,11 @@ impl HttpClient {
         })))
     }
 
-    /// A request to be sent with [`Self::send`].
-    pub fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
         self.0.pool.lock().client.request(method, url)
     }
 
-    /// Sends a request.
-    ///
-    /// # Errors
-    /// If there is no answer. An answer with any status is one.
+    /// Sends a request. An answer with any status is a success.
     pub async fn send(&self, request: RequestBuilder) -> reqwest::Result<Response> {
         self.execute(request.build()?).await
     }
@@ -111,7 +100,7 @@ impl HttpClient {
             let pool = self.0.pool.lock();
             (pool.client.clone(), pool.generation)
         };
-        // Dropped by a caller that has waited long enough, too.
+        // This also drops if the caller stops waiting.
         let no_answer = NoAnswer {
             http: &self.0,
             generation,
@@ -121,22 +110,20 @@ impl HttpClient {
         Ok(answer)
     }
 
-    /// Reads a body up to the limit. One that stalls keeps no other from being read unless both are large.
-    ///
-    /// # Errors
-    /// If it is larger, or breaks off: the answer is lost, although the call had its effect.
+    /// Reads a body up to the limit. A body that stalls delays another only if both are large. If it is too large or
+    /// breaks off, the answer is lost, although the call had its effect.
     pub async fn body(&self, mut response: Response) -> Result<Vec<u8>, CallError> {
         let mut body = Vec::new();
-        let mut permit = None;
+        let mut turn = None;
         while let Some(chunk) = response.chunk().await.map_err(not_answered)? {
             let length = body.len() + chunk.len();
             if length > LARGEST_BODY {
                 let cause = format!("an answer of more than {LARGEST_BODY} bytes");
                 return Err(CallError::new(CallErrorKind::AnswerLost, cause));
             }
-            if length > SMALL_BODY && permit.is_none() {
-                // Nothing closes it, so that no error can come of it.
-                permit = Some(self.0.large_bodies.acquire().await);
+            if length > SMALL_BODY && turn.is_none() {
+                // The semaphore is never closed, so this cannot fail.
+                turn = Some(self.0.large_bodies.acquire().await);
             }
             body.extend_from_slice(&chunk);
         }
@@ -174,7 +161,7 @@ impl Drop for NoAnswer<'_> {
     fn drop(&mut self) {
         let http = self.http;
         let mut pool = http.pool.lock();
-        // Others may have left them behind already.
+        // Another call may have left them behind already.
         if pool.generation == self.generation
             && let Ok(client) = client(&http.tls, http.connect_timeout, (http.redirects)())
         {
@@ -184,7 +171,7 @@ impl Drop for NoAnswer<'_> {
     }
 }
 
-/// A call that brought no answer, and may have taken effect unless it failed while connecting.
+/// A call without an answer. It may have taken effect, unless it failed while connecting.
 #[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 pub fn not_answered(error: reqwest::Error) -> CallError {
@@ -202,7 +189,7 @@ pub fn host_of(url: &str) -> &str {
     url.split('/').nth(2).unwrap_or_default()
 }
 
-/// A call whose answer has a status that says no.
+/// A call whose answer has an error status.
 #[must_use]
 pub fn refused(status: StatusCode, headers: &HeaderMap) -> CallError {
     CallError {
@@ -212,7 +199,7 @@ pub fn refused(status: StatusCode, headers: &HeaderMap) -> CallError {
     }
 }
 
-/// Why a token was refused (RFC 6750, 3), one of a list since the text comes from outside.
+/// Why a token was refused (RFC 6750, section 3), from a fixed list, since the text comes from outside.
 fn refusal_reason(headers: &HeaderMap) -> &'static str {
     const REASONS: [(&str, &str); 5] = [
         ("expired", ": the token has expired"),
@@ -237,7 +224,7 @@ fn refusal_kind(status: StatusCode) -> CallErrorKind {
     }
 }
 
-/// Seconds or a date, as RFC 9110 has it.
+/// Seconds or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     let wait = match value.trim().parse() {
@@ -252,7 +239,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
-/// Why a call failed, from a list of causes that hold nothing of the request. A library's own text may.
+/// Why a call failed, from a fixed list. A library's text may quote the request.
 #[must_use]
 pub fn cause_of(error: &(dyn Error + 'static)) -> String {
     let mut told: Vec<String> = causes(error).filter_map(known_cause).collect();
@@ -264,8 +251,7 @@ pub fn cause_of(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// An error, what caused it, what caused that, and so on.
-pub fn causes<'a>(
+pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
@@ -302,10 +288,10 @@ fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
     Some(error.to_string())
 }
 
-/// Text from outside, as far as a log, a terminal or a browser can show it: printable, on one line, not long.
+/// Text from outside as a log, terminal or browser can show it: printable, on one line, and short.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    // Debug's escapes know what cannot be printed; they escape quotes and backslashes as well.
+    // Debug escapes what cannot be printed, and also quotes and backslashes.
     let is_printable = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
     let shown = text.chars().map(|c| if is_printable(c) { c } else { ' ' });
     shown.take(LONGEST_TEXT).collect()
@@ -316,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_token_is_told_by_its_kind_and_never_quoted() {
+    fn why_a_token_is_refused_is_named_without_quoting_it() {
         for (said, reason) in [
             (
                 "error_description=\"An error occurred while attempting to decode the Jwt: Jwt expired at 2026-11-26T10:00:00Z\"",
@@ -343,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_are_told_by_their_causes_and_never_by_their_request() {
+    async fn errors_show_causes_but_never_the_request() {
         let http = HttpClient::new(Duration::from_secs(2)).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap();
@@ -380,7 +366,7 @@ mod tests {
         }
     }
 
-    /// Answers each request with the start of a body, and those for `/whole` with the rest of it as well.
+    /// Answers each request with the start of a body. `/whole` gets the rest as well.
     async fn starts_bodies() -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,8 +1,9 @@
-//! What Application Insights is told: an operation for each claim and its row, with the calls made for it and its custom events.
+//! What Application Insights receives: an operation for each claim and its row, with the calls made for it and its
+//! custom events.
 //!
-//! The operation goes with the task that works on it, so that whoever makes a call need not be told for which row it is. A
-//! call outside of any operation, like those of a health check, is not told. Nothing here waits or fails: see [`export`]
-//! for what becomes of what cannot be sent.
+//! The operation belongs to the task that works on it, so a caller need not know for which row it makes a call. A call
+//! outside any operation, such as that of a health check, is not sent. Nothing here waits or fails: [`export`] has what
+//! happens to items that cannot be sent.
 
 pub mod export;
 mod ingestion;
@@ -27,21 +28,20 @@ use self::queue::Queue;
 use crate::offender_update::{ClaimedRow, OffenderUpdate};
 use crate::outcome::Outcome;
 
-/// Whatever is longer is cut: a value may come from outside, and waits in memory until it is sent.
+/// Longer values are cut, since a value may come from outside, and waits in memory until it is sent.
 const LONGEST_VALUE: usize = 1024;
 
-/// The name of every operation, and of the item that stands for its row.
 const OPERATION: &str = "offender update";
 
-/// Where operations come from; a clone is another handle to the same.
+/// Starts operations. A clone is another handle to the same.
 #[derive(Clone, Debug, Default)]
 pub struct Insights(Option<SdkTracer>);
 
-/// A claim and what follows from it, in Application Insights one operation.
+/// A claim and its row: one operation in Application Insights.
 #[derive(Clone, Debug, Default)]
 pub struct Operation(Option<Context>);
 
-/// A call to another service. If it is dropped before its end is told, the caller has stopped waiting.
+/// A call to another service. If it is dropped before [`Self::ended`], the caller has stopped waiting.
 #[derive(Debug)]
 pub struct Call(Option<OpenCall>);
 
@@ -52,7 +52,7 @@ struct OpenCall {
     ended: Option<(Cow<'static, str>, Option<String>)>,
 }
 
-/// Ids from the generator that a simulation can seed.
+/// The generator is one that a simulation can seed.
 #[derive(Debug)]
 struct Ids;
 
@@ -67,16 +67,15 @@ impl IdGenerator for Ids {
 }
 
 impl Insights {
-    /// Application Insights switched off: operations that nobody is told of.
+    /// Application Insights is switched off: no operation is sent.
     #[must_use]
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// Operations whose items go into this queue.
     fn into_queue(queue: Queue, scope: InstrumentationScope) -> Self {
-        // All set here, since the SDK would otherwise take them from the environment, and it does not count what it drops
-        // by a sampler or a limit.
+        // All are set here, since the SDK otherwise reads them from the environment. It does not count what a sampler
+        // or a limit drops.
         let limits = SpanLimits {
             max_events_per_span: u32::MAX,
             max_attributes_per_span: u32::MAX,
@@ -94,7 +93,6 @@ impl Insights {
         Self(Some(provider.tracer_with_scope(scope)))
     }
 
-    /// A new operation, with an id of its own.
     #[must_use]
     pub fn operation(&self) -> Operation {
         Operation(self.0.as_ref().map(|tracer| {
@@ -106,7 +104,6 @@ impl Insights {
 }
 
 impl Operation {
-    /// The operation that this task works on.
     #[must_use]
     pub fn current() -> Self {
         Self(Context::map_current(|current| {
@@ -114,7 +111,6 @@ impl Operation {
         }))
     }
 
-    /// Works on something as a part of this operation.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
         match self.0 {
             Some(context) => work.with_context(context).await,
@@ -122,7 +118,7 @@ impl Operation {
         }
     }
 
-    /// Tells that the events of a row are on the topic, `age` after the change.
+    /// The events of a row are on the topic, `age` after the change.
     pub fn published(&self, update: &OffenderUpdate, crn: &str, age: Duration) {
         self.custom_event("ProbationOffenderEvent", || {
             let mut dimensions = vec![
@@ -139,12 +135,11 @@ impl Operation {
         });
     }
 
-    /// Tells that a row was marked as permanently failed.
     pub fn permanently_failed(&self, row: &ClaimedRow) {
         self.custom_event("ProbationOffenderPermanentlyFailedEvent", || ids_of(row));
     }
 
-    /// Tells how a row's time in flight ended, with everything that was told of it.
+    /// Ends the row's item, and sends it with all that belongs to it.
     pub fn row_ended(&self, row: &ClaimedRow, event_type: Option<&str>, outcome: Outcome) {
         let Some(context) = &self.0 else { return };
         let span = context.span();
@@ -164,14 +159,13 @@ impl Operation {
     fn custom_event(&self, name: &'static str, dimensions: impl FnOnce() -> Vec<KeyValue>) {
         let Some(context) = &self.0 else { return };
         let mut attributes = dimensions();
-        // The library makes a custom event of what has these two names; all other attributes are its dimensions.
+        // These two names make a custom event of it. All other attributes are its dimensions.
         attributes.push(KeyValue::new("ai.customEvent.name", name));
         context.span().add_event("ai.custom", attributes);
     }
 }
 
-/// Starts a call for the operation that this task works on. `target` is a host, and `name` says what is asked for, the same
-/// for every offender.
+/// Starts a call for the operation of this task. `target` is a host. `name` is the same for every offender.
 #[must_use]
 pub fn start_call(dependency: &'static str, target: &str, name: &'static str) -> Call {
     let span = Operation::current().0.and_then(|context| {
@@ -190,7 +184,7 @@ pub fn start_call(dependency: &'static str, target: &str, name: &'static str) ->
 }
 
 impl Call {
-    /// The header by which the other side can join the operation, as W3C Trace Context has it.
+    /// The header with which the other side can join the operation (W3C Trace Context).
     #[must_use]
     pub fn traceparent(&self) -> Option<(&'static str, String)> {
         let context = self.0.as_ref()?.span.span_context();
@@ -198,7 +192,7 @@ impl Call {
         Some(("traceparent", format!("00-{trace_id}-{span_id}-01")))
     }
 
-    /// Tells how the call ended, and why it failed if it did.
+    /// Records how the call ended, and why it failed.
     pub fn ended(&mut self, result_code: Cow<'static, str>, failure: Option<&str>) {
         if let Some(call) = &mut self.0 {
             call.ended = Some((result_code, failure.map(clamped)));
@@ -215,7 +209,7 @@ impl Drop for OpenCall {
             )
         };
         let (result_code, failure) = self.ended.take().unwrap_or_else(timed_out);
-        // The library makes the result code of it, and the type HTTP.
+        // The library derives the result code and the type HTTP from it.
         self.span
             .set_attribute(text("http.response.status_code", &result_code));
         match failure {
@@ -233,7 +227,7 @@ impl Drop for OpenCall {
     }
 }
 
-/// The ids by which Delius knows a row, as far as they could be read; no personal data.
+/// Delius' ids of a row, as far as they could be read. No CRN and no prison number.
 fn ids_of(row: &ClaimedRow) -> Vec<KeyValue> {
     let delta_id = row.offender_delta_id();
     let delta_id = delta_id.map(|id| text("offenderDeltaId", &id.to_string()));
@@ -246,7 +240,7 @@ fn text(name: &'static str, value: &str) -> KeyValue {
     KeyValue::new(name, clamped(value))
 }
 
-/// The library panics if it has to cut a value within a character, so that none gets to it that is too long.
+/// The library panics if it has to cut a value within a character, so it never gets one that is too long.
 fn clamped(value: &str) -> String {
     value[..value.floor_char_boundary(LONGEST_VALUE)].to_owned()
 }

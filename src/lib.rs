@@ -1,35 +1,35 @@
-//! probation-offender-events: turns changes to offenders in Delius into events on an AWS SNS topic.
+//! Publishes an event to an AWS SNS topic for each change to an offender in Delius.
 //!
-//! A row of OFFENDER_DELTA is claimed from community-api (which locks it for ten minutes), decided on, published to the
-//! topic, and deleted. The whole service is that path, with what it takes to lose nothing on it.
+//! The service claims a row of OFFENDER_DELTA from community-api, which locks it for ten minutes. It publishes the
+//! row's events to the topic, and deletes the row. If any of this fails, no row is lost.
 //!
 //! # Reading order
 //!
-//! 1. [`offender_update`], [`event`], [`decision`], [`outcome`]: the pure core. A row, what it tells subscribers, what
-//!    happens next to it, what can become of it. [`fields`] reads both kinds of JSON that come from outside.
-//! 2. [`ports`]: what the poller needs of the world, and how calls fail. [`poller`]: the drain that claims rows. Then
-//!    `poller/row.rs`, the path of one row from top to bottom, and [`poller::places`] and [`poller::retry`], which say what
+//! 1. [`offender_update`], [`event`], [`decision`], [`outcome`]: the pure core. A row, its events, the next step for
+//!    it, and how it can end. `fields` reads both kinds of JSON that come from outside.
+//! 2. [`ports`]: what the poller needs, and how calls fail. [`poller`]: the drain that claims rows. Then
+//!    `poller/row.rs`, the path of one row from top to bottom. [`poller::places`] and [`poller::retry`] hold what
 //!    happens when calls fail.
-//! 3. [`community_api`] with its [`token`], and [`topic`]: the two ports over HTTP and the AWS SDK. [`calls`] times and
+//! 3. [`community_api`] with its [`token`], and [`topic`]: the two ports over HTTP and the AWS SDK. `calls` times and
 //!    reports each call, and [`http`] holds the rules for connections.
-//! 4. [`health`] with its [`heartbeat`], [`metrics`], [`web`], [`telemetry`], [`insights`]: what the operator sees.
-//! 5. [`config`] and [`application`]: the settings, and the only place where all of this is joined. [`check`] tells whether
-//!    it would work, with [`identity`]. [`signals`] stop the service.
+//! 4. `health` with its `heartbeat`, [`metrics`], [`web`], [`telemetry`], `insights`: what the operator sees.
+//! 5. [`config`] and [`application`]: the settings, and the only place where everything is joined. [`check`] checks an
+//!    environment, with `identity`. [`signals`] stop the service.
 
 pub mod application;
-pub mod calls;
+mod calls;
 pub mod check;
 pub mod community_api;
 pub mod config;
 pub mod decision;
 mod episode;
 pub mod event;
-pub mod fields;
-pub mod health;
-pub mod heartbeat;
+mod fields;
+mod health;
+mod heartbeat;
 pub mod http;
-pub mod identity;
-pub mod insights;
+mod identity;
+mod insights;
 pub mod metrics;
 pub mod offender_update;
 pub mod outcome;
@@ -41,3 +41,5 @@ pub mod telemetry;
 pub mod token;
 pub mod topic;
 pub mod web;
+
+pub use self::health::is_ready;

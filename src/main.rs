@@ -13,17 +13,18 @@ use probation_offender_events::application::{self, Application};
 use probation_offender_events::config::{self, Settings};
 use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::OffenderId;
-use probation_offender_events::{health, signals, telemetry, web};
+use probation_offender_events::{is_ready, signals, telemetry, web};
 
-/// Takes a fifth off the CPU time of a row against the C library's, for under a megabyte more: docs/performance.md.
+/// Compared with the C library's allocator, it saves a fifth of the CPU time per row, and needs less than a megabyte
+/// more (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The exit code of a configuration that cannot work (EX_USAGE of sysexits.h).
+/// The exit code of a configuration that is wrong (EX_USAGE of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
 
-/// Turns changes to offenders in Delius into events on an AWS SNS topic. Configured by environment variables; `config` lists
-/// them, the README explains them. Without a command it runs until SIGTERM.
+/// Publishes events to an AWS SNS topic when offenders in Delius change. Environment variables configure it. `config`
+/// lists them, and docs/configuration.md explains them. Without a command, it runs until SIGTERM.
 #[derive(Parser)]
 #[command(version = version())]
 struct Arguments {
@@ -33,19 +34,20 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Tell whether the service would work in this environment; nothing is claimed or published. Exit code 0 or 1
+    /// Check that the service can reach and use everything it depends on. Claims and publishes nothing. Exit code 0 or
+    /// 1
     Check {
-        /// Ask community-api for the identifiers of this offender, too
+        /// Also request the identifiers of this offender from community-api
         #[arg(long)]
         offender_id: Option<i64>,
     },
-    /// Print the effective settings and where each came from; secrets are hidden
+    /// Print the settings in force and where each comes from, without secrets
     Config,
-    /// Ask the service that runs on SERVER_PORT whether it is ready, for a container's health check
+    /// Ask the service on SERVER_PORT whether it is ready, for the health check of a container
     Healthcheck,
 }
 
-/// Images tell their version in the environment.
+/// Images have their version in the environment.
 fn version() -> String {
     let build_number = std::env::var("BUILD_NUMBER").ok();
     let build_number = build_number.filter(|version| !version.is_empty());
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
         None => serve(settings),
         Some(Command::Check { offender_id }) => in_runtime(check(settings, offender_id)),
         Some(Command::Config) => Ok(()),
-        Some(Command::Healthcheck) => in_runtime(health::is_ready(settings.server_port)),
+        Some(Command::Healthcheck) => in_runtime(is_ready(settings.server_port)),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says why the process ends. That nobody listens is no reason for a panic, and nobody listening for long none to stay.
+/// Prints why the process ends. If no one reads standard error, that neither panics nor keeps the process from ending.
 fn say(reason: &dyn Display) {
     let reason = format!("{reason}\n");
     let (done, said) = mpsc::channel();
@@ -91,18 +93,18 @@ fn say(reason: &dyn Display) {
     let _ = said.recv_timeout(Duration::from_secs(1));
 }
 
-/// Prints an answer. That nobody listens is no reason for a panic.
+/// Prints an answer, and does not panic if no one reads it.
 fn print(answer: &dyn Display) {
     let _ = writeln!(std::io::stdout(), "{answer}");
 }
 
 fn in_runtime(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    // One thread: the work is waiting, and a thread that wakes another for each row costs a fifth of the row's CPU time.
+    // One thread: the service mostly waits, and waking another thread for each row costs a fifth of the row's CPU time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let ended = runtime.block_on(task);
-    // A look-up of a host name that hangs must not keep the process from ending.
+    // A lookup of a host name may hang. It must not keep the process from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }

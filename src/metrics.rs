@@ -1,4 +1,4 @@
-//! Every metric of the service, as typed fields over a registry of their own; the help texts are what the operator reads.
+//! Every metric of the service, as typed fields with a separate registry. Operators read the help texts.
 
 mod gauges;
 mod last_claim;
@@ -16,11 +16,11 @@ use prometheus::{
 use tokio::time::Instant;
 
 use self::gauges::AgeMax;
-pub use self::gauges::SecondsSince;
+pub(crate) use self::gauges::SecondsSince;
 pub use self::last_claim::LastClaim;
 use crate::outcome::{CallOutcome, Dependency, Label, PollResult, Reason, RedeliveryCause, Step};
 
-/// A metric with one label, whose series all exist from the start.
+/// One series per value of a label. All exist from the start.
 #[derive(Debug)]
 pub struct By<L, M> {
     series: Vec<M>,
@@ -28,80 +28,58 @@ pub struct By<L, M> {
 }
 
 impl<L: Label, M> By<L, M> {
-    /// The series of this value of the label.
+    /// The series with this value of the label.
     pub fn of(&self, label: L) -> &M {
         &self.series[label.index()]
     }
 }
 
-/// The service's metrics. Every series whose labels are known beforehand exists with 0 from the start, so that a rate over
-/// it is right from the first event on.
+/// The service's metrics. Every series whose labels are known in advance exists with 0 from the start, so that its rate
+/// counts the first event, too.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// One a poll, not one a row.
-    pub polls: IntCounter,
-    /// How polls ended.
-    pub poll_results: By<PollResult, IntCounter>,
-    /// Since community-api last answered a claim.
-    pub since_claim_answered: SecondsSince,
-    /// How the last claim went; no metric, but shown by `/health`.
+    pub(crate) polls: IntCounter,
+    pub(crate) poll_results: By<PollResult, IntCounter>,
+    pub(crate) since_claim_answered: SecondsSince,
+    /// How the last claim went. `/health` shows it. It is not a metric.
     pub last_claim: LastClaim,
-    /// Rows claimed.
-    pub read: IntCounter,
-    /// Rows left locked for a second chance, since no events could be made of them.
-    pub failed: IntCounter,
-    /// Rows marked as permanently failed.
-    pub permanently_failed: IntCounter,
-    /// Events accepted by the topic.
-    pub published: IntCounter,
-    /// From the change in Delius to its events on the topic.
-    pub age: Histogram,
+    pub(crate) read: IntCounter,
+    pub(crate) failed: IntCounter,
+    pub(crate) permanently_failed: IntCounter,
+    pub(crate) published: IntCounter,
+    pub(crate) age: Histogram,
     age_max: AgeMax,
-    /// Rows deleted or marked as permanently failed.
-    pub settled: IntCounter,
-    /// Claims without an answer, each of which may have locked a row.
-    pub claims_without_answer: IntCounter,
-    /// Rows claimed and not yet settled.
+    pub(crate) settled: IntCounter,
+    pub(crate) claims_without_answer: IntCounter,
+    /// Rows that are claimed and not yet settled.
     pub held: IntGauge,
-    /// Since the oldest of them was claimed.
-    pub oldest_held: SecondsSince,
-    /// Since the oldest change whose row is held for the first time.
-    pub oldest_new_row: SecondsSince,
+    pub(crate) oldest_held: SecondsSince,
+    pub(crate) oldest_new_row: SecondsSince,
     /// 1 while a dependency's health check succeeds.
     pub dependency_up: By<Dependency, IntGauge>,
-    /// Rows in trouble, by the step that fails.
-    pub rows_in_trouble: By<Step, IntGauge>,
+    pub(crate) rows_in_trouble: By<Step, IntGauge>,
     /// Places of rows in trouble.
     pub places_lost: IntGauge,
-    /// 1 while the brake stops rows from being marked as permanently failed.
+    /// 1 while the brake is on.
     pub brake_on: IntGauge,
-    /// Rows left locked, by reason.
-    pub left_locked: By<Reason, IntCounter>,
+    pub(crate) left_locked: By<Reason, IntCounter>,
     /// Publishes of events that may be on the topic already, by cause.
     pub redelivered: By<RedeliveryCause, IntCounter>,
-    /// Publishes that were answered only after the row's lease had ended.
-    pub lease_overruns: IntCounter,
-    /// Durations of calls, by dependency, call and outcome.
+    pub(crate) lease_overruns: IntCounter,
     calls: HistogramVec,
-    /// What SNS answered for each event.
-    pub publish_results: IntCounterVec,
-    /// Always 1, with the version as its label.
-    pub build_info: IntGaugeVec,
-    /// What Application Insights was not told, by reason.
-    pub telemetry_dropped: IntCounterVec,
-    /// Lines that the log could not be given.
+    pub(crate) publish_results: IntCounterVec,
+    pub(crate) build_info: IntGaugeVec,
+    pub(crate) telemetry_dropped: IntCounterVec,
+    /// Lines that could not be written to the log.
     pub log_lines_lost: IntCounter,
 }
 
-/// Why Application Insights was not told something.
+/// The values of the label of `telemetry_dropped`.
 pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "refused", "not_accepted", "stopped"];
 
 impl Metrics {
-    /// Registers all metrics.
-    ///
-    /// # Errors
-    /// If two metrics had the same name, which a test rules out.
+    /// Registers all metrics. It fails if two have the same name, which a test rules out.
     #[expect(
         clippy::too_many_lines,
         reason = "a list, one metric after the other with its help text"
@@ -111,26 +89,27 @@ impl Metrics {
         let table = Table(&registry);
         let updates = table.counters(
             "offender_updates_total",
-            "Rows read, failed (left for a second chance) and permanentlyFailed, and events published. read without \
-             published for minutes: look at the rows in trouble and the log.",
+            "Rows read, failed (left locked for a second attempt) and permanentlyFailed, and events published. If read \
+             increases for minutes and published does not, check offender_rows_in_trouble and the log.",
             "type",
         )?;
         let metrics = Self {
             polls: table.counter(
                 "offender_poll_total",
-                "Polls of community-api. No increase: the pod does not poll.",
+                "Polls of community-api. If this does not increase, the pod does not poll.",
             )?,
             poll_results: table.counters_by(
                 "offender_poll_results_total",
-                "Polls by how they ended: empty, found, contended (other pods had the same rows), failed, no_token (from \
-                 hmpps-auth), unauthorised (by community-api). The log has the cause of the last three.",
+                "Polls by result: empty, found, contended (other callers locked the same rows), failed, no_token \
+                 (hmpps-auth issued none), unauthorised (community-api refused the token). The log has the cause of the \
+                 last three.",
                 "result",
             )?,
             last_claim: LastClaim::default(),
             since_claim_answered: table.add(SecondsSince::new(
                 "offender_seconds_since_successful_poll",
-                "Since community-api last answered a claim, or since the start. More than a few intervals: polls fail, or \
-                 calls for claimed rows do.",
+                "Seconds since community-api last answered a claim, or since the start. If this is more than a few poll \
+                 intervals, polls or calls for claimed rows fail.",
                 Some(Instant::now()),
             )?)?,
             claims_without_answer: table.counter(
@@ -144,99 +123,101 @@ impl Metrics {
             published: updates.with_label_values(&["published"]),
             age: table.histogram(
                 "offender_update_age_seconds",
-                "From the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
+                "Time from the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
                 &[1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0],
             )?,
             age_max: table.add(AgeMax::new()?)?,
             settled: table.counter(
                 "offender_updates_settled_total",
-                "Rows deleted or marked as permanently failed. No increase while rows are in trouble: an outage.",
+                "Rows deleted or marked as permanently failed. If this does not increase while rows are in trouble, \
+                 there is an outage.",
             )?,
             held: table.gauge(
                 "offender_updates_in_flight",
-                "Rows held: claimed by this pod and not yet settled.",
+                "Rows that this pod holds: claimed and not yet settled.",
             )?,
             oldest_held: table.add(SecondsSince::new(
                 "offender_oldest_in_flight_seconds",
-                "Since the oldest held row was claimed, 0 without one. Usually under a second; up to 95 % of the lock while \
-                 calls fail.",
+                "Seconds since the oldest held row was claimed, or 0 if no row is held. Usually under a second. While \
+                 calls fail, up to 95 % of the lock.",
                 None,
             )?)?,
             oldest_new_row: table.add(SecondsSince::new(
                 "offender_oldest_new_row_age_seconds",
-                "Age of the oldest change among held rows that were not claimed before, 0 without one. Usually up to 15 \
-                 seconds; more than 600: a backlog.",
+                "Age of the oldest change among held rows that were claimed for the first time, or 0 if there are none. \
+                 Usually up to 15 seconds. More than 600 means that there is a backlog.",
                 None,
             )?)?,
             dependency_up: table.gauges_by(
                 "offender_dependency_up",
-                "1 while the dependency's check in /health succeeds, otherwise 0. The service checks every 30 seconds; the log \
-                 has the cause.",
+                "1 while the health check of the dependency succeeds, otherwise 0. The service checks every 30 seconds. \
+                 The log has the cause.",
                 "dependency",
             )?,
             rows_in_trouble: table.gauges_by(
                 "offender_rows_in_trouble",
-                "Held rows with a failed call, by the step that fails: identifiers, delete and mark_as_failed are calls to \
-                 community-api, publish is to SNS.",
+                "Held rows with a failed call, by the step that fails. identifiers, delete and mark_as_failed are calls \
+                 to community-api. publish is a call to SNS.",
                 "step",
             )?,
             places_lost: table.gauge(
                 "offender_places_lost",
-                "Places of rows in trouble. All of OFFENDERUPDATEPOLL_MAXINFLIGHT: only a few rows are claimed until one is \
-                 settled.",
+                "Places of rows in trouble. If all places (OFFENDERUPDATEPOLL_MAXINFLIGHT) are lost, the service claims \
+                 only a few rows until one is settled.",
             )?,
             brake_on: table.gauge(
                 "offender_permanent_failure_brake_on",
-                "1 while the pod marks no rows as permanently failed, since too many were: check what community-api and SNS \
-                 answer.",
+                "1 while the pod marks no rows as permanently failed because it has marked too many. Check what \
+                 community-api and SNS answer.",
             )?,
             left_locked: table.counters_by(
                 "offender_updates_left_locked_total",
-                "Rows left locked, to come back when the lock expires.",
+                "Rows left locked. They come back when the lock expires.",
                 "reason",
             )?,
             redelivered: table.counters_by(
                 "offender_updates_redelivered_total",
-                "Publishes of events that may be on the topic already, with the same id attribute each time.",
+                "Publishes of events that may be on the topic already, each with the same id attribute as before.",
                 "cause",
             )?,
             lease_overruns: table.counter(
                 "offender_update_lease_overruns_total",
-                "Publishes answered after the row's lease had ended: the pod was stalled.",
+                "Publishes that SNS answered after the row's lease had ended, because the pod was stalled.",
             )?,
             calls: table.add(HistogramVec::new(
                 HistogramOpts::new(
                     "offender_call_seconds",
-                    "Duration of calls to other services. outcome timed_out: given up by the service. A rate of any but ok \
-                     and not_found: that service has trouble.",
+                    "Duration of calls to other services. timed_out: the service stopped waiting. If outcomes other \
+                     than ok and not_found increase, check the service that was called.",
                 )
                 .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
                 &["dependency", "call", "outcome"],
             )?)?,
             publish_results: table.counters(
                 "offender_publish_results_total",
-                "Events by what SNS answered: accepted, its error code, or no_answer.",
+                "Events by the answer of SNS: accepted, its error code, or no_answer.",
                 "result",
             )?,
             build_info: table.add(IntGaugeVec::new(
-                Opts::new("offender_events_build_info", "Always 1; the label tells which version runs."),
+                Opts::new("offender_events_build_info", "Always 1. The label is the version that runs."),
                 &["version"],
             )?)?,
             telemetry_dropped: table.counters(
                 "telemetry_dropped_total",
-                "Items that Application Insights did not get: its endpoint is slow (queue_full), refuses them (refused), does \
-                 not accept them within 30 seconds (not_accepted), or did not before the pod ended (stopped). The log says why.",
+                "Items that did not reach Application Insights: its endpoint was slow (queue_full), refused them \
+                 (refused), did not accept them within 30 seconds (not_accepted), or had not accepted them when the pod \
+                 ended (stopped). The log has the cause.",
                 "reason",
             )?,
             log_lines_lost: table.counter(
                 "log_lines_lost_total",
-                "Lines that are missing from the log, since it could not be written quickly enough. The node, or the reader \
-                 of the log, is overloaded.",
+                "Lines missing from the log because they could not be written quickly enough. The node or the reader of \
+                 the log is overloaded.",
             )?,
             registry: registry.clone(),
         };
         metrics.publish_results.with_label_values(&["accepted"]);
-        // Not down before the first check.
+        // No dependency is down before the first check.
         for &dependency in Dependency::ALL {
             metrics.dependency_up.of(dependency).set(1);
         }
@@ -248,14 +229,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Records the age of a row whose events have just been published.
-    pub fn observe_age(&self, age: Duration) {
+    pub(crate) fn observe_age(&self, age: Duration) {
         self.age.observe(age.as_secs_f64());
         self.age_max.observe(age.as_secs_f64());
     }
 
-    /// Records how a call ended, and how long it took.
-    pub fn observe_call(
+    pub(crate) fn observe_call(
         &self,
         dependency: Dependency,
         call: &str,
@@ -268,17 +247,11 @@ impl Metrics {
     }
 
     /// All metrics in Prometheus' text format 0.0.4.
-    ///
-    /// # Errors
-    /// If the registry cannot be written as text, which would be a fault of the library.
     pub fn to_text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// All metrics in OpenMetrics' text format 1.0.0, in which a counter's family has no `_total` at its end.
-    ///
-    /// # Errors
-    /// As [`Self::to_text`].
+    /// All metrics in OpenMetrics' text format 1.0.0. The name of a counter's family has no `_total` there.
     pub fn to_open_metrics(&self) -> prometheus::Result<String> {
         let mut out = String::new();
         for line in self.to_text()?.lines() {
@@ -297,7 +270,6 @@ impl Metrics {
     }
 }
 
-/// Adds metrics to a registry, each with its name, its help and its label.
 struct Table<'a>(&'a Registry);
 
 impl Table<'_> {
@@ -372,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_maximum_age_stays_two_to_three_minutes_and_then_falls_to_zero() {
+    async fn the_maximum_age_falls_to_zero_after_three_minutes() {
         let metrics = Metrics::new().unwrap();
         let max = || value_of(&metrics, "offender_update_age_seconds_max").unwrap();
         assert_eq!(max(), 0.0);
@@ -391,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn all_series_that_dashboards_and_alerts_use_exist_with_zero_from_the_start() {
+    fn every_used_series_exists_with_zero_from_the_start() {
         let metrics = Metrics::new().unwrap();
         for series in [
             "offender_poll_total",
@@ -415,7 +387,7 @@ mod tests {
         }
     }
 
-    /// The table is made of the help texts. It leaves out the metrics of the process, whose texts are the library's.
+    /// The table has the help texts. It leaves out the metrics of the process, whose texts are the library's.
     #[test]
     fn the_documents_list_every_metric_with_its_labels_and_help() {
         let metrics = Metrics::new().unwrap();
@@ -449,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_seconds_since_a_moment_grow_while_nothing_happens_and_are_zero_without_one() {
+    async fn seconds_since_a_moment_grow_with_time_alone() {
         let metrics = Metrics::new().unwrap();
         let oldest = || value_of(&metrics, "offender_oldest_in_flight_seconds").unwrap();
         assert_eq!(oldest(), 0.0);

@@ -1,7 +1,7 @@
-//! A row of OFFENDER_DELTA as community-api hands it out: what changed, for whom, when.
+//! A row of OFFENDER_DELTA as community-api returns it: what changed, for whom, and when.
 //!
-//! Any JSON object becomes either a row or an [`UnreadableUpdate`] that keeps what could be read: the row behind it is
-//! locked in either case, and has to be settled.
+//! Any JSON object becomes a row or an [`UnreadableUpdate`], which keeps what could be read. The row is locked in
+//! either case, and has to be settled.
 
 mod local_date_time;
 
@@ -13,7 +13,6 @@ pub use self::local_date_time::LocalDateTime;
 
 use crate::fields::{Fields, NoObject};
 
-/// The fields of a row.
 const FIELDS: &[&str] = &[
     "offenderDeltaId",
     "offenderId",
@@ -24,7 +23,8 @@ const FIELDS: &[&str] = &[
     "failedUpdate",
 ];
 
-/// The longest column has 30 characters. A longer text is no table, and would go on into an attribute and the log.
+/// The longest column has 30 characters. A longer text cannot be a table's name, and would end up in an attribute and
+/// the log.
 const LONGEST_TEXT: usize = 120;
 
 /// The identity of an offender in Delius (`OFFENDER_ID`).
@@ -47,32 +47,31 @@ impl fmt::Display for OffenderDeltaId {
     }
 }
 
-/// The identity of a change: of all that tells one change from another. The id of its row alone does not, since ids are used
-/// again when a database is refreshed.
+/// The identity of a change. The row's id alone is not enough, since ids are reused when a database is refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChangeId(pub Uuid);
 
-/// The namespace of [`ChangeId`]: the UUID v5 of the service's repository address in the URL namespace. If it changed, every
-/// redelivery across that change would look new to subscribers.
+/// The namespace of [`ChangeId`]: the UUID v5 of the service's repository address in the URL namespace. If it changed,
+/// subscribers would take every redelivery across that change for a new event.
 const CHANGES: Uuid = Uuid::from_u128(0xc67d_58cc_67c7_5a07_8a48_ad73_6df6_b3b4);
 
-/// What a claim brought: a row, locked to this pod, in whatever state its bytes are.
+/// What a claim returned: a row that is locked to this pod, readable or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimedRow {
-    /// A row that says all that is needed.
+    /// A row with all required fields.
     Update(OffenderUpdate),
-    /// A row of which only a part could be read.
+    /// A row that could be read only in part.
     Unreadable(UnreadableUpdate),
 }
 
 /// One change to an offender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffenderUpdate {
-    /// The row's own identity, by which it is deleted or marked as failed.
+    /// The id by which the row is deleted or marked.
     pub offender_delta_id: OffenderDeltaId,
     /// Whose data changed.
     pub offender_id: OffenderId,
-    /// When it changed, as Delius' clock on the wall showed it.
+    /// When it changed, in London time.
     pub date_changed: LocalDateTime,
     /// `UPSERT`, `DELETE` or, in older data, `INSERT`.
     pub action: String,
@@ -80,28 +79,26 @@ pub struct OffenderUpdate {
     pub source_table: String,
     /// The changed record in that table. Nullable in Delius.
     pub source_record_id: Option<i64>,
-    /// Whether the row has been claimed before and its lock ran out.
+    /// Whether the row was claimed before, and its lock expired.
     pub failed_update: bool,
 }
 
 /// What could be read of a row that cannot be turned into events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableUpdate {
-    /// The row, if its identity could be read.
+    /// The row's id, if it could be read.
     pub offender_delta_id: Option<OffenderDeltaId>,
-    /// The offender, if that could be read.
+    /// Whose data changed, if that could be read.
     pub offender_id: Option<OffenderId>,
-    /// Whether the row has been claimed before; false if that could not be read.
+    /// Whether the row was claimed before. False if that could not be read.
     pub failed_update: bool,
-    /// What is wrong, naming the field and never quoting its value.
+    /// What is wrong. It names the field, but never quotes its value.
     pub problem: String,
 }
 
 impl ClaimedRow {
-    /// Reads the body of a successful answer of `nextUpdate`; `None` if it says that there is nothing to do.
-    ///
-    /// # Errors
-    /// If the body is no JSON object, and so no row.
+    /// Reads the body of a successful answer of `nextUpdate`. `None` means that there are no rows. A body that is not a
+    /// JSON object is an error, since it is not a row.
     pub fn from_json(body: &[u8]) -> Result<Option<Self>, NoObject> {
         let fields = match Fields::of(body, FIELDS) {
             Ok(fields) => fields,
@@ -122,7 +119,7 @@ impl ClaimedRow {
         Ok(Some(row))
     }
 
-    /// Whose data changed, if that much of it can be read.
+    /// Whose data changed, if that could be read.
     #[must_use]
     pub fn offender_id(&self) -> Option<OffenderId> {
         match self {
@@ -131,7 +128,7 @@ impl ClaimedRow {
         }
     }
 
-    /// Whether the row was claimed before and its lock expired.
+    /// Whether the row was claimed before, and its lock expired.
     #[must_use]
     pub fn failed_update(&self) -> bool {
         match self {
@@ -140,7 +137,7 @@ impl ClaimedRow {
         }
     }
 
-    /// The identity of the change, if all of it can be read.
+    /// The identity of the change, if every part of it could be read.
     #[must_use]
     pub fn change_id(&self) -> Option<ChangeId> {
         match self {
@@ -149,7 +146,7 @@ impl ClaimedRow {
         }
     }
 
-    /// The row's id, if that much of it can be read.
+    /// The row's id, if it could be read.
     #[must_use]
     pub fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
         match self {
@@ -160,11 +157,11 @@ impl ClaimedRow {
 }
 
 impl OffenderUpdate {
-    /// The identity of the change; the same whenever the row is claimed.
+    /// The identity of the change: the same each time the row is claimed.
     #[must_use]
     pub fn change_id(&self) -> ChangeId {
         let record = self.source_record_id.map(|id| id.to_string());
-        // No part can hold a line break.
+        // No part can contain a line break.
         let name = format!(
             "{}\n{}\n{}\n{}\n{}\n{}",
             self.offender_delta_id,
@@ -196,7 +193,7 @@ impl OffenderUpdate {
     }
 }
 
-/// A text that goes on into the log and into messages. SNS would accept some control characters, and deliver none of them.
+/// A text that goes into the log and into messages. SNS accepts some control characters, but delivers none of them.
 fn name(fields: &Fields, field: &str) -> Result<String, String> {
     let text = fields.text(field)?;
     if text.len() > LONGEST_TEXT {
@@ -260,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_with_a_bad_field_keeps_what_can_be_read_and_names_the_field() {
+    fn a_bad_field_is_named_and_the_others_are_kept() {
         let cases = [
             ("sourceTable", Some(Value::Null), "sourceTable is missing"),
             ("sourceTable", Some("".into()), "sourceTable is empty"),

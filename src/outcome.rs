@@ -1,18 +1,17 @@
-//! What can become of a claimed row and of a poll, with the names of that in logs and metrics.
+//! How a claimed row, a call and a poll can end, with the names that logs and metrics show.
 
 /// A closed set of values of one label of a metric.
 pub trait Label: Copy + 'static {
     /// Every value, so that each series exists with 0 from the start.
     const ALL: &'static [Self];
 
-    /// The value as logs and metrics show it.
+    /// The value in logs and metrics.
     fn name(self) -> &'static str;
 
     /// Its position in [`Self::ALL`].
     fn index(self) -> usize;
 }
 
-/// Declares an enum whose variants are the values of a label.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -51,12 +50,12 @@ label! {
     }
 }
 
-/// How a row's time with this pod ended.
+/// How the work on a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Its events are published and the row is deleted.
     Published,
-    /// Its events were published before, the row is deleted now.
+    /// Its events were published before, and the row is now deleted.
     DeletedAgain,
     /// It is marked as permanently failed.
     PermanentlyFailed,
@@ -65,7 +64,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The outcome's name in logs and metrics.
+    /// The name in logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -80,13 +79,13 @@ impl Outcome {
 label! {
     /// Why a row was left locked.
     Reason {
-        /// The offender is not visible to community-api. The row gets a second chance.
+        /// community-api does not show the offender. The row gets a second chance.
         NotVisible = "not_visible",
         /// The row cannot be read. It gets a second chance.
         Unreadable = "unreadable",
         /// The topic refuses a message. The row gets a second chance.
         Refused = "refused",
-        /// It should be marked as permanently failed, but too many rows were.
+        /// It should be marked as permanently failed, but the brake is on.
         Brake = "brake",
         /// Its identifiers kept failing while other rows were settled, and the pod held too many rows.
         CrowdedOut = "crowded_out",
@@ -98,7 +97,8 @@ label! {
 }
 
 impl Reason {
-    /// Whether the row was left because no events can be made of it, which may be different when it comes back.
+    /// Whether the service left the row because it could not make events of it. That may have changed when the row
+    /// comes back.
     #[must_use]
     pub fn is_second_chance(self) -> bool {
         matches!(self, Self::NotVisible | Self::Unreadable | Self::Refused)
@@ -108,11 +108,11 @@ impl Reason {
 label! {
     /// Why events may reach subscribers more than once.
     RedeliveryCause {
-        /// The row was claimed before: whoever had it may have published it.
+        /// The row was claimed before, and may have been published then.
         ClaimedAgain = "claimed_again",
-        /// The answer to an earlier publish was lost.
+        /// An earlier publish got no answer.
         AnswerLost = "answer_lost",
-        /// The publish was answered after the lease had ended, so that another pod may have the row.
+        /// The publish was answered after the lease had ended, so another pod may have the row.
         LeaseOverrun = "lease_overrun",
     }
 }
@@ -132,19 +132,19 @@ label! {
 label! {
     /// How a call to another service ended.
     CallOutcome {
-        /// As wished.
+        /// It succeeded.
         Ok = "ok",
-        /// With 404, which is an answer like any other.
+        /// The answer was 404, which is not a failure.
         NotFound = "not_found",
-        /// There were too many calls at once.
+        /// There were too many concurrent calls.
         Contended = "contended",
         /// The topic will never accept the message.
         Refused = "refused",
         /// The token or the credentials are missing, wrong, or lack a role.
         Unauthorised = "unauthorised",
-        /// Without an answer that can be read. The call may have taken effect.
+        /// There was no readable answer. The call may have taken effect.
         AnswerLost = "answer_lost",
-        /// Without effect, for any other reason.
+        /// It had no effect, for any other reason.
         Failed = "failed",
         /// The service stopped waiting for the answer. The call may have taken effect.
         TimedOut = "timed_out",
@@ -154,13 +154,13 @@ label! {
 label! {
     /// How a poll ended.
     PollResult {
-        /// There was nothing to do.
+        /// There were no rows.
         Empty = "empty",
-        /// It brought rows.
+        /// It claimed rows.
         Found = "found",
-        /// Other callers had the same rows.
+        /// Other callers locked the same rows first.
         Contended = "contended",
-        /// community-api did not answer, or with an error.
+        /// community-api did not answer, or answered with an error.
         Failed = "failed",
         /// hmpps-auth issued no token.
         NoToken = "no_token",

@@ -1,8 +1,8 @@
-//! The poll loop: at every interval a drain, which claims rows until there are none left. Each row is settled in a task of
-//! its own.
+//! The poll loop. Each poll is a drain, which claims rows until there are none left. Each row is settled in a separate
+//! task.
 //!
-//! Claims are serial, since community-api's optimistic lock makes concurrent ones collide. The rest of a row's work is not.
-//! Read `row` for what is done with a row, and [`places`] for what happens when calls fail.
+//! Claims are serial, since concurrent ones collide in community-api's optimistic lock. The rest of the work on rows is
+//! concurrent. `row` has what is done with a row, and [`places`] has what happens when calls fail.
 
 pub mod batch;
 pub mod brake;
@@ -47,23 +47,23 @@ use crate::ports::{CallError, CallErrorKind, Topic, Updates};
 
 /// Consecutive rows without an id that end the drain: the responses are broken.
 const NAMELESS_ROWS_IN_A_DRAIN: u32 = 10;
-/// Consecutive lost races for a lock that end the drain. community-api itself loses ten before it answers with 409.
+/// Consecutive lost races for a lock that end the drain. community-api itself loses ten before it answers 409.
 const LOST_RACES_IN_A_DRAIN: u32 = 20;
-/// The wait after a lost race, or after the first failed claim of a poll: a closed connection is no reason to wait for the
-/// next poll.
+/// The wait after a lost race, or after the first failed claim of a poll. A closed connection need not cost a whole
+/// interval.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
-/// A claim that fails within this time is made again in the same poll. One that took longer is not: the other side has
-/// enough to do.
+/// A claim that fails within this time is repeated in the same poll. After a slower failure the service does not add
+/// load.
 const QUICK_FAILURE: Duration = Duration::from_secs(2);
-/// For this long, a row's own calls let the next claim go first, since a drain waits for that. If all calls take equally
-/// long, they are answered in step with the claims otherwise, and are worked off one by one: docs/performance.md.
+/// A row's own calls wait this long, so that the next claim goes first. The drain waits for claims. If all calls take
+/// equally long, community-api otherwise answers them in step with the claims, one by one (docs/performance.md).
 const NEXT_CLAIM_FIRST: Duration = Duration::from_millis(1);
-/// Polls succeed again once no claim has failed for this long. If every second one fails, the outage lasts.
+/// An outage of polls ends when no claim has failed for this long. If every second claim fails, the outage lasts.
 const STEADY: Duration = Duration::from_mins(1);
 /// How many ids of held rows the log shows when the pod stops.
 const IDS_SHOWN: usize = 20;
 
-/// The poller of one pod.
+/// The poller of one pod, over its two ports.
 #[derive(Debug)]
 pub struct Poller<U, T> {
     pod: Arc<Pod<U, T>>,
@@ -75,7 +75,7 @@ pub struct Poller<U, T> {
     insights: Insights,
 }
 
-/// What the rows of a pod have in common.
+/// What all rows of a pod share.
 #[derive(Debug)]
 struct Pod<U, T> {
     updates: U,
@@ -88,16 +88,15 @@ struct Pod<U, T> {
     stopping: CancellationToken,
 }
 
-/// What the log has to tell of the claims.
+/// What the log needs to know about claims.
 #[derive(Debug, Default)]
 struct Claims {
-    /// Polls fail.
     outage: Episode,
-    /// Polls bring nothing, without failing.
+    /// Polls return no rows, without failing.
     monotony: Monotony,
-    /// The lease of the row that the claim under way may lock.
+    /// The lease of the row that the current claim may lock.
     under_way: Option<Lease>,
-    /// Claims of the outage whose answers were lost. Each may have locked a row that this pod does not know.
+    /// Claims of the outage that got no answer. Each may have locked a row that this pod does not know.
     lost: u32,
     /// The lease of the row that the last of them may have locked.
     last_lost: Option<Lease>,
@@ -108,13 +107,13 @@ struct Claims {
 enum DrainEnd {
     NothingLeft,
     Stopped,
-    /// Other callers are busy with the same rows.
+    /// Other callers lock the same rows.
     Contended,
     Failed(CallError),
 }
 
 impl<U: Updates, T: Topic> Poller<U, T> {
-    /// A poller that has not begun to poll.
+    /// The poller starts when [`Self::run`] is called.
     #[must_use]
     pub fn new(updates: U, topic: T, settings: PollerSettings, metrics: Arc<Metrics>) -> Self {
         // A claim is the longest time in which a healthy poll loop does not beat.
@@ -146,7 +145,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         }
     }
 
-    /// The same poller, which reports to Application Insights.
+    /// From now on, it sends operations to Application Insights.
     #[must_use]
     pub fn reporting_to(self, insights: Insights) -> Self {
         Self { insights, ..self }
@@ -158,14 +157,17 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         self.heartbeat.clone()
     }
 
-    /// Polls until `stop`, then settles the held rows for as long as the grace period allows, and logs what is still held.
+    /// Polls until `stop`. Then it settles the held rows within the grace period, and logs those that are still held.
     pub async fn run(&self, stop: &CancellationToken) {
         let all_settled = async {
             self.poll(stop).await;
             self.pod.stopping.cancel();
             if !self.rows.is_empty() {
                 let rows = self.rows.len();
-                tracing::info!(rows, "no more claims; settling the held rows");
+                tracing::info!(
+                    rows,
+                    "stopping: the service claims no more rows, and settles those it holds"
+                );
             }
             self.rows.close();
             self.heartbeat.beat_while(self.rows.wait()).await;
@@ -186,7 +188,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let Pod {
             settings, metrics, ..
         } = &*self.pod;
-        // Pods that start together poll at once, and from then on each in a phase of its own.
+        // Pods that start together poll at once. From then on, each has a random phase.
         let mut delay = settings.fixed_delay.mul_f64(fastrand::f64());
         while !stop.is_cancelled() {
             metrics.polls.inc();
@@ -210,7 +212,6 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         }
     }
 
-    /// Claims rows one after the other until there are none left.
     async fn drain(&self, stop: &CancellationToken) -> DrainEnd {
         let (mut lost_races, mut failures, mut nameless_rows) = (0, 0, 0);
         loop {
@@ -230,7 +231,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                     if nameless_rows < NAMELESS_ROWS_IN_A_DRAIN {
                         continue;
                     }
-                    let cause = "one unreadable row after the other, all without an id";
+                    let cause = "consecutive rows are unreadable and have no id, so the responses are broken";
                     return DrainEnd::Failed(CallError::unavailable(cause));
                 }
                 Ok(None) => return DrainEnd::NothingLeft,
@@ -250,7 +251,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
                 if failures > 1 || took > QUICK_FAILURE {
                     return DrainEnd::Failed(error);
                 }
-                tracing::debug!(cause = %error, "a claim failed; trying once more");
+                tracing::debug!(cause = %error, "a claim failed: the service claims once more");
             }
             drop(place);
             let pause = CLAIM_AGAIN.min(self.pod.settings.fixed_delay);
@@ -263,8 +264,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         }
     }
 
-    /// Claims a row, whose lease will be this one. Never dropped because the pod stops: the row that it locks would be
-    /// stranded.
+    /// Claims a row, which gets this lease. Never dropped when the pod stops, since the row that it locks would come
+    /// back late.
     async fn claim(&self, lease: Lease) -> Result<Option<ClaimedRow>, CallError> {
         self.heartbeat.beat();
         let Pod {
@@ -300,17 +301,16 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         claimed
     }
 
-    /// Starts to work on a claimed row.
     fn start(&self, row: ClaimedRow, lease: Lease, mut held: HeldRow, operation: Operation) {
         let pod = self.pod.clone();
         pod.metrics.read.inc();
-        // The brake comes off by itself, and a drain may be long.
+        // The brake releases after a time, and a drain may be long.
         pod.show_brake();
         pod.log_similar_table(&row);
         let change = row.change_id();
         let is_published = pod.has_published(change, lease);
-        // Joined here and not in the task, so that the order is the order of the claims. What will not be published needs
-        // no turn.
+        // Joined here and not in the task, so that rows keep the order of their claims. A row that will not be
+        // published needs no turn.
         let lane = match &row {
             ClaimedRow::Update(update) if !is_published => {
                 Some(self.lanes.join(update.offender_id))
@@ -341,12 +341,12 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         if result == PollResult::Contended {
             tracing::warn!(
                 for_seconds,
-                "every poll lost its rows to other callers (409); rows wait in Delius"
+                "every poll lost its rows to other callers (409): rows wait in Delius until the other callers stop"
             );
         } else {
             tracing::info!(
                 for_seconds,
-                "no poll has found a row (404); this is normal only if nothing changes in Delius"
+                "no poll has found a row (404): this is normal only if nothing changes in Delius"
             );
         }
     }
@@ -355,7 +355,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         if let Some(lease) = self.claims.lock().under_way {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
-                "a claim is still under way and may have locked a row, which comes back when the lock expires"
+                "the pod stops before a claim was answered: it may have locked a row, which comes back when the lock expires"
             );
         }
         let held = self.held.rows();
@@ -371,25 +371,24 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             rows = held.len(),
             first_offender_delta_ids = ?&ids[..ids.len().min(IDS_SHOWN)],
             all_come_back_within_seconds = last.as_secs(),
-            "rows are still locked by this pod, which stops now; they come back when their locks expire"
+            "the pod stops with rows that it could not settle: they come back when their locks expire"
         );
     }
 }
 
 impl Claims {
-    /// Notes a claim that may have locked a row, although its answer was lost.
+    /// Records a claim that got no answer, and may have locked a row.
     fn lost(&mut self, lease: Lease) {
         self.lost += 1;
-        // While answers go on to be lost, only the first is worth a line. The next line of the outage counts the others.
+        // If answers are lost repeatedly, only the first is worth a line. The outage's next line counts the others.
         if self.last_lost.replace(lease).is_none() {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
-                "the answer to a claim was lost: it may have locked a row, which comes back when the lock expires"
+                "a claim got no answer: it may have locked a row, which comes back when the lock expires"
             );
         }
     }
 
-    /// Notes a claim that community-api has answered.
     fn answered(&mut self, now: Instant) {
         if let Some(lasted) = self.outage.succeeded(STEADY, now) {
             tracing::info!(
@@ -407,7 +406,6 @@ impl Claims {
         }
     }
 
-    /// Notes a poll that failed.
     fn poll_failed(&mut self, error: &CallError) {
         if let Some(lasted) = self.outage.failed(Duration::ZERO, Instant::now()) {
             tracing::error!(
@@ -416,14 +414,14 @@ impl Claims {
                 claims_without_answer = self.lost,
                 rows_come_back_by = self.last_lost.map(comes_back_at).map(tracing::field::display),
                 asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                "poll failed; the service tries again at every interval"
+                "poll failed: the service retries at each poll interval"
             );
         }
     }
 }
 
 impl DrainEnd {
-    /// The result of the poll; `None` if the pod only stopped.
+    /// The result of the poll. `None` if it ended only because the pod stops.
     fn result(&self, has_found: bool) -> Option<PollResult> {
         match self {
             Self::Failed(error) => Some(result_of_failure(error.kind)),
@@ -451,21 +449,21 @@ impl<U, T> Pod<U, T> {
         change.is_some_and(|change| published.contains(change, lease.claimed_at()))
     }
 
-    /// Whether one more row may be marked as permanently failed.
-    fn may_give_up_a_row(&self, now: Instant) -> bool {
+    /// Whether one more row may be marked as permanently failed. Logs when the brake starts.
+    fn may_mark_a_row(&self, now: Instant) -> bool {
         let answer = self.brake.lock().ask(now);
         if answer == BrakeAnswer::Engaged {
             tracing::error!(
                 limit = self.settings.brake_limit,
                 window_seconds = self.settings.brake_window.as_secs(),
-                "too many rows were marked as permanently failed: the service marks no more until the window has passed"
+                "too many rows were marked as permanently failed: the service marks no more until the window has passed; check what community-api and SNS answer"
             );
         }
         self.show_brake();
         answer == BrakeAnswer::Allowed
     }
 
-    /// Logs once that a table has nearly the name of a known one: its subscribers get no event.
+    /// Logs once that a table has nearly the name of a known one, since its subscribers then get no event.
     fn log_similar_table(&self, row: &ClaimedRow) {
         let ClaimedRow::Update(update) = row else {
             return;

@@ -1,4 +1,4 @@
-//! What the poller needs of the world: a source of rows and a topic, and how their calls can fail.
+//! What the poller needs: a source of rows and a topic, and how their calls can fail.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
 
 /// The source of changed rows: community-api.
 ///
-/// The poller limits the duration of every call and drops calls that take longer, so an implementation must be safe to
-/// drop at any point.
+/// The poller limits the duration of every call and drops calls that take longer. So it must be safe to drop a call at
+/// any point.
 pub trait Updates: Send + Sync + 'static {
-    /// Claims the next row, which is then locked to the caller; `None` if there is nothing to do.
+    /// Claims the next row and locks it for the caller. `None` if there are no rows.
     fn next(&self) -> impl Future<Output = Result<Option<ClaimedRow>, CallError>> + Send;
 
     /// Looks up an offender; `None` if it is not visible to community-api.
@@ -21,10 +21,10 @@ pub trait Updates: Send + Sync + 'static {
         offender: OffenderId,
     ) -> impl Future<Output = Result<Option<Identifiers>, CallError>> + Send;
 
-    /// Deletes a row. If the row is no longer there, that is success: another row for the same record has replaced it.
+    /// Deletes a row. If it no longer exists, that is success: another row for the same record has replaced it.
     fn delete(&self, row: OffenderDeltaId) -> impl Future<Output = Result<(), CallError>> + Send;
 
-    /// Marks a row as permanently failed, never to be served again. If the row is no longer there, that is success.
+    /// Marks a row as permanently failed, so that it is never served again. If it no longer exists, that is success.
     fn mark_as_failed(
         &self,
         row: OffenderDeltaId,
@@ -33,15 +33,14 @@ pub trait Updates: Send + Sync + 'static {
 
 /// Where events go: the SNS topic.
 pub trait Topic: Send + Sync + 'static {
-    /// Publishes events in one request, and answers for each of them in the same order: accepted (there was a message
-    /// id) or why not. An error of the whole stands for an error of each.
+    /// Publishes events in one request. Returns one result per event, in the same order: accepted with a message id, or
+    /// why not. If the whole call fails, its error counts for each event.
     fn publish(
         &self,
         events: &[Event],
     ) -> impl Future<Output = Result<Vec<Result<(), CallError>>, CallError>> + Send;
 }
 
-/// A topic may be shared, as with the health check.
 impl<T: Topic> Topic for Arc<T> {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Result<(), CallError>>, CallError> {
         T::publish(self, events).await
@@ -56,14 +55,14 @@ pub struct CallError {
     pub kind: CallErrorKind,
     /// The least time to wait before the next attempt, if the other side asked for one.
     pub retry_after: Option<Duration>,
-    /// What happened, in words fit for a log: no personal data, no secret.
+    /// What happened, in words that are safe to log: no personal data and no secrets.
     pub cause: String,
 }
 
 /// What a failed call means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallErrorKind {
-    /// Too many calls at once (409, 429, throttling): no fault, try again later.
+    /// Too many concurrent calls (409, 429, throttling). Retry later.
     Contended,
     /// hmpps-auth issued no token, so the call was not made.
     NoToken,
@@ -71,9 +70,9 @@ pub enum CallErrorKind {
     TokenRefused,
     /// The token lacks a role (403), or the topic does not accept the credentials.
     Unauthorised,
-    /// It may work later: unreachable, slow, broken, misconfigured.
+    /// It may work later: unreachable, slow, faulty or misconfigured.
     Unavailable,
-    /// As [`Self::Unavailable`], but the call may have taken effect: its answer was lost.
+    /// Like [`Self::Unavailable`], but the call may have taken effect, since its answer was lost.
     AnswerLost,
     /// The topic will never accept this message.
     Refused,
@@ -94,7 +93,7 @@ impl CallError {
         }
     }
 
-    /// A call that was given up after `limit`. It may have taken effect.
+    /// The service stopped waiting after `limit`. The call may have taken effect.
     #[must_use]
     pub fn no_answer_within(limit: Duration) -> Self {
         Self::new(

@@ -6,7 +6,7 @@ use futures_util::future::{FutureExt, select_all};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Whatever means "end": of a pod, a terminal, a session.
+/// Every signal that means "end": of a pod, a terminal or a session.
 const STOP: [(SignalKind, &str); 4] = [
     (SignalKind::terminate(), "SIGTERM"),
     (SignalKind::interrupt(), "SIGINT"),
@@ -14,20 +14,17 @@ const STOP: [(SignalKind, &str); 4] = [
     (SignalKind::quit(), "SIGQUIT"),
 ];
 
-/// These would end the process with rows held, and mean nothing here.
+/// These have no meaning for the service, and would end the process with rows held.
 const IGNORED: [SignalKind; 3] = [
     SignalKind::user_defined1(),
     SignalKind::user_defined2(),
     SignalKind::alarm(),
 ];
 
-/// Cancelled by the first signal that stops the service. Later ones change nothing.
-///
-/// # Errors
-/// If the system refuses to hand over a signal.
+/// The token is cancelled by the first signal that stops the service. Later signals change nothing.
 pub fn stop() -> io::Result<CancellationToken> {
     for kind in IGNORED {
-        // The handler stays in place of the system's, although nobody waits for it.
+        // The handler replaces the system's even if no one waits for it.
         drop(signal(kind)?);
     }
     let mut signals = Vec::new();

@@ -1,5 +1,5 @@
-//! The log: JSON lines in the cluster, readable text on a terminal, and nothing personal at any level. It never holds up the
-//! service.
+//! The log: JSON lines in the cluster, readable text on a terminal, and no personal data at any level. It never holds
+//! up the service.
 
 mod lines;
 mod repeats;
@@ -25,7 +25,7 @@ use crate::insights::traces::Traces;
 /// How long the end of the process waits for lines to be written.
 const LONGEST_FINISH: Duration = Duration::from_secs(1);
 
-/// The log of the process. When it is dropped, it writes what still waits, if that is quick.
+/// The log of the process. When it is dropped, it writes the lines that are left, within a second.
 #[derive(Debug)]
 #[must_use]
 pub struct Log {
@@ -42,11 +42,11 @@ impl Drop for Log {
 
 /// Sets up the log of the process. `lost` counts lines that are not written.
 ///
-/// `levels` counts for the service's own lines, and no others are written: the libraries below it print whole requests,
-/// tokens and message bodies included, in warnings too.
+/// `levels` applies to the service's own lines. No others are written: libraries print whole requests with tokens and
+/// message bodies, in warnings too.
 ///
 /// # Errors
-/// If the log has been set up already, or the system has no more threads.
+/// If the log was set up already, or the system cannot start a thread.
 pub fn start(
     format: LogFormat,
     colours: bool,
@@ -85,7 +85,7 @@ pub fn start(
         .with(traces())
         .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
-        // Not the message, which may quote what was being worked on.
+        // Not the message, which may quote the data that was processed.
         tracing::error!(
             at = panic.location().map(tracing::field::display),
             "a task panicked"
@@ -104,14 +104,13 @@ pub fn start(
     Ok(log)
 }
 
-/// The part of the log that Application Insights gets. A row that goes well has no such line.
+/// The part of the log that Application Insights gets. A row that is settled without trouble has no such line.
 #[must_use]
 pub fn traces<S: Subscriber + for<'span> LookupSpan<'span>>() -> impl Layer<S> {
     let own_warnings = filter_fn(|line| is_own(line) && *line.level() <= LevelFilter::WARN);
     Traces::default().with_filter(own_warnings.with_max_level_hint(LevelFilter::WARN))
 }
 
-/// Whether a line is the service's own, and so free of personal data.
 fn is_own(line: &Metadata<'_>) -> bool {
     line.target().starts_with(env!("CARGO_CRATE_NAME"))
 }

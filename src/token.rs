@@ -1,4 +1,5 @@
-//! The token for community-api: OAuth2 client credentials from hmpps-auth, fetched once for everybody and renewed early.
+//! The token for community-api: OAuth2 client credentials from hmpps-auth, fetched once for all callers and renewed
+//! early.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,19 +27,19 @@ const FETCH: CallName = CallName {
     call: "token",
     route: "POST /oauth/token",
 };
-/// A token is renewed this long before it ends.
+/// A token is renewed this long before it expires.
 const RENEWED_EARLY: Duration = Duration::from_mins(1);
 /// Lifetime to assume when `expires_in` is missing. A refused token is replaced anyway.
 const UNTOLD_LIFE: Duration = Duration::from_mins(5);
-/// For this long after a new token was refused, too, no other one is fetched because of a refusal.
+/// After a new token was refused, no refusal causes another fetch for this long.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
-/// A token is taken to live at least this long, so that a lifetime of 0 does not cost a token for every call.
+/// A token is assumed to live at least this long, so that a lifetime of 0 does not cost a token per call.
 const SHORTEST_LIFE: Duration = Duration::from_secs(10);
-/// The pause after a failed fetch. It doubles with each further one, up to the longest.
+/// The pause after a failed fetch. It doubles with each further failure, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Fetches and keeps the token; a clone is another handle to the same one.
+/// Fetches and keeps the token. A clone is another handle to the same one.
 #[derive(Clone, Debug)]
 pub struct TokenSource(Arc<Inner>);
 
@@ -57,17 +58,16 @@ struct Inner {
 struct State {
     token: Option<Token>,
     fetches: u64,
-    /// The last fetch.
     fetch: Option<Flight<Result<Token, CallError>>>,
-    /// The fetches that failed since one succeeded.
+    /// The fetches that have failed since the last success.
     failures: u32,
-    /// The last failure, which is everybody's answer until the time for the next fetch.
+    /// The last failure. All callers get it until the next fetch is due.
     failed: Option<(CallError, Instant)>,
-    /// Until then, a refusal is no reason to fetch another token.
+    /// Until then, a refusal does not cause another fetch.
     refused_until: Option<Instant>,
 }
 
-/// A token, as the header that carries it; marked as sensitive, so that nothing prints it.
+/// A token as the header that carries it. It is marked as sensitive, so nothing prints it.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// The value of the Authorization header.
@@ -78,7 +78,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// The roles that the token claims, if it is a JWT. Its signature is community-api's business.
+    /// The roles in the token, if it is a JWT. community-api checks its signature.
     #[must_use]
     pub fn roles(&self) -> Option<Vec<String>> {
         let token = self.authorization.to_str().ok()?.strip_prefix("Bearer ")?;
@@ -91,17 +91,17 @@ impl Token {
     }
 }
 
-/// For what a token is wanted.
+/// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To claim a row, which only makes sense if there will be a token for the rest of its way, too.
+    /// To claim a row. That makes sense only if later calls for the row will have a token, too.
     Claim,
-    /// To finish what is claimed already: the old token will do as long as it lives.
+    /// To finish rows that are claimed already. The old token is good enough while it lives.
     Finish,
 }
 
 impl TokenSource {
-    /// A source that has fetched nothing yet.
+    /// Fetches nothing until [`Self::get`].
     #[must_use]
     pub fn new(
         http: HttpClient,
@@ -122,8 +122,8 @@ impl TokenSource {
         }))
     }
 
-    /// The kept token, or a new one. However many callers wait, one fetch serves them all, its failure too; and it goes
-    /// on if a caller stops waiting. A failure is the answer for a while, so that hmpps-auth is not asked for each caller.
+    /// The kept token, or a new one. One fetch serves all callers, also if it fails, and goes on if a caller stops
+    /// waiting. Callers get a failure for a while, so that hmpps-auth is not asked once per caller.
     pub async fn get(&self, purpose: Purpose) -> Result<Token, CallError> {
         let fetch = {
             let mut state = self.0.state();
@@ -143,7 +143,7 @@ impl TokenSource {
             match (old, failed) {
                 (Some(old), Some(_)) => return Ok(old),
                 (Some(old), None) => {
-                    // In the background: the old one serves meanwhile.
+                    // In the background, since the old one is still good.
                     drop(self.fetch(&mut state));
                     return Ok(old);
                 }
@@ -151,11 +151,16 @@ impl TokenSource {
                 (None, None) => self.fetch(&mut state),
             }
         };
-        let broke_off = || CallError::new(CallErrorKind::NoToken, "the fetch of a token broke off");
+        let broke_off = || {
+            CallError::new(
+                CallErrorKind::NoToken,
+                "the task that requests a token ended early",
+            )
+        };
         fetch.await.unwrap_or_else(|| Err(broke_off()))
     }
 
-    /// Forgets a token that was refused, unless it has been replaced already. The answer is whether to try another one.
+    /// Forgets a refused token, unless it has been replaced already. Returns whether to try another one.
     #[must_use]
     pub fn refused(&self, refused: &Token) -> bool {
         let mut state = self.0.state();
@@ -170,8 +175,8 @@ impl TokenSource {
         true
     }
 
-    /// A token that was fetched since another one was refused is refused as well: a third one would be no better. For some
-    /// seconds no other one is fetched because of a refusal.
+    /// A token fetched after the refusal of another one is refused as well. A third would be no better, so for some
+    /// seconds no refusal causes another fetch.
     pub fn new_one_refused(&self, refused: &Token) {
         let mut state = self.0.state();
         let is_kept = |token: &Token| token.number == refused.number;
@@ -180,7 +185,7 @@ impl TokenSource {
         }
     }
 
-    /// Joins the fetch under way, or starts one.
+    /// Joins the current fetch, or starts one.
     fn fetch(
         &self,
         state: &mut State,
@@ -189,7 +194,7 @@ impl TokenSource {
             Some(fetch) if fetch.is_under_way() => fetch.result(),
             _ => {
                 let inner = self.0.clone();
-                // Told as part of the operation that needed it first.
+                // Sent as part of the operation that needed it first.
                 let operation = Operation::current();
                 let fetch =
                     Flight::start(operation.scope(async move { inner.fetch_and_keep().await }));
@@ -248,7 +253,7 @@ impl Inner {
         let response = call.send(&self.http, request).await?;
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
-            let advice = "are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?";
+            let advice = "check OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET";
             return Err(CallError::unavailable(format!(
                 "answered {}: {advice}",
                 status.as_u16()
@@ -261,21 +266,18 @@ impl Inner {
     }
 }
 
-/// How long not to fetch after one more failure than these.
+/// How long to wait before the next fetch, after one more failure than these.
 fn pause_after(failures: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << failures.min(16));
     doubled.min(LONGEST_PAUSE)
 }
 
-/// The parts of Basic credentials are form-urlencoded first (RFC 6749, 2.3.1).
+/// The parts of Basic credentials are form-urlencoded first (RFC 6749, section 2.3.1).
 fn form_encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// Reads the answer of the token endpoint to a request that was sent at `asked_at`.
-///
-/// # Errors
-/// What is wrong with it, never quoting a value.
+/// Reads the answer of the token endpoint. The request was sent at `asked_at`. An error never quotes a value.
 pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     let fields = Fields::of(body, &["access_token", "token_type", "expires_in"]);
     let fields = fields.map_err(|problem| problem.to_string())?;
@@ -302,7 +304,7 @@ pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     })
 }
 
-/// A number, or a string with one. A year at most, which is more than any token lives and less than what overflows a clock.
+/// A number, or a string with one. At most a year: no token lives longer, and more could overflow a clock.
 fn seconds(json: &str) -> Option<Duration> {
     let text: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
     let seconds: f64 = text.trim().parse().ok()?;
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_renewed_a_minute_before_its_end_however_the_end_is_told() {
+    fn a_token_is_renewed_a_minute_before_it_expires() {
         for (expires_in, expected) in [
             (r#","expires_in":3600"#, (3540, 3600)),
             (r#","expires_in":"3600""#, (3540, 3600)),
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn the_roles_of_a_token_are_those_that_it_claims_if_it_is_a_jwt() {
+    fn roles_are_read_from_a_jwt() {
         let roles = |token: &str| {
             let json = format!(r#"{{"access_token":"{token}"}}"#);
             read(json.as_bytes(), Instant::now()).unwrap().roles()

@@ -1,5 +1,5 @@
-//! The SNS topic over the AWS SDK: what a message looks like there, and when it counts as published. Nothing of the SDK leaves
-//! this room.
+//! The SNS topic over the AWS SDK: what a message looks like there, and when it counts as published. Nothing of the SDK
+//! leaves this room.
 
 mod errors;
 
@@ -26,15 +26,15 @@ const PUBLISH: CallName = CallName {
     call: "publish",
     route: "PublishBatch",
 };
-/// Codes that say that credentials are too old, or not known any more.
+/// Codes that say that credentials have expired, or are unknown.
 const OUTDATED_CREDENTIALS: [&str; 3] =
     ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
-/// Credentials are not fetched anew more often than this.
+/// Credentials are fetched at most this often.
 const CREDENTIALS_PAUSE: Duration = Duration::from_secs(10);
-/// A topic that has accepted a message within this time is well configured.
+/// If a topic has accepted a message within this time, its configuration is right.
 const ACCEPTED_LATELY: Duration = Duration::from_mins(10);
 
-/// A client of one topic.
+/// A client of one topic. It makes each call once.
 #[derive(Debug)]
 pub struct SnsTopic {
     config: Config,
@@ -46,8 +46,8 @@ pub struct SnsTopic {
     state: Mutex<State>,
 }
 
-/// A cache of credentials. It gives up before the publish that needs them is given up: a publish that was never sent is on no
-/// topic.
+/// A cache of credentials. Its limit is shorter than that of the publish that needs them: a publish that was never sent
+/// cannot be on the topic.
 fn empty_cache(limit: Duration) -> SharedIdentityCache {
     IdentityCache::lazy().load_timeout(limit * 4 / 5).build()
 }
@@ -58,17 +58,14 @@ struct State {
     last_credentials: Option<Instant>,
 }
 
-/// What SNS says of the topic, for the health check.
 #[derive(Debug)]
-pub struct TopicAttributes {
-    /// The number of confirmed subscriptions.
+pub(crate) struct TopicAttributes {
     pub subscriptions_confirmed: String,
-    /// The number of subscriptions that wait for confirmation.
     pub subscriptions_pending: String,
 }
 
 impl SnsTopic {
-    /// A client for the topic with this ARN, whose publishes are given up after `limit`.
+    /// A client for the topic with this ARN. `limit` is the time limit of a publish.
     #[must_use]
     pub fn new(sns: Builder, arn: String, limit: Duration, metrics: Arc<Metrics>) -> Self {
         let config = sns.identity_cache(empty_cache(limit)).build();
@@ -83,7 +80,7 @@ impl SnsTopic {
         }
     }
 
-    /// The same client, whose messages carry the operation's `traceparent` if `traceparent` is true.
+    /// If `traceparent` is true, messages carry the operation's `traceparent`.
     #[must_use]
     pub fn with_traceparent(self, traceparent: bool) -> Self {
         Self {
@@ -96,7 +93,7 @@ impl SnsTopic {
         self.sns.lock().clone()
     }
 
-    /// The SDK keeps credentials for hours, whatever SNS says of them: leaves them behind.
+    /// The SDK keeps credentials for hours, even if SNS refuses them. This discards them.
     fn fetch_credentials_anew(&self) {
         let now = Instant::now();
         let last = &mut self.state.lock().last_credentials;
@@ -108,8 +105,8 @@ impl SnsTopic {
         }
     }
 
-    /// What a refused call means: while the topic accepts messages, the refusal is of this message. Otherwise it is of the
-    /// topic or the configuration (a FIFO topic, another account's ARN), and no row is at fault.
+    /// What a refusal means. While the topic accepts other messages, the refusal is about this message. Otherwise it is
+    /// about the topic or the configuration (a FIFO topic, another account's ARN), and no row is at fault.
     fn judged(&self, error: CallError) -> CallError {
         let last = self.state.lock().last_accepted;
         let is_well = last.is_some_and(|last| last.elapsed() < ACCEPTED_LATELY);
@@ -127,7 +124,7 @@ impl SnsTopic {
         }
     }
 
-    /// The topic's ARN.
+    /// The ARN from the configuration.
     #[must_use]
     pub fn arn(&self) -> &str {
         &self.arn
@@ -137,11 +134,8 @@ impl SnsTopic {
         self.arn.rsplit(':').next().unwrap_or_default()
     }
 
-    /// Asks for the topic's attributes, which publishes nothing.
-    ///
-    /// # Errors
-    /// In words.
-    pub async fn attributes(&self) -> Result<TopicAttributes, String> {
+    /// Requests the topic's attributes, which publishes nothing. The error is a text for `/health`.
+    pub(crate) async fn attributes(&self) -> Result<TopicAttributes, String> {
         let answer = self
             .sns()
             .get_topic_attributes()
@@ -234,7 +228,7 @@ fn entry(
     event: &Event,
     traceparent: Option<&str>,
 ) -> Result<PublishBatchRequestEntry, BuildError> {
-    // The types are those of the service's predecessor, whose names subscribers have come to see.
+    // The types are those of the service's predecessor. Subscribers may have come to rely on them.
     let attributes = [
         ("eventType", "String", event.event_type.clone()),
         ("source", "String", "delius".to_owned()),
@@ -264,7 +258,7 @@ fn entry(
     entry.build()
 }
 
-/// An event counts as published only if its entry came back with a message id. With the label of the answer.
+/// An event counts as published only if its entry has a message id. The text is the label of the answer.
 fn entry_answer(answer: &PublishBatchOutput, id: &str) -> (&'static str, Result<(), CallError>) {
     if let Some(failed) = answer.failed().iter().find(|failed| failed.id() == id) {
         return (code_label(Some(failed.code())), Err(entry_error(failed)));

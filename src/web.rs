@@ -1,4 +1,4 @@
-//! The sidecar over HTTP: health, info, metrics and their description, and nothing else.
+//! The service over HTTP: health, info, metrics and their description, and nothing else.
 
 mod accept;
 mod connections;
@@ -34,31 +34,26 @@ const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text";
 const TEXT: &str = "text/plain";
 
-/// What the pages show.
 #[derive(Clone, Debug)]
-pub struct Pages {
-    /// Health of the service.
+pub(crate) struct Pages {
     pub health: Arc<Health>,
-    /// Its metrics.
     pub metrics: Arc<Metrics>,
-    /// What `/info` answers.
     pub info: Arc<Value>,
-    /// Whether the endpoints are described.
+    /// Whether OpenAPI and Swagger UI are served.
     pub api_docs: bool,
 }
 
-/// Everything on the only port.
-pub fn on_one_port(pages: Pages) -> Router {
+pub(crate) fn on_one_port(pages: Pages) -> Router {
     finished(public().merge(metrics()), pages)
 }
 
-/// The main port, which the ingress leads to, and the management port, which only Prometheus and operators reach: all but the
-/// metrics is on both.
-pub fn on_two_ports(pages: Pages) -> (Router, Router) {
+/// The main port, which the ingress serves, and the management port, which only Prometheus and operators reach. Metrics
+/// are on the management port only. Everything else is on both.
+pub(crate) fn on_two_ports(pages: Pages) -> (Router, Router) {
     (finished(public(), pages.clone()), on_one_port(pages))
 }
 
-/// With a slash at the end, too, as the predecessor had it.
+/// Also with a slash at the end, like the predecessor.
 fn public() -> OpenApiRouter<Pages> {
     OpenApiRouter::new()
         .routes(routes!(health))
@@ -90,7 +85,7 @@ fn finished(endpoints: OpenApiRouter<Pages>, pages: Pages) -> Router {
 
 /// Health of the service and everything it depends on.
 #[utoipa::path(get, path = "/health", tag = "health", responses(
-    (status = 200, description = "All is well", content((Report = ACTUATOR_JSON), (Report = JSON))),
+    (status = 200, description = "Everything is up", content((Report = ACTUATOR_JSON), (Report = JSON))),
     (status = 503, description = "A component is down", content((Report = ACTUATOR_JSON), (Report = JSON))),
 ))]
 async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
@@ -104,12 +99,12 @@ async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
 #[utoipa::path(get, path = "/health/{component}", tag = "health", params(
     ("component" = String, Path, description = "Name of the component", example = "liveness"),
 ), responses(
-    (status = 200, description = "It is well", content((Component = ACTUATOR_JSON), (Component = JSON))),
-    (status = 503, description = "It is down, or the service stops", content((Component = ACTUATOR_JSON), (Component = JSON))),
-    (status = 404, description = "There is none of this name"),
+    (status = 200, description = "The component is up", content((Component = ACTUATOR_JSON), (Component = JSON))),
+    (status = 503, description = "The component is down, or the service is stopping", content((Component = ACTUATOR_JSON), (Component = JSON))),
+    (status = 404, description = "No component has this name"),
 ))]
 async fn component(
-    // An error where the path is not text: no component's name.
+    // An error if the path is not text, and so not a component's name.
     name: Result<Path<String>, PathRejection>,
     State(pages): State<Pages>,
     headers: HeaderMap,
@@ -181,7 +176,7 @@ async fn prometheus(State(pages): State<Pages>, headers: HeaderMap) -> Response 
     }
 }
 
-/// What a Spring resource server answers to whoever asks for anything else without a token.
+/// What a Spring resource server answers to a request for anything else without a token.
 async fn unauthorised() -> Response {
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()
 }
@@ -213,7 +208,7 @@ async fn with_security_headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// The first of several proxies is the one that the caller spoke to.
+/// With several proxies, the first is the one that the caller connected to.
 fn came_by_https(headers: &HeaderMap) -> bool {
     let scheme = headers.get("x-forwarded-proto");
     let scheme = scheme.and_then(|value| value.to_str().ok()?.split(',').next());

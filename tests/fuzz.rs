@@ -1,5 +1,5 @@
-//! Whatever bytes come from outside, readers neither panic nor make up what is not there: arbitrary bytes, and documents
-//! that are valid but for a few bytes.
+//! Readers of foreign bytes neither panic nor invent data: arbitrary bytes, and valid documents with a few changed
+//! bytes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -92,9 +92,9 @@ proptest! {
     }
 }
 
-/// Through a socket and the real SDK, hence fewer cases.
+/// Each case uses a socket and the real SDK, so there are fewer of them.
 #[test]
-fn sns_answers_are_an_answer_for_each_event_and_accepted_only_with_a_message_id() {
+fn an_event_counts_as_accepted_only_with_a_message_id() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

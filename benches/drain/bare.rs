@@ -1,5 +1,5 @@
-//! A bare client of community-api, which shows what the sandbox itself can do: claims back to back, and a drain that is nothing
-//! but claims and deletes.
+//! A bare client of community-api. It shows what the sandbox itself can do: back-to-back claims, and a drain that only
+//! claims and deletes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::world::World;
 
-/// As many DELETEs under way as the service has rows in flight.
+/// The number of concurrent DELETEs: the rows that the service has in flight.
 const DELETES_UNDER_WAY: usize = 32;
 
 #[derive(Clone)]
@@ -24,7 +24,7 @@ struct Bare {
     token: String,
 }
 
-/// The mean round trip of so many back-to-back claims, connection and first answer apart.
+/// The mean round trip of `claims` back-to-back claims, without the connection and the first answer.
 pub fn round_trip(world: &mut World, claims: usize) -> Result<Duration> {
     world.fill(claims + 1)?;
     Runtime::new()?.block_on(async {
@@ -38,7 +38,7 @@ pub fn round_trip(world: &mut World, claims: usize) -> Result<Duration> {
     })
 }
 
-/// Rows a second when a claimer does nothing but claim, and each row is only deleted.
+/// Rows per second when a claimer does nothing but claim, and each row is only deleted.
 pub fn claims_and_deletes(world: &mut World, rows: usize) -> Result<f64> {
     world.fill(rows)?;
     Runtime::new()?.block_on(async {
@@ -79,7 +79,6 @@ impl Bare {
         })
     }
 
-    /// The id of the claimed row; `None` if there is nothing to do.
     async fn claim(&self) -> Result<Option<i64>> {
         loop {
             let request = self.http.get(format!("{}/nextUpdate", self.url));

@@ -1,4 +1,4 @@
-//! What more pods or more claimers bring: their claims collide in community-api.
+//! What more pods or more claimers bring. Their claims collide in community-api.
 
 use anyhow::Result;
 
@@ -7,7 +7,6 @@ use crate::process::Process;
 use crate::run::{SOON, wait_for_polls};
 use crate::world::{Climate, World};
 
-/// Prints the table for one climate.
 pub fn measure(climate: Climate, rows: usize) -> Result<()> {
     let table = Table::new(
         &format!(

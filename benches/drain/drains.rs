@@ -1,5 +1,5 @@
-//! How fast a backlog is drained, and what a row costs, at several round trips: the service against the bare client and the
-//! sequential baseline.
+//! How fast a backlog is drained, and what a row costs, at several round trips: the service against the bare client and
+//! the sequential baseline.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::process::Process;
 use crate::run::{Run, SOON};
 use crate::world::{Climate, World};
 
-/// Seconds that a measurement takes, about.
+/// How long a measurement takes.
 pub struct Effort {
     pub seconds: f64,
 }
@@ -23,7 +23,7 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
     let mut world = World::start(climate)?;
     let round_trip = bare::round_trip(&mut world, 200)?.as_secs_f64();
     drop(world);
-    // Without a round trip it is the processors that limit, and this is about what they can do.
+    // Without a round trip the processors are the limit. This is about what they can do.
     let rows_of_one = (effort.seconds / round_trip.max(0.000_7)) as usize;
 
     let mut world = World::start(climate)?;
@@ -108,7 +108,7 @@ fn judge(round_trip_ms: u64, run: &Run, limit: f64, sequential: &Run, limits: &m
             "×",
         );
     }
-    // A claim that finds nothing ends each drain, and an idle poll may come in before the counters are read.
+    // A claim without a row ends each drain, and an idle poll may come before the counters are read.
     let calls: u64 = run.calls.values().sum();
     let surplus = calls as f64 - 4.0 * run.rows as f64;
     limits.at_most(

@@ -1,4 +1,4 @@
-//! What the parts print: tables in Markdown, and the limits that are to be reached.
+//! The output of all parts: tables in Markdown, and the limits to be met.
 
 use std::fmt::Display;
 
@@ -25,7 +25,7 @@ impl Table {
     }
 }
 
-/// A limit, and what was seen of it.
+/// A limit, and the measured value.
 pub struct Limit {
     pub what: String,
     pub wanted: String,
@@ -33,7 +33,6 @@ pub struct Limit {
     pub met: bool,
 }
 
-/// All limits that the parts looked at.
 #[derive(Default)]
 pub struct Limits(Vec<Limit>);
 
@@ -68,7 +67,7 @@ impl Limits {
     }
 }
 
-/// The value below which so many hundredths of a sorted list lie.
+/// The value at `hundredths` per cent of a sorted list.
 pub fn percentile(sorted: &[u32], hundredths: usize) -> u32 {
     let index = (sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).copied().unwrap_or_default()

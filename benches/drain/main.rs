@@ -1,13 +1,13 @@
-//! What a row costs and how fast a backlog is drained: the service in the release profile, the sandbox and the sequential
-//! baseline, each as a process of its own. `cargo bench --bench drain` prints its tables;
-//! `-- --help` lists the parts. docs/performance.md holds them, and what they mean.
+//! What a row costs and how fast a backlog is drained. It measures the service in the release profile, the sandbox and
+//! the sequential baseline, each in a separate process. `cargo bench --bench drain` prints its tables, and `-- --help`
+//! lists its parts. docs/performance.md explains the results.
 
 #![allow(
     clippy::print_stdout,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a bench talks to whoever runs it, in round figures"
+    reason = "a bench prints rounded figures for a person"
 )]
 
 mod bare;
@@ -42,7 +42,7 @@ struct Arguments {
     /// The round trips of the drains, in milliseconds
     #[arg(long, value_delimiter = ',', default_values_t = [0, 5, 20])]
     round_trip: Vec<u64>,
-    /// Said by cargo
+    /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
@@ -61,7 +61,7 @@ enum Part {
     Standing,
 }
 
-/// What a process that the bench starts is to be.
+/// The role of a process that the bench starts.
 #[derive(Subcommand)]
 #[command(disable_help_subcommand = true)]
 enum Role {

@@ -1,5 +1,5 @@
-//! A process under measurement, the service or the sequential baseline: its start, its log, and what Linux says of its CPU time
-//! and memory.
+//! A process under measurement, the service or the sequential baseline: its start, its log, and what Linux says of its
+//! CPU time and memory.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -18,7 +18,6 @@ pub const SERVICE: &str = env!("CARGO_BIN_EXE_probation-offender-events");
 const TICKS_PER_SECOND: f64 = 100.0;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The process.
 pub struct Process {
     child: Child,
     port: u16,
@@ -32,8 +31,8 @@ pub struct Memory {
     pub peak: f64,
 }
 
-/// Builds the service as it is shipped: what cargo has built for this bench has the features that only tests want, which make
-/// it larger and its clock slower.
+/// Builds the service as it is shipped. Cargo has built it for this bench with features for tests, which make it larger
+/// and its clock slower.
 pub fn build_service() -> Result<()> {
     let target = Path::new(SERVICE).ancestors().nth(2);
     let status = Command::new(env!("CARGO"))
@@ -87,7 +86,7 @@ impl Process {
             .spawn()?;
         let settled = Arc::<Mutex<Vec<u32>>>::default();
         let log = child.stdout.take().context("no standard output")?;
-        // A reader of the log, as every pod has one.
+        // It reads the log, as the node does for every pod.
         std::thread::spawn({
             let settled = settled.clone();
             move || read_log(log, &settled)
@@ -99,7 +98,7 @@ impl Process {
         })
     }
 
-    /// Waits until the service is ready, asking again and again without a pause.
+    /// Waits until the service is ready, with requests in a loop.
     pub fn wait_until_ready(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self
@@ -111,7 +110,7 @@ impl Process {
         Ok(())
     }
 
-    /// How often the service's `nextUpdate` was answered with 409.
+    /// How many `nextUpdate` calls of the service were answered with 409.
     pub fn contended_claims(&self) -> Result<u64> {
         let metrics = self.get("/prometheus")?;
         let mut lines = metrics.lines().filter(|line| {
@@ -136,7 +135,7 @@ impl Process {
         Ok(answer)
     }
 
-    /// Milliseconds from claim to settled of each row, once so many rows have been logged, in order of size.
+    /// Milliseconds from claim to settled, sorted, once `rows` rows have been logged.
     pub fn settled(&self, rows: usize) -> Result<Vec<u32>> {
         let deadline = Instant::now() + PATIENCE;
         while locked(&self.settled).len() < rows {
@@ -192,7 +191,7 @@ fn free_port() -> Result<u16> {
         .port())
 }
 
-/// Keeps the milliseconds of settled rows; shows what is worse than usual.
+/// Keeps the milliseconds of settled rows, and prints other lines of note.
 fn read_log(log: ChildStdout, settled: &Mutex<Vec<u32>>) {
     for line in BufReader::new(log).lines().map_while(Result::ok) {
         let milliseconds = line.split_once(r#""milliseconds":"#).and_then(|(_, rest)| {

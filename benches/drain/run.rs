@@ -10,11 +10,10 @@ use crate::figures::percentile;
 use crate::process::{Memory, Process};
 use crate::world::World;
 
-/// A short interval, so that a drain begins soon after the backlog is there.
+/// A short interval, so that a drain starts soon after the backlog exists.
 pub const SOON: (&str, &str) = ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "200");
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was seen.
 pub struct Run {
     pub rows: usize,
     pub rows_per_second: f64,
@@ -26,7 +25,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Drains so many rows so many times over.
+    /// Drains `rows` rows, `times` times.
     pub fn of(world: &mut World, process: &Process, rows: usize, times: usize) -> Result<Self> {
         wait_for_polls(world, 2)?;
         let memory_before = process.memory()?;
@@ -57,7 +56,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Half of the rows were settled in so many milliseconds after their claim, 99 of 100 in so many.
+    /// The time from claim to settled: median and 99 %.
     pub fn settled_in(&self) -> String {
         let part = |hundredths| percentile(&self.settled_milliseconds, hundredths);
         format!("{} / {}", part(50), part(99))
@@ -79,7 +78,7 @@ impl Run {
     }
 }
 
-/// Waits until so many polls were made, by which all connections are there and the process is idle.
+/// Waits for this many polls. By then all connections exist, and the process is idle.
 pub fn wait_for_polls(world: &mut World, polls: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while world.calls()?["nextUpdate"] < polls {

@@ -1,5 +1,6 @@
-//! The baseline: what the service's predecessor does with a row, over this service's own adapters. One row in flight, its events
-//! published one by one, and only then the next row: five round trips one after the other for a row with two events.
+//! The baseline: what the service's predecessor does with a row, over this service's own adapters. One row in flight,
+//! its events published one by one, and only then the next row: five round trips one after the other for a row with two
+//! events.
 
 use std::io::{Write, stdout};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use probation_offender_events::topic::SnsTopic;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep};
 
-/// Between two polls that find nothing; only for how soon the drain begins.
+/// The wait after a poll without rows. It decides how soon a drain starts.
 const BETWEEN_POLLS: Duration = Duration::from_millis(200);
 
 /// Drains until the process is killed.

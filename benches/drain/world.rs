@@ -1,5 +1,5 @@
-//! The world as a process of its own: the sandbox with a round trip, told by lines on its standard input to fill and to watch
-//! a backlog.
+//! The world in a separate process: the sandbox with a round trip. Lines on its standard input make it fill and watch a
+//! backlog.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Write, stdin, stdout};
@@ -12,11 +12,11 @@ use sandbox::{Endpoint, Fault, Sandbox, Settings};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// More than rows are ever in flight, so that rows seldom wait for another of their offender.
+/// More people than rows in flight, so that rows rarely wait for another row of their offender.
 const PEOPLE: usize = 2_000;
-/// Between two looks at the counters.
+/// The interval between two reads of the counters.
 const LOOK: Duration = Duration::from_millis(1);
-/// A backlog of which nothing is done for so long never will be.
+/// If a backlog does not shrink for this long, it never will.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const CALLS: [(&str, Endpoint); 6] = [
@@ -28,7 +28,6 @@ const CALLS: [(&str, Endpoint); 6] = [
     ("token", Endpoint::Token),
 ];
 
-/// What the world is like.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Climate {
     /// What every call of community-api and SNS takes at least
@@ -39,23 +38,21 @@ pub struct Climate {
     pub lock_ms: u64,
 }
 
-/// How a backlog was drained, as the world saw it.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Drained {
     /// From the first claim to the last DELETE.
     pub seconds: f64,
-    /// Calls by kind, those included that found nothing.
+    /// Calls by kind, including claims without a row.
     pub calls: BTreeMap<String, u64>,
     /// How often a caller of nextUpdate was too late to lock the row it had found.
     pub lost_races: u64,
 }
 
-/// The parent's end.
 pub struct World {
     process: Child,
     commands: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
-    /// The environment variables of a service that is to live in it.
+    /// The environment variables for a service in this world.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -111,7 +108,7 @@ impl Drop for World {
     }
 }
 
-/// The process' end: serves until its standard input ends.
+/// The child process: it serves until its standard input ends.
 pub fn serve(climate: Climate) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let sandbox = runtime.block_on(Sandbox::start(Settings {
@@ -165,7 +162,7 @@ fn calls(sandbox: &Sandbox) -> BTreeMap<String, u64> {
 }
 
 fn drain(sandbox: &Sandbox, rows: usize) -> Result<Drained> {
-    // Before the rows are there, since the first may be gone before anything else is looked at.
+    // Read first, since the first row may be gone before anything else is read.
     let before = calls(sandbox);
     let lost_races = sandbox.delius().lost_races();
     fill(sandbox, rows)?;

@@ -1,8 +1,8 @@
 //! Tests with heavy tools: a browser, containers, LocalStack, Helm, Prometheus, processes that are killed.
 //!
-//! They are a crate of their own so that neither `cargo run --example sandbox` nor `cargo test` compiles these tools. The
-//! two binaries of this crate are those of the service and of the sandbox, built from the same files: cargo gives a test
-//! the binaries of its own package only.
+//! They are a separate crate, so that neither `cargo run --example sandbox` nor `cargo test` compiles these tools. Its
+//! two binaries are those of the service and of the sandbox, built from the same files, since cargo gives a test only
+//! the binaries of the test's package.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub fn skip(reason: &str) {
         std::env::var_os("CI").is_none(),
         "CI must not skip: {reason}"
     );
-    // Straight to the terminal: the test harness keeps back what a passing test prints.
+    // Directly to the terminal, since the test harness hides what a passing test prints.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }
 

@@ -1,5 +1,5 @@
-//! The real thing: four processes of the service and the sandbox as a process of its own. Pods are killed and started again
-//! all the time, SNS throttles, community-api fails now and then, and locks run out after seconds; yet every event arrives.
+//! Four processes of the service, with the sandbox in a separate process. Pods are killed and restarted all the time,
+//! SNS throttles, community-api fails occasionally, and locks expire after seconds. Every event still arrives.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -178,7 +178,7 @@ async fn killed_pods_and_failing_neighbours_lose_no_event_and_repeat_few() {
     assert_eq!(generic_seen, generics);
     let repeated = messages.len() - ids.len();
     let limit = 2 * kills * MAX_IN_FLIGHT;
-    // Straight to the terminal, so that a quiet run is visible as such.
+    // Directly to the terminal, so that a quiet run is visible.
     let seconds = started.elapsed().as_secs_f64();
     let _ = writeln!(
         std::io::stderr(),

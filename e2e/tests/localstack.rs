@@ -1,8 +1,9 @@
-//! Real subscribers: events through LocalStack's SNS into SQS queues, with a filter policy on eventType, raw and not raw.
+//! Real subscribers: events through LocalStack's SNS into SQS queues, with a filter policy on eventType, raw and not
+//! raw.
 //!
-//! `SNS_PROVIDER=localstack` (or `AWS_PROVIDER=localstack`) uses a LocalStack that runs already, at `LOCALSTACK_URL` or
-//! localhost:4566; otherwise testcontainers starts one. Where neither can be had the tests are skipped, and say so; with
-//! `CI` set that is a failure.
+//! `SNS_PROVIDER=localstack` (or `AWS_PROVIDER=localstack`) uses a LocalStack that is already running at
+//! `LOCALSTACK_URL` or localhost:4566. Otherwise testcontainers starts one. If neither is possible, the tests print
+//! `SKIPPED`. With `CI` set, they fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +42,7 @@ struct LocalStack {
 }
 
 impl LocalStack {
-    /// `None` if there is none to be had, after saying so.
+    /// `None` if there is none, after reporting that the test is skipped.
     async fn get() -> Option<Self> {
         let is_localstack = |name| std::env::var(name).is_ok_and(|value| value == "localstack");
         if is_localstack("SNS_PROVIDER") || is_localstack("AWS_PROVIDER") {
@@ -87,7 +88,7 @@ impl LocalStack {
             .load()
             .await;
         let sns = aws_sdk_sns::Client::new(&config);
-        // LocalStack loads a service at its first call, which takes longer than a health check waits.
+        // LocalStack loads a service at the first call, which takes longer than a health check waits.
         sns.list_topics().send().await.unwrap();
         Self {
             sns,
@@ -293,7 +294,7 @@ async fn subscribers_receive_what_their_filter_policy_on_event_type_asks_for() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_missing_is_down_in_health_and_holds_rows_until_it_is_there() {
+async fn a_missing_topic_is_down_and_rows_wait_until_it_exists() {
     let Some(localstack) = LocalStack::get().await else {
         return;
     };
@@ -333,7 +334,7 @@ async fn a_topic_that_is_missing_is_down_in_health_and_holds_rows_until_it_is_th
         .send()
         .await
         .unwrap();
-    // A queue subscribed by now might be too late for the events; that the row is gone shows that SNS has taken them.
+    // A queue that subscribes now may miss the events. That the row is gone shows that SNS accepted them.
     let started = Instant::now();
     let is_up = async || health().await["components"]["probationevents-health"]["status"] == "UP";
     while service.sandbox.delius().count_updates().unwrap() > 0 || !is_up().await {

@@ -1,4 +1,4 @@
-//! hmpps-auth: client credentials in, bearer tokens out.
+//! hmpps-auth: it issues bearer tokens for client credentials.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::faults::{Endpoint, Faults};
 use crate::http::{Answer, Reply};
 use crate::locked;
 
-/// The tokens that are good at present; a clone shares them.
+/// The valid tokens. A clone shares them.
 #[derive(Clone)]
 pub struct Auth(Arc<Inner>);
 
@@ -30,7 +30,7 @@ struct Inner {
     issued: AtomicU64,
 }
 
-/// What the next token is good for.
+/// What the next token grants.
 struct Grants {
     roles: Arc<[String]>,
     lifetime: Duration,
@@ -44,7 +44,7 @@ struct Token {
 /// Why a caller is refused.
 pub(crate) enum Refusal {
     NoToken,
-    /// In words that hold nothing of the token.
+    /// The reason, which holds nothing of the token.
     BadToken(String),
 }
 
@@ -139,7 +139,6 @@ impl Auth {
         (token, answer)
     }
 
-    /// The roles that the caller's token carries.
     pub(crate) fn roles(&self, headers: &HeaderMap) -> Result<Arc<[String]>, Refusal> {
         let token = credentials(headers, "bearer").ok_or(Refusal::NoToken)?;
         locked(&self.0.tokens)
@@ -193,7 +192,7 @@ impl Auth {
     }
 }
 
-/// Why a token is not, or no longer, known: as the real one, which goes by what the token says of itself.
+/// Why a token is unknown or no longer valid. Like the real one, it reads the claims of the token.
 fn what_is_wrong(token: &str) -> String {
     let payload = || {
         let parts: Vec<_> = token.split('.').collect();
@@ -213,7 +212,7 @@ fn what_is_wrong(token: &str) -> String {
     }
 }
 
-/// What follows the scheme, in any case, in the `Authorization` header.
+/// The rest of the `Authorization` header after the scheme, whose case does not matter.
 fn credentials<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
     let (given, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     given.eq_ignore_ascii_case(scheme).then(|| rest.trim())

@@ -25,25 +25,23 @@ pub(crate) struct Community {
     pub(crate) delius: Delius,
     pub(crate) auth: Auth,
     pub(crate) faults: Faults,
-    /// Of one caller alone.
+    /// The time of a single caller.
     pub(crate) lock_time: Duration,
     pub(crate) crowd: Crowd,
     pub(crate) ways: Ways,
 }
 
-/// What is asked for, and of which offender or row.
 #[derive(Clone, Copy)]
 struct Ask {
     endpoint: Endpoint,
     id: i64,
 }
 
-/// Why a request asks for nothing.
 enum Wrong {
     Path,
-    /// The path answers this method only.
+    /// The path allows only this method.
     Method(Method),
-    /// The id is no number.
+    /// The id is not a number.
     Id,
 }
 
@@ -62,7 +60,7 @@ impl Ask {
             }
             _ => return Err(Wrong::Path),
         };
-        // A HEAD does what a GET does, also claim.
+        // A HEAD does what a GET does. It claims rows, too.
         if *method != allowed && !(method == Method::HEAD && allowed == Method::GET) {
             return Err(Wrong::Method(allowed));
         }
@@ -125,7 +123,7 @@ impl Community {
             _ => self.settle(ask, raced, head.uri.path()).await,
         };
         reply.unwrap_or_else(|error| {
-            // Like the real one, it keeps the cause to its log.
+            // Like the real one, it shows the cause only in its log.
             let _ = writeln!(stderr(), "community-api answers 500: {error:#}");
             Reply::problem(500, head.uri.path())
         })
@@ -143,7 +141,7 @@ impl Community {
                 Attempt::Nothing => return Ok(Reply::error(404, "No updates found")),
                 Attempt::Conflict => return Ok(Reply::json(409, &json!({"status": 409}))),
             };
-            // Other callers come in between, and read the same row.
+            // Other callers may come in between, and read the same row.
             let caller = self.crowd.enter();
             sleep_precisely(caller.time(self.lock_time)).await;
             let lock = move |delius: &Delius| delius.lock(&candidate, now());
@@ -173,7 +171,7 @@ impl Community {
         })
     }
 
-    /// Reads the row and changes it in two steps, between which another transaction may change it: then 500.
+    /// Reads the row and changes it in two steps. If another transaction changes it in between, the answer is 500.
     async fn settle(&self, ask: Ask, raced: bool, path: &str) -> Result<Reply> {
         let (id, delete) = (ask.id, ask.endpoint == Endpoint::DeleteUpdate);
         let version = self.delius.patiently(move |delius| delius.version(id));
@@ -206,7 +204,7 @@ impl Community {
     }
 }
 
-/// Whether `Accept` leaves room for JSON; it does if it is not there.
+/// Whether `Accept` allows JSON. A missing header does.
 fn accepts_json(headers: &HeaderMap) -> bool {
     let mut accepted = headers
         .get_all(ACCEPT)
@@ -230,7 +228,7 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     accepted.peek().is_none() || accepted.any(is_json)
 }
 
-/// Without a token, a call that changes something is taken for a forged form.
+/// A call that changes something and has no token counts as a forged form.
 fn refuse(refusal: &Refusal, method: &Method) -> Reply {
     let challenge = match refusal {
         Refusal::NoToken if method != Method::GET && method != Method::HEAD => {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// A caller among many needs this much longer for the first three milliseconds of the work. Measured where the database
-/// was near: one row every 3.2 ms for one pod, 4.4 for two, 5.1 for four and 5.4 for eight. Where it was far away,
-/// callers did not slow each other down.
+/// With many callers, each needs this much longer for the first three milliseconds of the work. Measured with the
+/// database nearby: one row every 3.2 ms for one pod, 4.4 for two, 5.1 for four and 5.4 for eight. With the database
+/// far away, callers did not slow each other down.
 const SLOWEST: f64 = 0.75;
 const SLOWED: Duration = Duration::from_millis(3);
 
-/// The callers that are between reading and locking; a clone is another handle to them.
+/// The callers between reading and locking. A clone is another handle to them.
 #[derive(Clone, Default)]
 pub(crate) struct Crowd(Arc<AtomicU32>);
 
@@ -31,7 +31,7 @@ impl Crowd {
 }
 
 impl Caller {
-    /// What one caller alone needs is `alone`.
+    /// The time that a caller needs, if a single one needs `alone`.
     pub(crate) fn time(&self, alone: Duration) -> Duration {
         let others = 1.0 - 1.0 / f64::from(self.callers);
         alone + alone.min(SLOWED).mul_f64(SLOWEST * others)

@@ -1,8 +1,7 @@
-//! The mini-Delius: real tables with real triggers into `OFFENDER_DELTA`, and community-api's lock
-//! on its rows.
+//! The mini-Delius: real tables with real triggers into `OFFENDER_DELTA`, and community-api's lock on its rows.
 //!
-//! One `SQLite` connection behind a mutex. Whoever claims or settles a row passes the time in, so that
-//! a simulation may own it. Only `patiently` is asynchronous.
+//! One `SQLite` connection behind a mutex. The caller passes in the time of a claim, so that a simulation can set it.
+//! Only `patiently` is asynchronous.
 
 mod claim;
 mod data;
@@ -27,8 +26,7 @@ const OLDEST_CREATED: &str = "
     SELECT OFFENDER_DELTA_ID, LAST_UPDATED_DATETIME FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_OLDEST
     WHERE STATUS = 'CREATED' AND LAST_UPDATED_DATETIME <= ?1
     ORDER BY CREATED_DATETIME, TIE LIMIT 1";
-/// Asked before [`OLDEST_EXPIRED`], which would otherwise read past every row that is locked at
-/// present.
+/// Asked before [`OLDEST_EXPIRED`], which otherwise reads past every locked row.
 const ANY_EXPIRED: &str = "
     SELECT EXISTS (SELECT 1 FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_STALE
                    WHERE STATUS = 'INPROGRESS' AND LAST_UPDATED_DATETIME <= ?1)";
@@ -45,11 +43,11 @@ const DELETE_DUPLICATES: &str = "
     DELETE FROM OFFENDER_DELTA
     WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE = ?2 AND SOURCE_RECORD_ID = ?3 AND OFFENDER_DELTA_ID <> ?4";
 
-/// The database; a clone is another handle to the same one.
+/// The database. A clone is another handle to the same one.
 #[derive(Clone)]
 pub struct Delius {
     connection: Arc<Mutex<Connection>>,
-    /// The file; `None`: in memory.
+    /// The file. `None` means in memory.
     path: Option<Arc<PathBuf>>,
     timings: Arc<Mutex<Timings>>,
     lost_races: Arc<AtomicU64>,
@@ -79,8 +77,8 @@ impl Delius {
         locked(&self.connection)
     }
 
-    /// Runs any SQL, several statements too, and returns how many rows were changed, those by
-    /// triggers included.
+    /// Runs any SQL, including several statements, and returns how many rows were changed, including those changed by
+    /// triggers.
     pub fn execute(&self, sql: &str) -> Result<usize> {
         let connection = self.connection();
         let before = connection.total_changes();
@@ -88,18 +86,18 @@ impl Delius {
         Ok(usize::try_from(connection.total_changes() - before)?)
     }
 
-    /// Replaces the timings for every later claim.
+    /// Replaces the timings for later claims.
     pub fn set_timings(&self, timings: Timings) {
         *locked(&self.timings) = timings;
     }
 
-    /// The timings in force.
+    /// The current timings.
     #[must_use]
     pub fn timings(&self) -> Timings {
         *locked(&self.timings)
     }
 
-    /// Adds a row as it is, created and last updated at `now`, and returns its id.
+    /// Adds a row as given, created and last updated at `now`, and returns its id.
     pub fn insert_update(&self, update: &NewUpdate, now: i64) -> Result<i64> {
         let connection = self.connection();
         connection
@@ -138,10 +136,9 @@ impl Delius {
         Ok(statement.query_row([not_after], |row| row.get(0))?)
     }
 
-    /// Locks the candidate, or answers `None` if somebody else was faster.
+    /// Locks the candidate. `None` if another caller was faster.
     ///
-    /// A new row takes the place of every other row about the same record of the same offender,
-    /// whatever their status.
+    /// A new row replaces every other row about the same record of the same offender, with any status.
     pub fn lock(&self, candidate: &Candidate, now: i64) -> Result<Option<UpdateRow>> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -176,13 +173,13 @@ impl Delius {
         Ok(Some(row))
     }
 
-    /// How often a caller was too late to lock the row it had found.
+    /// How many times a caller was too late to lock the row that it had found.
     #[must_use]
     pub fn lost_races(&self) -> u64 {
         self.lost_races.load(Ordering::Relaxed)
     }
 
-    /// What the offender is known by, also one who is soft-deleted; `None` if there is no such offender.
+    /// An offender's identifiers, also if the offender is soft-deleted. `None` if there is no such offender.
     pub fn identifiers(&self, offender_id: i64) -> Result<Option<Identifiers>> {
         let connection = self.connection();
         let mut statement =
@@ -201,8 +198,8 @@ impl Delius {
         Ok(Some(identifiers))
     }
 
-    /// The version of a row, which [`Delius::delete_version`] and [`Delius::mark_version`] compare; `None` if the row is
-    /// not there.
+    /// The version of a row, which [`Delius::delete_version`] and [`Delius::mark_version`] compare. `None` if the row
+    /// does not exist.
     pub fn version(&self, id: i64) -> Result<Option<i64>> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
@@ -211,7 +208,7 @@ impl Delius {
         Ok(statement.query_row([id], |row| row.get(0)).optional()?)
     }
 
-    /// Deletes a row; `false` if another transaction has changed it since its version was read.
+    /// Deletes a row. `false` if another transaction has changed it since its version was read.
     pub fn delete_version(&self, id: i64, version: i64) -> Result<bool> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
@@ -220,7 +217,7 @@ impl Delius {
         Ok(statement.execute([id, version])? > 0)
     }
 
-    /// Marks a row as failed; `false` if another transaction has changed it since its version was read.
+    /// Marks a row as failed. `false` if another transaction has changed it since its version was read.
     pub fn mark_version(&self, id: i64, version: i64, now: i64) -> Result<bool> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
@@ -230,7 +227,7 @@ impl Delius {
         Ok(statement.execute([id, version, now])? > 0)
     }
 
-    /// Deletes a row that no one else changes at the moment; `false` if it is not there.
+    /// Deletes a row that no one else changes at the same time. `false` if it does not exist.
     pub fn delete_update(&self, id: i64) -> Result<bool> {
         match self.version(id)? {
             Some(version) => self.delete_version(id, version),
@@ -238,7 +235,7 @@ impl Delius {
         }
     }
 
-    /// Marks a row as failed that no one else changes at the moment; `false` if it is not there.
+    /// Marks a row as failed that no one else changes at the same time. `false` if it does not exist.
     pub fn mark_failed(&self, id: i64, now: i64) -> Result<bool> {
         match self.version(id)? {
             Some(version) => self.mark_version(id, version, now),
@@ -246,8 +243,8 @@ impl Delius {
         }
     }
 
-    /// All rows of `OFFENDER_DELTA`, by id. Their `failed_update` is always false: it belongs to an
-    /// answer, not to a row.
+    /// All rows of `OFFENDER_DELTA`, by id. Their `failed_update` is always false, since it belongs to an answer and
+    /// not to a row.
     pub fn updates(&self) -> Result<Vec<UpdateRow>> {
         let connection = self.connection();
         let mut statement =
@@ -256,7 +253,7 @@ impl Delius {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The first so many rows of `OFFENDER_DELTA`: those that are locked, then new ones, then those given up.
+    /// The first `limit` rows of `OFFENDER_DELTA`: locked ones first, then new ones, then those marked as failed.
     pub(crate) fn first_updates(&self, limit: usize) -> Result<Vec<UpdateRow>> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
@@ -268,7 +265,7 @@ impl Delius {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// How many rows there are in `OFFENDER_DELTA`, whatever their status.
+    /// The number of rows in `OFFENDER_DELTA`, with any status.
     pub fn count_updates(&self) -> Result<usize> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached("SELECT count(*) FROM OFFENDER_DELTA")?;

@@ -1,5 +1,4 @@
-//! What goes wrong, when told to: rules that are looked up for every call, and a count of the
-//! calls.
+//! Faults: rules that are looked up for every call, and a count of the calls.
 
 mod text;
 
@@ -9,7 +8,7 @@ use std::time::Duration;
 
 use crate::locked;
 
-/// A call that the sandbox answers, and that a fault may hit.
+/// A call that the sandbox answers, and that a fault can affect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `GET /secure/offenders/nextUpdate`
@@ -51,48 +50,47 @@ impl Endpoint {
 
 const ENDPOINTS: usize = Endpoint::TopicAttributes as usize + 1;
 
-/// What happens instead of, or besides, the effect of a call.
+/// What happens instead of the effect of a call, or in addition to it.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// This answer; the effect does not take place.
+    /// This answer, without the effect.
     Answer {
         /// The HTTP status.
         status: u16,
         /// The content type.
         content_type: String,
-        /// The body, which need not be what the content type says.
+        /// The body, which need not match the content type.
         body: Vec<u8>,
         /// Further headers.
         headers: Vec<(String, String)>,
     },
-    /// The call takes this long. Its effect takes place even if the caller has gone away by then.
+    /// The call takes this long. Its effect takes place even if the caller has stopped waiting.
     Latency(Duration),
-    /// No answer and no effect, until the caller goes away.
+    /// No answer and no effect, until the caller stops waiting.
     Hang,
-    /// The connection is closed; the effect does not take place.
+    /// The connection is closed, without the effect.
     DropConnection,
     /// The effect takes place, then the connection is closed without an answer.
     LoseAnswer,
-    /// The effect takes place, then this status is answered.
+    /// The effect takes place, and the answer has this status.
     AnswerAfterEffect(u16),
-    /// Another transaction changes the row between the reading and the writing of DELETE or markAsFailed: 500, and no
+    /// Another transaction changes the row while DELETE or markAsFailed works on it. The answer is 500, without the
     /// effect.
     Race,
-    /// An error as SNS answers it; nothing is published.
+    /// An error in the form of SNS. Nothing is published.
     SnsError {
         /// The HTTP status.
         status: u16,
         /// For example `Throttling`.
         code: String,
     },
-    /// An error for entries of a batch; the others are published. `Publish` answers it as an error
-    /// of its own.
+    /// An error for entries of a batch. The others are published. `Publish` answers it as its only error.
     SnsEntryError {
-        /// Which entry, from 0; `None`: all, or those of the rule's offender.
+        /// Which entry, from 0. `None`: all, or those of the rule's offender.
         entry: Option<usize>,
         /// For example `InternalError`.
         code: String,
-        /// Whether SNS puts it down to the sender.
+        /// Whether SNS says that the sender is at fault.
         sender_fault: bool,
     },
 }
@@ -105,7 +103,7 @@ impl Fault {
         Self::body(status, body)
     }
 
-    /// This status and body, said to be JSON.
+    /// This status and body, with the content type of JSON.
     #[must_use]
     pub fn body(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self::Answer {
@@ -116,7 +114,7 @@ impl Fault {
         }
     }
 
-    /// Adds a header to an answer; leaves every other fault as it is.
+    /// Adds a header to an answer. Other faults stay as they are.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         if let Self::Answer { headers, .. } = &mut self {
@@ -126,27 +124,26 @@ impl Fault {
     }
 }
 
-/// When a fault happens.
+/// A fault, and the calls that it affects.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The call it hits.
+    /// The affected calls.
     pub endpoint: Endpoint,
-    /// What happens.
+    /// What happens to them.
     pub fault: Fault,
-    /// How often it happens; `None`: until it is cleared.
+    /// How many times it happens. `None`: until it is cleared.
     pub times: Option<usize>,
-    /// How likely it is for each call, from 0 to 1.
+    /// The probability for each call, from 0 to 1.
     pub probability: f64,
-    /// Only for this offender: identifiers by the path, publishing by `offenderId` in the message.
-    /// No other call has one.
+    /// Only for this offender: identifiers by the path, publishing by `offenderId` in the message. Other calls have
+    /// none.
     pub offender_id: Option<i64>,
     /// The outage that the rule belongs to, so that the outage can end without the other rules.
     pub outage: Option<&'static str>,
 }
 
 impl Rule {
-    /// A rule that hits every call to the endpoint until it is cleared; change its fields to narrow
-    /// it.
+    /// A rule that affects every call to the endpoint until it is cleared. Change its fields to narrow it.
     #[must_use]
     pub fn new(endpoint: Endpoint, fault: Fault) -> Self {
         Self {
@@ -160,10 +157,10 @@ impl Rule {
     }
 }
 
-/// The rules in force; a clone shares them.
+/// The current rules. A clone shares them.
 ///
-/// The first rule that matches wins, except that latencies add up and then the next matching rule
-/// is looked for.
+/// The first rule that matches decides. Latencies are an exception: they add up, and the next matching rule applies as
+/// well.
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Inner>);
 
@@ -181,17 +178,17 @@ struct Meter {
 }
 
 impl Faults {
-    /// Adds a rule after those already there.
+    /// Adds a rule after the existing ones.
     pub fn inject(&self, rule: Rule) {
         locked(&self.0.rules).push(rule);
     }
 
-    /// The fault hits every call from now on.
+    /// The fault affects every call from now on.
     pub fn always(&self, endpoint: Endpoint, fault: Fault) {
         self.inject(Rule::new(endpoint, fault));
     }
 
-    /// The fault hits the next call only.
+    /// The fault affects only the next call.
     pub fn once(&self, endpoint: Endpoint, fault: Fault) {
         self.inject(Rule {
             times: Some(1),
@@ -199,42 +196,39 @@ impl Faults {
         });
     }
 
-    /// Drops all rules.
+    /// Removes all rules.
     pub fn clear(&self) {
         locked(&self.0.rules).clear();
     }
 
-    /// Drops the rules for one endpoint.
+    /// Removes the rules for one endpoint.
     pub fn clear_endpoint(&self, endpoint: Endpoint) {
         locked(&self.0.rules).retain(|rule| rule.endpoint != endpoint);
     }
 
-    /// Drops the rules of an outage.
     pub(crate) fn end_outage(&self, outage: &str) {
         locked(&self.0.rules).retain(|rule| rule.outage != Some(outage));
     }
 
-    /// Whether there are rules of this outage.
     pub(crate) fn is_out(&self, outage: &str) -> bool {
         locked(&self.0.rules)
             .iter()
             .any(|rule| rule.outage == Some(outage))
     }
 
-    /// How many calls the endpoint has received, those included that a fault hit.
+    /// How many calls the endpoint has received, including those that a fault affected.
     #[must_use]
     pub fn calls(&self, endpoint: Endpoint) -> u64 {
         self.meter(endpoint).calls.load(Ordering::Relaxed)
     }
 
-    /// How many calls to the endpoint were under way at once, at most.
+    /// The highest number of concurrent calls to the endpoint.
     #[must_use]
     pub fn peak_concurrency(&self, endpoint: Endpoint) -> u64 {
         self.meter(endpoint).peak.load(Ordering::Relaxed)
     }
 
-    /// Counts a call and decides what goes wrong with it. `concerns` is asked only by rules for one
-    /// offender.
+    /// Counts a call and chooses its fault. Only rules for one offender use `concerns`.
     pub(crate) fn receive(&self, endpoint: Endpoint, concerns: impl Fn(i64) -> bool) -> Call {
         let meter = self.meter(endpoint);
         meter.calls.fetch_add(1, Ordering::Relaxed);
@@ -280,7 +274,6 @@ impl Faults {
     }
 }
 
-/// A call under way, and what goes wrong with it.
 pub(crate) struct Call {
     pub(crate) latency: Duration,
     pub(crate) fault: Option<Fault>,
@@ -289,7 +282,7 @@ pub(crate) struct Call {
     _underway: Underway,
 }
 
-/// Counts a call as under way until it is dropped, be it that its caller went away.
+/// Counts a call as under way until it is dropped, also because its caller stopped waiting.
 struct Underway {
     faults: Faults,
     endpoint: Endpoint,

@@ -1,5 +1,5 @@
-//! The HTTP server that all three stand-ins share: small, able to close a connection without an answer, and as
-//! ill-mannered with connections as the real one.
+//! The HTTP server of all three stand-ins: small, able to close a connection without an answer, and as inconsiderate
+//! with connections as the real one.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,15 +26,14 @@ use crate::faults::{Call, Fault};
 
 /// The largest body that is read. SNS' own limit is a quarter of it.
 const MOST_BYTES: usize = 1024 * 1024;
-/// A body that takes longer than this has no end.
+/// A body that takes longer than this is taken to be endless.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
-/// After this time without a request, a connection is closed.
+/// A connection is closed after this time without a request.
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// An answer, or none: then the connection is closed.
+/// An answer, or none. The connection is then closed.
 pub(crate) type Answer = Result<Reply, Dropped>;
 
-/// The connection is to be closed without an answer.
 #[derive(Debug)]
 pub(crate) struct Dropped;
 
@@ -46,7 +45,6 @@ impl fmt::Display for Dropped {
 
 impl std::error::Error for Dropped {}
 
-/// An answer.
 #[derive(Debug)]
 pub(crate) struct Reply(Response<Full<Bytes>>);
 
@@ -66,7 +64,7 @@ impl Reply {
     }
 
     pub(crate) fn json(status: u16, body: &impl Serialize) -> Self {
-        // Nothing that the sandbox answers can fail to be written as JSON: all keys are strings.
+        // All keys are strings, so every answer of the sandbox can be written as JSON.
         Self::new(
             status,
             "application/json",
@@ -80,7 +78,7 @@ impl Reply {
         Self::new(200, "application/vnd.spring-boot.actuator.v3+json", body)
     }
 
-    /// An error in Spring's own form: 400, 405, 500 and unknown paths.
+    /// An error in Spring's form, for 400, 405, 500 and unknown paths.
     pub(crate) fn problem(status: u16, path: &str) -> Self {
         let reason = StatusCode::from_u16(status).ok();
         Self::json(
@@ -94,7 +92,7 @@ impl Reply {
         )
     }
 
-    /// An error that community-api answers itself.
+    /// An error in community-api's form.
     pub(crate) fn error(status: u16, message: &str) -> Self {
         Self::json(
             status,
@@ -102,7 +100,7 @@ impl Reply {
         )
     }
 
-    /// Adds a header, unless it could not be sent.
+    /// Adds a header, unless it is invalid.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             self.0.headers_mut().append(name, value);
@@ -112,7 +110,7 @@ impl Reply {
 }
 
 impl Call {
-    /// Lets the effect take place as far as the fault allows, and answers accordingly.
+    /// Lets the effect take place if the fault allows it, and answers accordingly.
     pub(crate) async fn carry_out(
         self,
         effect: impl Future<Output = Reply> + Send + 'static,
@@ -124,8 +122,7 @@ impl Call {
         if latency.is_zero() {
             return settle(fault, effect).await;
         }
-        // A task of its own, because a real server does not notice either that its caller has lost
-        // patience.
+        // A separate task, because a real server does not notice either that its caller stopped waiting.
         let late = tokio::spawn(async move {
             sleep_precisely(latency).await;
             settle(fault, effect).await
@@ -134,11 +131,11 @@ impl Call {
     }
 }
 
-/// What the timer cannot be trusted with.
+/// The precision of the timer.
 const ROUGH: Duration = Duration::from_millis(2);
 
-/// Tokio's timer alone rounds up to the next millisecond, which would be much of a latency of a few. With no duration,
-/// others have a turn all the same.
+/// Tokio's timer rounds up to the next millisecond, which is too coarse for a latency of a few. Even without a
+/// duration, other tasks get a turn.
 pub(crate) async fn sleep_precisely(duration: Duration) {
     if duration.is_zero() {
         return tokio::task::yield_now().await;
@@ -146,7 +143,7 @@ pub(crate) async fn sleep_precisely(duration: Duration) {
     let due = tokio::time::Instant::now() + duration;
     tokio::time::sleep(duration.saturating_sub(ROUGH)).await;
     let rest = due.saturating_duration_since(tokio::time::Instant::now());
-    // It cannot fail, except at the end of the runtime, where nobody waits any more.
+    // It can fail only at the end of the runtime, when no one waits any more.
     let _ = tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await;
 }
 
@@ -172,7 +169,7 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
             effect.await;
             Ok(Reply::error(status, "Injected fault"))
         }
-        // Latency and Hang have happened by now. A race, and SNS' errors, are part of the effect.
+        // Latency and Hang have already happened. A race and SNS' errors are part of the effect.
         None
         | Some(
             Fault::Latency(_)
@@ -187,11 +184,11 @@ async fn settle(fault: Option<Fault>, effect: impl Future<Output = Reply>) -> An
 /// How a server treats its connections.
 #[derive(Clone, Copy)]
 pub(crate) struct Manners {
-    /// Answers do not say how long they are.
+    /// Answers do not state their length.
     pub(crate) chunked: bool,
-    /// After this time without a request, a connection is closed.
+    /// A connection is closed after this time without a request.
     pub(crate) idle: Duration,
-    /// A connection is closed after so many answers; the last one says so.
+    /// A connection is closed after this many answers. The last one announces it.
     pub(crate) answers: Option<u32>,
 }
 
@@ -207,7 +204,7 @@ where
     .await;
 }
 
-/// As [`serve`], whatever is made of a connection.
+/// Like [`serve`], with any use of a connection.
 pub(crate) async fn accept<C, F>(listener: TcpListener, connection: C)
 where
     C: Fn(TcpStream) -> F,
@@ -220,7 +217,7 @@ where
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream));
                 }
-                // Out of file descriptors, most likely; some will be given back soon.
+                // Probably out of file descriptors. Some will soon be free.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -258,10 +255,10 @@ where
             }))
         }
     });
-    // Without it the answer waits for the acknowledgement of the packet before. Failing that, it is
-    // merely slow.
+    // Without it, the answer waits for the acknowledgement of the packet before. If it fails, the server is only
+    // slower.
     let _ = stream.set_nodelay(true);
-    // An error is either the caller's going away or a fault that was asked for. The time to read a head starts when the
+    // An error means that the caller went away, or is a fault of a rule. The time limit of a head starts when the
     // connection becomes idle.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -270,7 +267,7 @@ where
         .await;
 }
 
-/// A body that may keep to itself how long it is, so that it is sent in chunks.
+/// A body that can hide its length, so that it is sent in chunks.
 struct Body {
     content: Full<Bytes>,
     chunked: bool,

@@ -1,12 +1,12 @@
 //! The world around the service, for demo, tests, benches and a deterministic simulation.
 //!
-//! A mini-Delius in `SQLite` with real triggers, and on top of it community-api, hmpps-auth and an
-//! SNS-compatible topic, each on a socket of its own, each able to fail when told to. It shares no
-//! code with the service: its own JSON is the other half of every test over the wire.
+//! It has a mini-Delius in `SQLite` with real triggers, and on top of it community-api, hmpps-auth and an
+//! SNS-compatible topic, each on a separate socket. Each can be made to fail. The sandbox shares no code with the
+//! service: its own JSON is the other half of every test over the wire.
 //!
-//! Reading order: [`delius`] is the data and the lock, [`faults`] is what may go wrong, then the
-//! three stand-ins. `page` shows it all, and makes changes. `README.md` says what is true to the real
-//! community-api, and what is simplified.
+//! Reading order: [`delius`] is the data and the lock, [`faults`] is what can go wrong, then the three stand-ins.
+//! `page` shows everything and makes changes. `README.md` says what is true to the real community-api, and what is
+//! simplified.
 
 pub mod auth;
 mod community;
@@ -40,24 +40,23 @@ use self::page::Page;
 use self::topic::TopicSettings;
 use self::ways::Ways;
 
-/// The page's port, unless it is told another one.
+/// The default port of the page.
 pub const PAGE_PORT: u16 = 8095;
 
-/// community-api closes a connection after so many answers.
+/// community-api closes a connection after this many answers.
 const ANSWERS_PER_CONNECTION: u32 = 100;
 
-/// How the world is set up; the default suits a test.
+/// The settings of the world. The default suits a test.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// When rows are served.
     pub timings: Timings,
-    /// How long `nextUpdate` takes for one caller from reading a row to locking it, in which other
-    /// callers may come in; zero: they may all the same. The real one takes 3 ms where its database is
-    /// near, and 60 ms where that is 4 ms away.
+    /// How long `nextUpdate` takes for one caller from reading a row to locking it. Other callers may come in between,
+    /// even if it is zero. The real one takes 3 ms if its database is near, and 60 ms if that is 4 ms away.
     pub lock_time: Duration,
-    /// How long community-api keeps a connection on which nothing comes.
+    /// How long community-api keeps an idle connection.
     pub idle_time: Duration,
-    /// The file that holds the mini-Delius; `None`: in memory.
+    /// The file that holds the mini-Delius. `None` means in memory.
     pub database: Option<PathBuf>,
     /// The client that hmpps-auth knows.
     pub client_id: String,
@@ -73,17 +72,17 @@ pub struct Settings {
     pub auth_address: SocketAddr,
     /// Where the topic listens.
     pub topic_address: SocketAddr,
-    /// Where the page is served; `None`: nowhere.
+    /// Where the page is served. `None` means nowhere.
     pub page_address: Option<SocketAddr>,
-    /// The SQS queue that the page shows the messages of; `None`: those of the topic here.
+    /// The SQS queue whose messages the page shows. `None` means those of the sandbox's topic.
     pub queue_url: Option<String>,
     /// The only topic that exists.
     pub topic_arn: String,
-    /// What `GetTopicAttributes` says about confirmed subscriptions.
+    /// The number of confirmed subscriptions in the answer of `GetTopicAttributes`.
     pub subscriptions_confirmed: u32,
-    /// What `GetTopicAttributes` says about pending subscriptions.
+    /// The number of pending subscriptions in that answer.
     pub subscriptions_pending: u32,
-    /// Keep only the latest messages; `None`: all of them.
+    /// How many of the latest messages to keep. `None` means all.
     pub kept_messages: Option<usize>,
 }
 
@@ -213,7 +212,7 @@ impl Sandbox {
         &self.delius
     }
 
-    /// What goes wrong, and the count of calls.
+    /// The faults, and the count of calls.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
@@ -237,7 +236,7 @@ impl Sandbox {
         format!("http://{}", self.community_address)
     }
 
-    /// The base URL of hmpps-auth; like the real one it ends in `/auth`.
+    /// The base URL of hmpps-auth. Like the real one it ends in `/auth`.
     #[must_use]
     pub fn auth_url(&self) -> String {
         format!("http://{}/auth", self.auth_address)
@@ -256,19 +255,19 @@ impl Sandbox {
         Some(format!("http://{address}"))
     }
 
-    /// Says where the page asks the service for its health and metrics.
+    /// Sets the address at which the page requests the service's health and metrics.
     pub fn watch_service(&self, address: String) {
         self.link_service(address.clone(), address);
     }
 
-    /// As [`Sandbox::watch_service`], for a service that a browser reaches at another address.
+    /// Like [`Sandbox::watch_service`], for a service that a browser reaches at another address.
     pub fn link_service(&self, address: String, link: String) {
         if let Some((page, _)) = &self.page {
             page.watch_service(address, link);
         }
     }
 
-    /// The environment variables of a service that is to live in this world, on any free port.
+    /// The environment variables for a service in this world, on any free port.
     #[must_use]
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
@@ -282,13 +281,13 @@ impl Sandbox {
         ])
     }
 
-    /// Closes every socket, whatever is under way.
+    /// Closes every socket, even if calls are under way.
     pub async fn stop(mut self) {
         self.servers.shutdown().await;
     }
 }
 
-/// Opens the mini-Delius where it may block: another program may have the file locked.
+/// Opens the mini-Delius on a thread that may block, since another program may have the file locked.
 async fn open(path: Option<PathBuf>, timings: Timings) -> Result<Delius> {
     let open = move || match path {
         Some(path) => Delius::open(&path, timings),
@@ -305,7 +304,7 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, bound))
 }
 
-/// A lock that somebody panicked under is still good: nothing here is left half done.
+/// A mutex is still good after a panic, since no change here is ever half done.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,4 @@
-//! `sandbox serve`: the world around the service as a process of its own, for docker-compose and
-//! for trying things out.
+//! `sandbox serve`: the world around the service in a separate process, for docker-compose and for trying things out.
 
 use std::ffi::OsStr;
 use std::io::{Write, stdout};
@@ -19,7 +18,7 @@ const YEAR_SECONDS: i64 = 31_536_000;
 #[derive(Parser)]
 #[command(
     version,
-    about = "A mini-Delius with community-api, hmpps-auth, an SNS topic and a page to see it all"
+    about = "A mini-Delius with community-api, hmpps-auth, an SNS topic, and a page that shows all of them"
 )]
 enum Command {
     /// Serve until SIGINT or SIGTERM.
@@ -28,64 +27,64 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// The address that all of them listen on
+    /// Address that all of them listen on
     #[arg(long, env = "SANDBOX_BIND", default_value = "127.0.0.1")]
     bind: IpAddr,
-    /// The port of community-api; 0 takes any that is free
+    /// Port of community-api. 0 chooses a free port
     #[arg(long, env = "SANDBOX_COMMUNITY_PORT", default_value_t = 8096)]
     community_port: u16,
-    /// The port of hmpps-auth
+    /// Port of hmpps-auth
     #[arg(long, env = "SANDBOX_AUTH_PORT", default_value_t = 8090)]
     auth_port: u16,
-    /// The port of the topic
+    /// Port of the topic
     #[arg(long, env = "SANDBOX_TOPIC_PORT", default_value_t = 4575)]
     topic_port: u16,
-    /// The port of the page
+    /// Port of the page
     #[arg(long, env = "SANDBOX_PAGE_PORT", default_value_t = sandbox::PAGE_PORT)]
     page_port: u16,
-    /// Where the page asks the service for its health and metrics
+    /// Address at which the page requests the service's health and metrics
     #[arg(
         long,
         env = "SANDBOX_SERVICE_URL",
         default_value = "http://localhost:8081"
     )]
     service_url: String,
-    /// Where a browser reaches the service, if that is elsewhere
+    /// Address at which a browser reaches the service, if it is another one
     #[arg(long, env = "SANDBOX_SERVICE_LINK")]
     service_link: Option<String>,
-    /// The SQS queue of LocalStack that the page shows the messages of, and empties; without it the
-    /// page shows those of the topic here
+    /// SQS queue of LocalStack whose messages the page receives and shows. Without it, the page shows
+    /// the messages of the sandbox's topic
     #[arg(long, env = "SANDBOX_QUEUE_URL")]
     queue_url: Option<String>,
-    /// The file that holds the data, which the sqlite3 command may change at the same time; in
-    /// memory without it
+    /// File that holds the data. The sqlite3 command can change it at the same time. Without it, the
+    /// data is in memory
     #[arg(long, env = "SANDBOX_DATABASE")]
     database: Option<PathBuf>,
-    /// So many random changes are made a minute, on average
+    /// Average number of random changes per minute
     #[arg(long, env = "SANDBOX_CHANGES_PER_MINUTE", default_value_t = 0.0)]
     changes_per_minute: f64,
-    /// So many changes wait to be published at the start
+    /// Number of changes that wait to be published at the start
     #[arg(long, env = "SANDBOX_BACKLOG", default_value_t = 0)]
     backlog: usize,
-    /// So many more offenders are made up at the start
+    /// Number of additional fictional offenders at the start
     #[arg(long, env = "SANDBOX_PEOPLE", default_value_t = 0)]
     people: usize,
-    /// How old a row has to be before it is served
+    /// Age from which a row is served
     #[arg(long, env = "SANDBOX_SETTLE_SECONDS", default_value_t = Timings::default().settle_seconds, value_parser = clap::value_parser!(i64).range(0..=YEAR_SECONDS))]
     settle_seconds: i64,
-    /// How long a row stays locked
+    /// Time for which a row stays locked
     #[arg(long, env = "SANDBOX_LOCK_EXPIRY_SECONDS", default_value_t = Timings::default().lock_expiry_seconds, value_parser = clap::value_parser!(i64).range(1..=YEAR_SECONDS))]
     lock_expiry_seconds: i64,
-    /// How long nextUpdate takes from reading a row to locking it, in milliseconds
+    /// Time that nextUpdate takes from reading a row to locking it
     #[arg(long, env = "SANDBOX_LOCK_MILLISECONDS", default_value_t = 3)]
     lock_milliseconds: u64,
-    /// How long a token lives
+    /// Lifetime of a token
     #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     token_lifetime_seconds: u32,
-    /// The client that hmpps-auth knows
+    /// Id of the client that hmpps-auth accepts
     #[arg(long, env = "SANDBOX_CLIENT_ID", default_value_t = Settings::default().client_id)]
     client_id: String,
-    /// The client's secret
+    /// Secret of the client
     #[arg(
         long,
         env = "SANDBOX_CLIENT_SECRET",
@@ -93,14 +92,14 @@ struct Serve {
         default_value_t = Settings::default().client_secret
     )]
     client_secret: String,
-    /// The ARN of the topic
+    /// ARN of the topic
     #[arg(long, env = "SANDBOX_TOPIC_ARN", default_value_t = Settings::default().topic_arn)]
     topic_arn: String,
-    /// Keep only so many of the latest messages; all of them without it
+    /// Number of latest messages to keep. Without it, all are kept
     #[arg(long, env = "SANDBOX_KEPT_MESSAGES")]
     kept_messages: Option<usize>,
-    /// What goes wrong, as `ENDPOINT=FAULT[@PROBABILITY]`, for example `publish-batch=throttle@0.1`; in
-    /// the variable separated by commas
+    /// A fault as `ENDPOINT=FAULT[@PROBABILITY]`, for example `publish-batch=throttle@0.1`. In the
+    /// variable, separate faults with commas
     #[arg(long = "fault", env = "SANDBOX_FAULTS", value_delimiter = ',')]
     faults: Vec<Rule>,
 }
@@ -173,7 +172,7 @@ impl Serve {
 }
 
 async fn make_changes(sandbox: &Sandbox, per_minute: f64) -> Result<()> {
-    // A period too long for a `Duration` is as good as none.
+    // A period that is too long for a `Duration` means no changes.
     let Ok(period) = Duration::try_from_secs_f64(60.0 / per_minute) else {
         return std::future::pending().await;
     };
@@ -209,7 +208,7 @@ fn main() -> Result<()> {
     let Command::Serve(serve) = Command::from_arg_matches(&arguments)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let result = runtime.block_on(serve.run());
-    // Nothing is waited for, not even a call that waits for the file.
+    // Waits for nothing, not even for a call that waits for the file.
     runtime.shutdown_background();
     result
 }

@@ -1,7 +1,9 @@
-//! The sandbox as a page: people to change, `OFFENDER_DELTA`, messages, outages and the service's vital signs, live.
+//! The sandbox as a page: people to change, `OFFENDER_DELTA`, messages, outages, and the service's health and metrics,
+//! live.
 //!
-//! HTML is rendered here, whole or in fragments that are sent as they change. Reading order: [`changes`] is what can be
-//! done, [`view`] what is shown, [`guard`] who may, [`once`] that nothing is done twice.
+//! The server renders the HTML, as a whole or in fragments that it sends when they change. Reading order: [`changes`]
+//! is what can be changed, [`view`] what is shown, [`guard`] who may use it, and [`once`] prevents a form from acting
+//! twice.
 
 mod changes;
 mod filter_policy;
@@ -50,13 +52,12 @@ use crate::locked;
 use crate::topic::Topic;
 use crate::ways::Ways;
 
-/// A filter policy of 256 KB, each character of it escaped in the form.
+/// Enough for a filter policy of 256 KB with each character escaped in the form.
 const MOST_BYTES: usize = 1024 * 1024;
-/// How often the page looks for something new.
+/// How often the page checks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const LOCK_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
 
-/// What the page shows; a clone is another handle to the same world.
 #[derive(Clone)]
 pub(crate) struct Page(Arc<Inner>);
 
@@ -69,14 +70,14 @@ struct Inner {
     vital_signs: VitalSigns,
     subscription: Mutex<Subscription>,
     once: Once,
-    /// The queue that messages come from; `None`: the sandbox's own topic.
+    /// The queue that messages come from. `None`: the sandbox's topic.
     queue_url: Option<String>,
 }
 
 /// What the viewer subscribes to.
 #[derive(Default)]
 struct Subscription {
-    /// As it was typed.
+    /// As typed.
     text: String,
     policy: Option<FilterPolicy>,
 }
@@ -102,7 +103,6 @@ impl Page {
         }))
     }
 
-    /// Says where the service is, and where a browser reaches it.
     pub(crate) fn watch_service(&self, address: String, link: String) {
         self.0.vital_signs.watch(address, link);
     }
@@ -149,7 +149,7 @@ impl Page {
 }
 
 pub(crate) async fn serve_connection(stream: TcpStream, router: Router) {
-    // An error is the browser's going away.
+    // An error means that the browser went away.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Some(http::IDLE_LIMIT))
@@ -161,7 +161,7 @@ fn asset(content_type: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// An error that nobody expects, such as a database that is locked.
+/// An unexpected error, such as a locked database.
 struct Unexpected(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Unexpected {
@@ -181,7 +181,7 @@ type Answer = Result<Response, Unexpected>;
 #[derive(Default, Deserialize)]
 struct Address {
     person: Option<i64>,
-    /// Somebody who is not in the list.
+    /// A person who is not in the list.
     crn: Option<String>,
     /// What has just been done.
     done: Option<String>,
@@ -197,7 +197,10 @@ async fn show(State(page): State<Page>, Query(address): Query<Address>) -> Answe
         None => address.person,
     };
     if let (Some(crn), None) = (&address.crn, found) {
-        let fault = ("crn".into(), format!("No one has the CRN {crn:.20}"));
+        let fault = (
+            "crn".into(),
+            format!("There is no person with the CRN {crn:.20}"),
+        );
         return page.refuse(None, "crn", vec![fault], Values::new()).await;
     }
     let outcome = address.done.map_or(Outcome::None, Outcome::Done);
@@ -220,7 +223,7 @@ impl Page {
         Ok((status, Html(html)).into_response())
     }
 
-    /// The page again, with what was typed and what is wrong with it.
+    /// The page with what was typed, and what is wrong with it.
     async fn refuse(
         &self,
         person: Option<i64>,
@@ -237,7 +240,7 @@ impl Page {
     }
 }
 
-/// Back to the page, which says what was done, beside where it was done.
+/// Redirects to the page, which confirms what was done, beside its form.
 fn done(person: Option<i64>, what: &str) -> Response {
     let person = person
         .map(|person| format!("person={person}&"))
@@ -263,7 +266,7 @@ async fn change(
         let make = move |delius: &Delius| change.make(delius, offender, &typed);
         let fault = match page.0.delius.patiently(make).await {
             Ok(true) => return Ok(done(Some(offender), change.name)),
-            Ok(false) => "the record is not there any more".into(),
+            Ok(false) => "the record no longer exists".into(),
             Err(error) => format!("{error:#}"),
         };
         faults.push((
@@ -291,7 +294,7 @@ async fn switch(
     Ok(done(person_of(&form), outage.name))
 }
 
-/// The person who is shown, so that the page does not jump to another one.
+/// The person who is shown, so that the page does not switch to another one.
 fn person_of(form: &BTreeMap<String, String>) -> Option<i64> {
     form.get("person")?.parse().ok()
 }
@@ -338,7 +341,7 @@ async fn subscribe(State(page): State<Page>, Form(form): Form<Values>) -> Answer
     Ok(done(person_of(&form), "policy"))
 }
 
-/// Sends those fragments of the page that have changed since they were last sent.
+/// Sends the fragments of the page that have changed since they were last sent.
 async fn follow(State(page): State<Page>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let start = (page, interval(LOOK_EVERY), BTreeMap::new());
     let events = unfold(start, |(page, mut ticks, mut sent)| async move {

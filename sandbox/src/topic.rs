@@ -1,4 +1,4 @@
-//! The topic: keeps what is published, checks it as SNS does, and lets others wait for it.
+//! The topic: it checks what is published as SNS does, keeps it, and lets others wait for it.
 
 mod protocol;
 mod request;
@@ -27,9 +27,9 @@ pub(crate) use self::protocol::error_reply;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
-    /// The id that SNS gave it.
+    /// The id from SNS.
     pub message_id: String,
-    /// Its place among all messages published so far, from 1.
+    /// Its number among all messages published so far, from 1.
     pub sequence: u64,
     /// The message itself.
     pub body: String,
@@ -46,7 +46,6 @@ fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(time)
 }
 
-/// What a topic is made with.
 pub(crate) struct TopicSettings {
     pub(crate) arn: String,
     pub(crate) subscriptions_confirmed: u32,
@@ -54,14 +53,14 @@ pub(crate) struct TopicSettings {
     pub(crate) kept_messages: Option<usize>,
 }
 
-/// The topic; a clone is another handle to the same one.
+/// The topic. A clone is another handle to the same one.
 #[derive(Clone)]
 pub struct Topic(Arc<Inner>);
 
 struct Inner {
     settings: TopicSettings,
     kept: Mutex<VecDeque<Message>>,
-    /// How many were published so far, also those that are no longer kept.
+    /// How many were published so far, including those that are no longer kept.
     published: watch::Sender<u64>,
 }
 
@@ -80,13 +79,13 @@ impl Topic {
         &self.0.settings.arn
     }
 
-    /// The messages kept, in the order they were published.
+    /// The messages that are kept, in the order of publication.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         locked(&self.0.kept).iter().cloned().collect()
     }
 
-    /// How many messages were published so far, whether or not they are still kept.
+    /// How many messages were published so far, including those that are no longer kept.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(*self.0.published.borrow()).unwrap_or(usize::MAX)
@@ -98,18 +97,18 @@ impl Topic {
         self.len() == 0
     }
 
-    /// Forgets the messages kept; the count goes on.
+    /// Forgets the messages, but not their count.
     pub fn forget(&self) {
         locked(&self.0.kept).clear();
     }
 
-    /// A receiver of [`Topic::len`], so that a caller may wait without polling.
+    /// A receiver of [`Topic::len`], so that a caller can wait without polling.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.published.subscribe()
     }
 
-    /// Waits until at least `n` messages were published, and returns those kept.
+    /// Waits until at least `n` messages were published, and returns those that are kept.
     pub async fn wait_for(&self, n: usize, within: Duration) -> Result<Vec<Message>> {
         let wanted = u64::try_from(n)?;
         let mut published = self.subscribe();
@@ -125,11 +124,10 @@ impl Topic {
         kept.range(first..).cloned().collect()
     }
 
-    /// Takes the message in and returns the id it got.
     fn publish(&self, entry: Entry) -> String {
         let message_id = Uuid::new_v4().to_string();
         let mut kept = locked(&self.0.kept);
-        // Counted while the messages are locked, so that whoever sees the count finds the message.
+        // Counted while the messages are locked, so that a caller who sees the count finds the message.
         self.0.published.send_modify(|published| {
             *published += 1;
             kept.push_back(Message {
@@ -179,7 +177,7 @@ impl Topic {
             "Publish" => Endpoint::Publish,
             "PublishBatch" => Endpoint::PublishBatch,
             "GetTopicAttributes" => Endpoint::TopicAttributes,
-            // STS is another service, at this address only here.
+            // STS is another service. Only the sandbox has it at this address.
             "GetCallerIdentity" => return Ok(protocol::identity_reply()),
             action => {
                 let message = format!("The action {action} is not valid for this endpoint");
@@ -260,7 +258,7 @@ impl Topic {
     }
 }
 
-/// The fault that hits some entries of a batch and spares the others.
+/// A fault of some entries of a batch.
 struct EntryFault {
     index: Option<usize>,
     offender_id: Option<i64>,

@@ -1,4 +1,4 @@
-//! The way of each row, as the calls for it show: claimed, identified, published, settled.
+//! The progress of each row, as its calls show it: claimed, identified, published, settled.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use crate::delius::UpdateRow;
 use crate::locked;
 
-/// Of the rows claimed last.
+/// How many of the latest claimed rows are kept.
 const MOST_WAYS: usize = 50;
 
-/// One row since it was claimed last.
+/// A row since its latest claim.
 #[derive(Clone)]
 pub(crate) struct Way {
     pub(crate) id: i64,
@@ -23,11 +23,11 @@ pub(crate) struct Way {
     pub(crate) identified: Option<(Timestamp, bool)>,
     /// When a message about the row arrived.
     pub(crate) published: Option<Timestamp>,
-    /// When it was settled, and in which word.
+    /// When it was settled, and the word for how.
     pub(crate) settled: Option<(Timestamp, &'static str)>,
 }
 
-/// The rows claimed last; a clone shares them.
+/// The latest claimed rows. A clone shares them.
 #[derive(Clone, Default)]
 pub(crate) struct Ways(Arc<Mutex<VecDeque<Way>>>);
 
@@ -48,7 +48,7 @@ impl Ways {
         ways.truncate(MOST_WAYS);
     }
 
-    /// The call names the offender only: it counts for all of their rows that have no identifiers yet.
+    /// The call names only the offender, so it counts for all of their rows without identifiers.
     pub(crate) fn identified(&self, offender: i64, found: bool) {
         let now = Timestamp::now();
         for way in locked(&self.0).iter_mut() {
@@ -59,7 +59,7 @@ impl Ways {
         }
     }
 
-    /// The oldest row about this record that has no message yet.
+    /// Counts for the oldest row about this record that has no message yet.
     pub(crate) fn published(&self, offender: i64, source_record: Option<i64>, at: Timestamp) {
         let mut ways = locked(&self.0);
         let way = ways.iter_mut().rev().find(|way| {
@@ -79,7 +79,7 @@ impl Ways {
         }
     }
 
-    /// Those claimed last, the latest first.
+    /// The latest first.
     pub(crate) fn latest(&self, limit: usize) -> Vec<Way> {
         locked(&self.0).iter().take(limit).cloned().collect()
     }
@@ -91,7 +91,7 @@ mod tests {
     use crate::delius::Status;
 
     #[test]
-    fn a_row_that_is_claimed_again_has_one_way_which_gets_its_message() {
+    fn a_row_claimed_again_has_one_way() {
         let row = UpdateRow {
             offender_id: 1,
             date_changed: String::new(),

@@ -273,7 +273,7 @@ async fn a_change_without_a_token_is_forbidden_and_any_other_call_unauthorised()
 }
 
 #[tokio::test]
-async fn a_head_claims_and_a_caller_who_wants_no_json_does_not() -> Result<()> {
+async fn a_head_claims_but_a_call_that_accepts_no_json_does_not() -> Result<()> {
     let sandbox = start().await?;
     sandbox.delius().insert_update(&NewUpdate::default(), 0)?;
     let status = || anyhow::Ok(sandbox.delius().updates()?[0].status);

@@ -12,7 +12,7 @@ fn delius() -> Result<Delius> {
     Delius::in_memory(Timings::default())
 }
 
-/// Claims as a caller who meets nobody else.
+/// Claims without other callers.
 fn claim(delius: &Delius, now: i64) -> Result<Option<UpdateRow>> {
     match delius.attempt(Claim::default(), now)? {
         Attempt::Row(candidate, _) => delius.lock(&candidate, now),
@@ -20,7 +20,7 @@ fn claim(delius: &Delius, now: i64) -> Result<Option<UpdateRow>> {
     }
 }
 
-/// Reads as a caller does who is about to lock.
+/// Reads as a caller who is about to lock.
 fn read(delius: &Delius, claim: Claim, now: i64) -> Result<(Candidate, Claim)> {
     match delius.attempt(claim, now)? {
         Attempt::Row(candidate, rest) => Ok((candidate, rest)),
@@ -79,7 +79,7 @@ fn the_first_people_are_no_news() -> Result<()> {
     Ok(())
 }
 
-/// A table, its columns but for the key, values for them, and the offender that they lead to.
+/// A table, its columns except the key, values for them, and the offender that they belong to.
 const TABLES: [(&str, &str, &str, i64); 13] = [
     (
         "OFFENDER",
@@ -237,7 +237,7 @@ fn date_changed_is_the_time_in_london() -> Result<()> {
         ("2027-10-31 01:00:00.000", "2027-10-31T01:00:00"),
         ("2026-06-30 23:30:00.001", "2026-07-01T00:30:00.001"),
         ("2026-12-31 23:59:59.999", "2026-12-31T23:59:59.999"),
-        // The fraction ends in no zero.
+        // The fraction does not end in a zero.
         ("2026-01-10 10:20:30.500", "2026-01-10T10:20:30.5"),
         ("2026-01-10 10:20:00.000", "2026-01-10T10:20:00"),
     ] {
@@ -361,7 +361,7 @@ fn a_row_without_a_table_or_a_record_has_no_duplicates() -> Result<()> {
 #[test]
 fn of_two_callers_with_the_same_candidate_one_gets_the_row() -> Result<()> {
     let delius = delius()?;
-    // With both cut to nothing, the version alone could not tell the callers apart.
+    // Without fractions, the version alone cannot distinguish the callers.
     delius.set_timings(Timings {
         settle_seconds: 0,
         lock_expiry_seconds: 600,
@@ -537,7 +537,7 @@ fn a_cell_of_the_wrong_type_is_refused_or_read_all_the_same() -> Result<()> {
     assert_eq!(
         claim(&delius, NOW + 9)?,
         None,
-        "null is no status to be served"
+        "null is not a status that is served"
     );
     Ok(())
 }

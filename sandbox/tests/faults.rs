@@ -12,7 +12,7 @@ async fn start() -> Result<(Sandbox, Client)> {
     Ok((Sandbox::start(Settings::default()).await?, Client::new()))
 }
 
-/// Deletes a new row, so that the table tells whether the call took effect.
+/// Deletes a new row, so that the table shows whether the call took effect.
 async fn delete(sandbox: &Sandbox, client: &Client) -> Result<reqwest::Result<Response>> {
     let id = sandbox.delius().insert_update(&NewUpdate::default(), 0)?;
     let url = format!("{}/secure/offenders/update/{id}", sandbox.community_url());

@@ -1,4 +1,4 @@
-//! The mini-Delius in a file: what is kept, what others may do to it, and what an error says.
+//! The mini-Delius in a file: what is kept, what other programs may do to it, and what its errors say.
 
 mod folder;
 
@@ -63,7 +63,7 @@ fn a_file_that_cannot_be_used_is_named_with_what_to_do() -> Result<()> {
     )?;
     let text = error("a text");
     assert!(
-        text.contains("it is no database") && text.contains("delete it"),
+        text.contains("it is not a database") && text.contains("delete it"),
         "{text}"
     );
     fs::remove_file(folder.file())?;
@@ -108,7 +108,7 @@ async fn while_another_program_has_a_transaction_open_only_changes_wait() -> Res
     shell.execute("BEGIN IMMEDIATE")?;
     let row = format!("{}/secure/offenders/update/{id}", sandbox.community_url());
     let delete = || client.delete(&row).bearer_auth(&token).send();
-    let stuck = tokio::spawn(delete());
+    let waiting = tokio::spawn(delete());
 
     let started = Instant::now();
     let identifiers = "/secure/offenders/offenderId/1/identifiers";
@@ -135,7 +135,7 @@ async fn while_another_program_has_a_transaction_open_only_changes_wait() -> Res
     assert_eq!(switched.status(), 200, "it does not wait for the change");
     let said = change.await??.text().await?;
     assert!(said.contains("COMMIT or ROLLBACK"), "{said}");
-    assert_eq!(stuck.await??.status(), 500);
+    assert_eq!(waiting.await??.status(), 500);
     assert!(
         started.elapsed() < Duration::from_secs(10),
         "{:?}",

@@ -1,4 +1,4 @@
-//! The page over HTTP, as a browser without a script has it, and as somebody who means no good would.
+//! The page over HTTP, for a browser without scripts, and for attackers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -66,7 +66,7 @@ const DETAILS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn without_its_script_the_page_changes_somebody_and_says_so() {
+async fn without_its_script_the_page_changes_a_person() {
     let world = World::start().await;
     let (status, html) = world.post("/people/1/details", DETAILS).await;
     assert_eq!(status, StatusCode::OK);
@@ -93,7 +93,7 @@ async fn without_its_script_the_page_changes_somebody_and_says_so() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_beside_its_field_and_changes_nothing() {
+async fn invalid_values_are_refused_beside_their_field() {
     let world = World::start().await;
     let long = "x".repeat(101);
     for (path, form, fault) in [
@@ -104,7 +104,7 @@ async fn what_cannot_be_is_refused_beside_its_field_and_changes_nothing() {
                 ("surname", "B"),
                 ("date_of_birth", "1981-02-29"),
             ],
-            "Date of birth must be a date that exists",
+            "Date of birth must be a real date",
         ),
         (
             "/people/1/details",
@@ -113,7 +113,7 @@ async fn what_cannot_be_is_refused_beside_its_field_and_changes_nothing() {
                 ("surname", "B"),
                 ("date_of_birth", "1980-02-29"),
             ],
-            "First name is missing",
+            "Enter first name",
         ),
         (
             "/people/1/alias",
@@ -128,17 +128,17 @@ async fn what_cannot_be_is_refused_beside_its_field_and_changes_nothing() {
         (
             "/people/1/sentence",
             vec![("conviction", "x"), ("type", "a"), ("date", "2020-01-01")],
-            "Conviction must be one of those in the list",
+            "Conviction must be in the list",
         ),
         (
             "/people/1/registration-deletion",
             vec![("registration", "2")],
-            "the record is not there any more",
+            "the record no longer exists",
         ),
         (
             "/people/99/details",
             DETAILS.to_vec(),
-            "the record is not there any more",
+            "the record no longer exists",
         ),
         (
             "/lock",
@@ -212,7 +212,7 @@ async fn each_page_gives_its_forms_a_token_of_their_own() {
 }
 
 #[tokio::test]
-async fn the_way_of_a_row_is_shown_as_the_calls_for_it_come() {
+async fn the_page_shows_each_call_for_a_row() {
     let world = World::start().await;
     let sandbox = &world.sandbox;
     let row = NewUpdate {
@@ -305,7 +305,7 @@ async fn the_earliest_time_that_a_row_can_have_is_shown() {
 async fn the_lock_can_be_made_shorter() {
     let world = World::start().await;
     let (_, html) = world.post("/lock", &[("seconds", "30")]).await;
-    assert!(html.contains("The lock holds for 30 seconds"), "{html}");
+    assert!(html.contains("rows are locked for 30 seconds"), "{html}");
     assert_eq!(world.sandbox.delius().timings().lock_expiry_seconds, 30);
 }
 
@@ -349,7 +349,7 @@ async fn other_sites_and_other_names_of_this_machine_are_refused() {
 }
 
 #[tokio::test]
-async fn the_page_goes_on_without_the_service_and_says_so() {
+async fn without_the_service_the_page_works_and_shows_it() {
     let world = World::start().await;
     assert!(
         world
@@ -357,7 +357,7 @@ async fn the_page_goes_on_without_the_service_and_says_so() {
             .await
             .contains("The sandbox does not know where the service is")
     );
-    // The discard port: nobody listens there.
+    // No one listens on the discard port.
     world.sandbox.watch_service("http://127.0.0.1:9".into());
     let started = Instant::now();
     while !world
@@ -371,7 +371,7 @@ async fn the_page_goes_on_without_the_service_and_says_so() {
 }
 
 #[tokio::test]
-async fn somebody_who_is_not_in_the_list_is_found_by_crn() {
+async fn a_person_outside_the_list_is_found_by_crn() {
     let world = World::start().await;
     world.sandbox.delius().seed_people(20).unwrap();
     assert!(
@@ -384,12 +384,12 @@ async fn somebody_who_is_not_in_the_list_is_found_by_crn() {
         world
             .get("/?crn=X9")
             .await
-            .contains("No one has the CRN X9")
+            .contains("There is no person with the CRN X9")
     );
     assert!(
         world
             .get("/?person=999")
             .await
-            .contains("No one has this number")
+            .contains("There is no person with this number")
     );
 }

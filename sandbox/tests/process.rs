@@ -1,4 +1,4 @@
-//! `sandbox serve` as a process, in difficult surroundings.
+//! `sandbox serve` as a process, under difficult conditions.
 
 mod folder;
 
@@ -90,7 +90,7 @@ async fn an_empty_variable_counts_as_unset() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_locked_file_ends_neither_the_changes_nor_the_wait_for_a_signal() -> Result<()> {
+async fn a_locked_file_stops_neither_changes_nor_signals() -> Result<()> {
     let folder = Folder::new("process")?;
     let shell = folder.open()?;
     let mut process = Process::start(
@@ -107,7 +107,7 @@ async fn a_locked_file_ends_neither_the_changes_nor_the_wait_for_a_signal() -> R
     process.terminate().await
 }
 
-/// A shell in a separate mount namespace, as in a container. `None` where that is not allowed: the test is skipped.
+/// A shell in a separate mount namespace, as in a container. `None` if that is not allowed: the test is then skipped.
 async fn in_namespace(script: &str) -> Option<Command> {
     let namespace = || {
         let mut command = Command::new("unshare");
@@ -131,7 +131,7 @@ async fn in_namespace(script: &str) -> Option<Command> {
 
 #[tokio::test]
 async fn a_read_only_root_without_tmp_holds_any_number_of_people() -> Result<()> {
-    // Wherever SQLite looks for room, the present folder included.
+    // Everywhere that SQLite could write temporary files, including the current folder.
     let script = "mount -t tmpfs none /mnt
         for folder in /tmp /var/tmp /usr/tmp; do
             if [ -d $folder ]; then mount --bind $folder $folder; mount -o remount,ro,bind $folder; fi
@@ -147,7 +147,7 @@ async fn a_read_only_root_without_tmp_holds_any_number_of_people() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_read_only_file_and_a_full_disk_are_named_with_what_to_do() -> Result<()> {
+async fn errors_of_file_and_disk_say_what_to_do() -> Result<()> {
     for (prepare, remedy) in [
         (
             "touch /mnt/delius.sqlite; mount -o remount,ro /mnt",

@@ -13,7 +13,7 @@ use super::reader::Draft;
 /// Where Application Insights takes telemetry if the connection string does not say: the public cloud.
 const ENDPOINT_SUFFIX: &str = "services.visualstudio.com";
 
-/// Of the partition `aws`, as the SDK lists them. China and the governments' regions are partitions of their own.
+/// Of the partition `aws`, as the SDK lists them. China and the governments' regions are in other partitions.
 const AREAS: &str = "af ap ca eu il me mx sa us";
 const DIRECTIONS: &str = "central east north northeast northwest south southeast southwest west";
 
@@ -25,7 +25,7 @@ type Set<T> = fn(&mut Draft, T);
 pub(super) enum Kind {
     /// The address of a service that gets secrets or personal data. It is used as it was understood, not as it was written.
     Address(Set<String>),
-    /// The same for a variable that the AWS SDK reads itself, too: both must understand it, and nothing is no address.
+    /// The same for a variable that the AWS SDK reads itself, too: both must understand it, and an empty value is not an address.
     SdkAddress(Set<String>),
     Port(Set<u16>),
     Flag(Set<bool>),

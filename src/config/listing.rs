@@ -4,7 +4,7 @@ use super::Faults;
 use super::reader::Layers;
 use super::variables::{VARIABLES, Variable};
 
-/// Every variable in a line of its own, whether or not the settings could work.
+/// One line per variable, also if the settings cannot work.
 ///
 /// # Errors
 /// If the defaults cannot be read, which a test rules out.

@@ -12,7 +12,7 @@ use super::variables::{
 };
 use super::{Faults, Settings};
 
-/// After which community-api itself gives up a claim.
+/// After this time community-api answers a claim with an error.
 const LONGEST_CLAIM: Duration = Duration::from_secs(30);
 /// For how long community-api locks a row.
 const REAL_LOCK: Duration = Duration::from_mins(10);
@@ -22,7 +22,7 @@ const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KE
     neither is used, but the default chain of credentials";
 const NO_OPERATION: &str = "HMPPS_SQS_TRACEPARENT is true, but messages carry no traceparent without \
     APPLICATIONINSIGHTS_CONNECTION_STRING: there is no operation to join";
-const SHORT_CLAIM: &str = "API_CLAIMTIMEOUT is below 30 s, after which community-api itself gives up: each slower claim \
+const SHORT_CLAIM: &str = "API_CLAIMTIMEOUT is below 30 s, after which community-api answers with an error: each slower claim \
     locks a row for 10 minutes that no pod works on";
 const LONG_LOCK: &str = "OFFENDERUPDATEPOLL_LOCKEXPIRY is above 10 minutes: if community-api's lock is shorter, two pods \
     publish the same row";
@@ -87,7 +87,7 @@ impl Layers {
             }
         }
         let mut values = layers.build()?.collect()?;
-        // LocalStack has a topic of its own, unless another one is named.
+        // LocalStack has a default topic, unless another one is named.
         let provider = values.get(PROVIDER).map(Value::to_string);
         if provider.as_deref() == Some("localstack") && !values.contains_key(TOPIC_ARN) {
             values.insert(TOPIC_ARN.to_owned(), from("default", LOCALSTACK_TOPIC));

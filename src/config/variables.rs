@@ -167,7 +167,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("API_CONNECTTIMEOUT", As("2s"), Time(CALL, |draft, time| draft.to.connect_timeout = time), "Longest time to connect"),
     variable("API_CALLTIMEOUT", As("10s"), Time(CALL, |draft, time| draft.to.poller.call_timeout = time), "Longest time of a call"),
     variable("API_CLAIMTIMEOUT", As("35s"), Time(CALL, |draft, time| draft.to.poller.claim_timeout = time),
-        "Longest time of a claim; giving up on one strands its row. community-api itself gives up after 30 s"),
+        "Longest time of a claim. A claim that gets no answer may have locked a row, which comes back when the lock expires. community-api itself answers an error after 30 s"),
     variable("API_HEALTHTIMEOUT", As("2s"), Time(CHECK, |draft, time| draft.to.health_timeout = time),
         "Longest time of one check in `/health`"),
     variable("SHUTDOWN_GRACEPERIOD", As("25s"), Time(GRACE, |draft, time| draft.to.poller.grace_period = time),

@@ -1,17 +1,17 @@
-//! The one table of event types: which change raises which, and what subscribers are told about it. Tests compare
+//! The one table of event types: which change raises which event, and its description for subscribers. Tests compare
 //! docs/subscribing.md, OpenAPI and AsyncAPI with it.
 
-/// The deprecated event that says only that something about an offender changed.
+/// The deprecated event. It says only that something about an offender changed.
 pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";
 
 /// When [`GENERIC_EVENT_TYPE`] is raised.
 pub const GENERIC_RAISED_WHEN: &str =
-    "Deprecated: goes out before the specific event of some changes";
+    "Deprecated: published before the specific event of some changes";
 
-/// A setting that adds lines to [`MAPPINGS`]. All are off by default.
+/// A setting that adds event types. All are off by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventOption {
-    /// A deleted contact has an event type of its own.
+    /// A deleted contact has a separate event type.
     ContactDeleted,
 }
 
@@ -25,7 +25,7 @@ impl EventOption {
     }
 }
 
-/// What a change to one table of Delius tells subscribers.
+/// What subscribers receive for a change to one table of Delius.
 #[derive(Debug)]
 pub struct Mapping {
     /// The table, as OFFENDER_DELTA names it.
@@ -36,9 +36,9 @@ pub struct Mapping {
     pub option: Option<EventOption>,
     /// The specific event type.
     pub event_type: &'static str,
-    /// Whether [`GENERIC_EVENT_TYPE`] goes out before it.
+    /// Whether [`GENERIC_EVENT_TYPE`] is published before it.
     pub generic_too: bool,
-    /// What has happened then, for subscribers.
+    /// What has happened, for subscribers.
     pub raised_when: &'static str,
     /// What the message's `sourceId` identifies, with the column of `source_table`.
     pub source_id: &'static str,
@@ -84,7 +84,7 @@ impl Mapping {
     }
 }
 
-/// Every table with an event type of its own, the first match counts; any other table raises what [`OTHER_TABLES`] says.
+/// Every table with a separate event type. The first match counts. Any other table raises what [`OTHER_TABLES`] says.
 pub const MAPPINGS: &[Mapping] = &[
     specific(
         "ALIAS",
@@ -150,7 +150,7 @@ pub const MAPPINGS: &[Mapping] = &[
     specific(
         "MANAGEMENT_TIER_EVENT",
         "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
-        "Something happened after which the offender's tier has to be calculated again",
+        "A change means that the offender's tier must be recalculated",
         "tier event (MANAGEMENT_TIER_EVENT_ID)",
     ),
     specific(
@@ -186,7 +186,7 @@ pub const MAPPINGS: &[Mapping] = &[
     ),
 ];
 
-/// Any table that is not in [`MAPPINGS`]; `T` stands for its name. New tables need no release of this service.
+/// Any table that is not in [`MAPPINGS`]. `T` stands for its name. New tables need no release of this service.
 pub const OTHER_TABLES: Mapping = specific(
     "any other, T",
     "T_CHANGED",
@@ -195,7 +195,7 @@ pub const OTHER_TABLES: Mapping = specific(
 );
 
 impl Mapping {
-    /// The change that raises it, in words.
+    /// The change that raises the event, as the tables in the documents show it.
     #[must_use]
     pub fn changed(&self) -> String {
         let table = self.source_table;

@@ -1,4 +1,4 @@
-//! The AWS SDK's calls over the client that all other calls go through: one TLS stack, one set of rules for connections.
+//! The AWS SDK's calls over the client of all other calls: one TLS stack, and one set of rules for connections.
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
@@ -11,12 +11,12 @@ use reqwest::{Body, Request};
 
 use super::HttpClient as OurClient;
 
-/// What the SDK makes its calls with.
+/// The HTTP client of the SDK's clients.
 #[derive(Clone, Debug)]
 pub struct SdkHttp(OurClient);
 
 impl SdkHttp {
-    /// Calls over this client, whose limits hold for the SDK's calls, too.
+    /// The limits of `client` hold for the SDK's calls, too.
     #[must_use]
     pub fn new(client: OurClient) -> Self {
         Self(client)
@@ -61,7 +61,7 @@ fn as_reqwest(request: HttpRequest) -> Result<Request, ConnectorError> {
     let (head, body) = request.into_parts();
     let body = body
         .bytes()
-        .ok_or_else(|| ConnectorError::user("the SDK wants to stream a body".into()))?;
+        .ok_or_else(|| ConnectorError::user("the SDK tried to stream a body".into()))?;
     let request = http::Request::from_parts(head, Body::from(body.to_vec()));
     Request::try_from(request).map_err(|error| ConnectorError::user(error.without_url().into()))
 }

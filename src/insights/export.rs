@@ -1,5 +1,5 @@
-//! Batches for Application Insights, sent one after the other in the library's format. What is not accepted in time is dropped
-//! and counted. Only the end of the process waits for it, and not for long.
+//! Sends batches to Application Insights, one after the other, in the library's format. It drops and counts what is not
+//! accepted in time. Only the end of the process waits for it, and only briefly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +25,10 @@ use super::traces;
 use crate::config::InsightsSettings;
 use crate::episode::Episode;
 
-/// So many are sent at once.
 const BATCH: usize = 512;
-/// How long the first of a batch waits for others.
+/// How long the first item of a batch waits for others.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// The task that sends.
 #[derive(Debug)]
 pub struct Exporting {
     task: JoinHandle<()>,
@@ -38,19 +36,12 @@ pub struct Exporting {
     count: Arc<Count>,
 }
 
-/// Sends nothing to the ingestion endpoint, to see whether it is there.
-///
-/// # Errors
-/// In words.
+/// Sends an empty batch to the ingestion endpoint, to see whether it answers.
 pub async fn try_endpoint(settings: &InsightsSettings) -> Result<(), String> {
     let ingestion = Ingestion::new(settings).map_err(|error| format!("{error:#}"))?;
     ingestion.try_it().await
 }
 
-/// Starts to send to Application Insights.
-///
-/// # Errors
-/// If the machine has no root certificates.
 pub fn start(
     settings: &InsightsSettings,
     version: &str,
@@ -86,14 +77,15 @@ pub fn start(
     ))
 }
 
-/// What every item says: whose telemetry it is, and the operation's name if it belongs to one. As attributes of a scope the
-/// library makes tags of them; those of a resource it would also add to the custom dimensions of each call and row.
+/// What every item has: whose telemetry it is, and the operation's name if it belongs to one. The library turns
+/// attributes of a scope into tags. It would add those of a resource to the custom dimensions of each call and row,
+/// too.
 fn scope(
     settings: &InsightsSettings,
     version: &str,
     operation: Option<&'static str>,
 ) -> InstrumentationScope {
-    // Counted references, since each span gets a copy.
+    // Reference-counted, since each span gets a copy.
     let shared = |value: &str| Arc::<str>::from(super::clamped(value));
     let mut attributes = vec![
         KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
@@ -109,7 +101,7 @@ fn scope(
 }
 
 impl Exporting {
-    /// Sends what is left, for as long as `limit` at most; what is told from now on is dropped.
+    /// Sends what is left, for at most `limit`. Items that come later are dropped.
     pub async fn flush(mut self, limit: Duration) {
         self.closing.cancel();
         if timeout(limit, &mut self.task).await.is_err() {
@@ -125,13 +117,11 @@ impl Exporting {
     }
 }
 
-/// Makes batches and sends them, one after the other.
 struct Batches {
     exporter: Exporter<Formatted>,
     formatted: Formatted,
-    /// Of items that belong to an operation.
     operation_scope: InstrumentationScope,
-    /// Of all others.
+    /// For items without an operation.
     scope: InstrumentationScope,
     ingestion: Ingestion,
     count: Arc<Count>,
@@ -184,7 +174,7 @@ impl Batches {
         let items_of_lines = lines.len();
         let spans = self.spans_formatted(spans).await;
         let lines = self.lines_formatted(&lines).await;
-        // Together, so that a batch takes no longer for its lines.
+        // Concurrent, so that lines do not make a batch slower.
         let (spans, lines) = tokio::join!(
             self.deliver(spans, items_of_spans),
             self.deliver(lines, items_of_lines),
@@ -202,7 +192,7 @@ impl Batches {
                     tracing::warn!(
                         cause,
                         failing_for_seconds,
-                        "Application Insights does not accept telemetry: the service drops and counts it"
+                        "Application Insights does not accept telemetry: the service drops it, and counts it in telemetry_dropped_total"
                     );
                 }
             }
@@ -229,7 +219,7 @@ impl Batches {
         }
     }
 
-    /// A compressed JSON array with an element for each item.
+    /// A compressed JSON array with one element per item.
     async fn spans_formatted(&self, spans: Vec<SpanData>) -> Option<Bytes> {
         if !spans.is_empty() {
             SpanExporter::export(&self.exporter, spans).await.ok()?;
@@ -237,7 +227,6 @@ impl Batches {
         self.formatted.0.lock().take()
     }
 
-    /// The same for lines of the log.
     async fn lines_formatted(&self, lines: &[SdkLogRecord]) -> Option<Bytes> {
         let with_scope = |line: &SdkLogRecord| match line.trace_context() {
             Some(_) => &self.operation_scope,
@@ -252,8 +241,8 @@ impl Batches {
     }
 }
 
-/// The library's HTTP client. It keeps the body and says that all was accepted, since the library's own retries would repeat
-/// what was sampled out and do not report what they drop.
+/// The library's HTTP client. It keeps the body and reports that all was accepted. The library's own retries would
+/// resend what was sampled out, and do not report what they drop.
 #[derive(Clone, Debug, Default)]
 struct Formatted(Arc<Mutex<Option<Bytes>>>);
 

@@ -1,4 +1,4 @@
-//! The ingestion endpoint: what its answers mean, item by item, and which items are sent again.
+//! The ingestion endpoint: what its answers mean for each item, and which items are sent again.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -18,11 +18,10 @@ use super::redirect;
 use crate::config::InsightsSettings;
 use crate::http::{self, HttpClient};
 
-/// The longest that one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// The longest that a batch may take, with all retries.
+/// The limit of a batch with all its retries.
 const BATCH_LIMIT: Duration = Duration::from_secs(30);
-/// The pause before the first retry of a batch. It doubles with each retry, up to the longest.
+/// The pause before the first retry of a batch. It doubles with each retry, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The message of an item that ingestion sampling has taken out.
@@ -34,18 +33,15 @@ pub(super) struct Ingestion {
     url: String,
 }
 
-/// What becomes of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Accepted, or sampled out as somebody has set it up.
+    /// Accepted, or dropped by the sampling that the resource is set to.
     Done,
-    /// Not accepted for the moment.
+    /// Not accepted for now.
     Again,
-    /// Never accepted.
     Refused,
 }
 
-/// The body of an answer.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Said {
@@ -61,7 +57,6 @@ struct ItemError {
     message: Option<String>,
 }
 
-/// What an answer means for the items of a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Judgement {
     /// The indices of the items to send again.
@@ -91,7 +86,7 @@ fn judge(status: u16, body: &[u8], items: usize) -> Judgement {
         judgement.refused_with.get_or_insert(status);
     };
     for index in 0..items {
-        // Where some items are listed, the others were accepted.
+        // If some items are listed, the others were accepted.
         let (status, message) = match listed.get(&index) {
             Some(error) => (error.status_code, error.message.as_deref()),
             None if listed.is_empty() => (status, None),
@@ -115,8 +110,6 @@ fn judge(status: u16, body: &[u8], items: usize) -> Judgement {
 }
 
 impl Ingestion {
-    /// # Errors
-    /// If the machine has no root certificates.
     pub fn new(settings: &InsightsSettings) -> anyhow::Result<Self> {
         Ok(Self {
             client: HttpClient::with_redirects(REQUEST_LIMIT, redirect::within_the_site)?,
@@ -124,10 +117,8 @@ impl Ingestion {
         })
     }
 
-    /// Sends a compressed JSON array of `items` items, until each is accepted or refused or the time is over.
-    ///
-    /// # Errors
-    /// Why items were dropped. All items are counted.
+    /// Sends a compressed JSON array of `items` items until each is accepted or refused, or the time is over. An error
+    /// says why items were dropped. All items are counted.
     pub async fn deliver(
         &self,
         mut body: Bytes,
@@ -184,10 +175,7 @@ impl Ingestion {
         Ok((status, said))
     }
 
-    /// Sends no items, to see whether the endpoint is there. That it refuses an empty request is an answer as well.
-    ///
-    /// # Errors
-    /// In words.
+    /// Sends no items, to see whether the endpoint answers. Refusing an empty request is an answer as well.
     pub async fn try_it(&self) -> Result<(), String> {
         match self
             .post(compressed(b"[]").map_err(|error| error.to_string())?)
@@ -207,7 +195,6 @@ fn answered(status: u16) -> String {
     }
 }
 
-/// The items with these indices, as a body of their own.
 fn only(body: &[u8], indices: &[usize]) -> anyhow::Result<Bytes> {
     let mut text = String::new();
     GzDecoder::new(body).read_to_string(&mut text)?;
@@ -242,7 +229,7 @@ mod tests {
         };
         let all = || vec![0, 1, 2];
         let cases = [
-            // The whole request, with or without a body that can be read.
+            // The whole request, with and without a readable body.
             (
                 200,
                 r#"{"itemsReceived":3,"itemsAccepted":3,"errors":[]}"#,
@@ -279,7 +266,7 @@ mod tests {
                 r#"{"itemsAccepted":2,"errors":[{"index":2,"statusCode":500},{"index":3,"statusCode":500}]}"#,
                 (vec![2], 0, None),
             ),
-            // Fewer were accepted than the list explains.
+            // The list explains fewer failures than the counts say.
             (
                 206,
                 r#"{"itemsAccepted":0,"errors":[{"index":0,"statusCode":429}]}"#,

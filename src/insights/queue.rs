@@ -1,4 +1,4 @@
-//! What waits to be sent to Application Insights: bounded, and every item that is not sent in the end is counted.
+//! What waits to be sent to Application Insights: a limited number of items. Each item that is never sent is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,33 +13,28 @@ use prometheus::IntCounterVec;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// So many calls, rows and log lines may wait; each takes about a kilobyte.
+/// The calls, rows and log lines that may wait. Each takes about a kilobyte.
 const LENGTH: usize = 2048;
 
 #[derive(Debug)]
 pub(super) enum Telemetry {
-    /// A row or a call.
     Span(SpanData),
-    /// A line of the log.
     Line(SdkLogRecord),
 }
 
-/// The end into which telemetry goes.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     sender: Sender<Telemetry>,
     count: Arc<Count>,
 }
 
-/// What becomes of the items.
 #[derive(Debug)]
 pub(super) struct Count {
-    /// In the queue or on their way.
+    /// In the queue or being sent.
     unsent: AtomicUsize,
     dropped: IntCounterVec,
 }
 
-/// Both ends of a queue, and the count of what goes through it.
 pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<Telemetry>, Arc<Count>) {
     let (sender, receiver) = channel(LENGTH);
     let count = Arc::new(Count {
@@ -53,13 +48,13 @@ pub(super) fn new(dropped: IntCounterVec) -> (Queue, Receiver<Telemetry>, Arc<Co
     (queue, receiver, count)
 }
 
-/// A span and each of its events are items of their own in Application Insights.
+/// A span and each of its events are separate items in Application Insights.
 pub(super) fn items_of(span: &SpanData) -> usize {
     1 + span.events.len()
 }
 
 impl Queue {
-    /// Takes it in, or drops it; never waits.
+    /// Queues the item, or drops it if the queue is full. Never waits.
     pub fn send(&self, telemetry: Telemetry) {
         let items = match &telemetry {
             Telemetry::Span(span) => items_of(span),
@@ -81,7 +76,7 @@ impl SpanProcessor for Queue {
 
     fn on_end(&self, mut span: SpanData) {
         if span.status == Status::Unset {
-            // An operation that did not end as a row: a claim that found none, or a task that broke off.
+            // An operation that did not end as a row: a claim that found none, or a task that panicked.
             if span.events.is_empty() {
                 return;
             }
@@ -100,13 +95,13 @@ impl SpanProcessor for Queue {
 }
 
 impl Count {
-    /// Notes that so many items are no longer unsent, but some of them dropped.
+    /// `items` are no longer unsent. `dropped` of them were dropped.
     pub fn sent(&self, items: usize, dropped: usize, reason: &'static str) {
         self.unsent.fetch_sub(items, Ordering::Relaxed);
         self.drop(dropped, reason);
     }
 
-    /// Drops what is unsent at the end of the process.
+    /// Drops what is unsent when the process ends.
     pub fn drop_unsent(&self) -> usize {
         let unsent = self.unsent.swap(0, Ordering::Relaxed);
         self.drop(unsent, "stopped");

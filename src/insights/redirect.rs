@@ -1,4 +1,4 @@
-//! Which redirects telemetry follows. It holds the CRN, so it never leaves the site that the connection string names.
+//! Which redirects telemetry follows. It holds CRNs, so it never leaves the site that the connection string names.
 
 use reqwest::Url;
 use reqwest::redirect::Policy;
@@ -23,7 +23,7 @@ pub(super) fn within_the_site() -> Policy {
     })
 }
 
-/// The same host or a sibling of it; from https only to https.
+/// The same host or a sibling of it, and never from https to http.
 fn is_same_site(from: &Url, to: &Url) -> bool {
     let is_as_safe = to.scheme() == "https" || to.scheme() == from.scheme();
     let is_sibling = parent(from).is_some() && parent(from) == parent(to);

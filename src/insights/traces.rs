@@ -1,4 +1,4 @@
-//! The service's own log lines of WARN and above. Application Insights shows them as traces of the operation they belong to.
+//! The service's own log lines of WARN and above. Application Insights shows them as traces of their operation.
 
 use std::fmt::Debug;
 use std::sync::OnceLock;
@@ -15,11 +15,11 @@ use tracing_subscriber::layer::Context;
 use super::queue::{Queue, Telemetry};
 use super::{Operation, clamped};
 
-/// A layer of the log. It sends lines once `send_to` has said where to, all that get past the filter put before it.
+/// A layer of the log. It sends lines that pass the filter before it, once `send_to` has named a queue.
 #[derive(Debug, Default)]
 pub struct Traces(OnceLock<(Queue, SdkLogger)>);
 
-/// From now on, lines of the log in use here go into this queue.
+/// From now on, lines of the current log go into this queue.
 pub(super) fn send_to(queue: &Queue) {
     let logger = SdkLoggerProvider::builder().build().logger("log");
     dispatcher::get_default(|log| {

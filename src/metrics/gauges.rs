@@ -1,4 +1,4 @@
-//! Gauges whose value is worked out when it is asked for, since it changes while nothing happens.
+//! Gauges that are computed when they are read, since their value changes with time alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use tokio::time::Instant;
 
-/// The seconds since a moment, or an age that grows; 0 while there is none.
+/// The seconds since a moment, or an age that grows. 0 while there is none.
 #[derive(Clone, Debug)]
 pub struct SecondsSince {
     gauge: Gauge,
@@ -24,12 +24,11 @@ impl SecondsSince {
         })
     }
 
-    /// Sets the moment.
     pub fn set(&self, moment: Option<Instant>) {
         self.set_age(moment.map(|moment| (Duration::ZERO, moment)));
     }
 
-    /// Sets an age, and the moment at which it was that.
+    /// Sets an age, and when it was measured.
     pub fn set_age(&self, age: Option<(Duration, Instant)>) {
         *self.age.lock() = age;
     }
@@ -48,10 +47,10 @@ impl Collector for SecondsSince {
     }
 }
 
-/// The maximum age over the last two to three minutes, as a gauge; 0 when there was none.
+/// The maximum age over the last two to three minutes, or 0 if there was none.
 ///
-/// The service's predecessor kept three windows of a minute (Micrometer's `TimeWindowMax`), and the alert's threshold was
-/// chosen with it.
+/// The service's predecessor kept three windows of a minute (Micrometer's `TimeWindowMax`), and the alert's threshold
+/// was chosen for that.
 #[derive(Clone, Debug)]
 pub(super) struct AgeMax {
     gauge: Gauge,
@@ -72,7 +71,7 @@ impl AgeMax {
         Ok(Self {
             gauge: Gauge::new(
                 "offender_update_age_seconds_max",
-                "The highest offender_update_age_seconds of the last two to three minutes.",
+                "Highest offender_update_age_seconds of the last two to three minutes.",
             )?,
             windows: Arc::new(Mutex::new(Windows {
                 maxima: [0.0; 3],
@@ -96,7 +95,7 @@ impl AgeMax {
             windows.maxima[0] = 0.0;
             windows.newest_since += WINDOW;
         }
-        // More than three windows went by in silence.
+        // More than three windows have passed without an age.
         if windows.newest_since.elapsed() >= WINDOW {
             windows.newest_since = Instant::now();
         }

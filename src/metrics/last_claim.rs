@@ -1,4 +1,4 @@
-//! How the last claim went: what `/health` shows beside community-api's ping, which stays UP while its database is dead.
+//! How the last claim went. `/health` shows it beside community-api's ping, which stays UP while its database is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,7 @@ use crate::outcome::PollResult;
 pub struct LastClaim(Arc<Mutex<Option<(PollResult, Instant)>>>);
 
 impl LastClaim {
-    /// Notes how a claim ended.
-    pub fn set(&self, outcome: PollResult) {
+    pub(crate) fn set(&self, outcome: PollResult) {
         let ended = (outcome, Instant::now());
         *self.0.lock() = Some(ended);
     }

@@ -1,4 +1,4 @@
-//! Delius' date-times, which are local and carry no zone: how they are read and printed, and how long ago they were.
+//! Delius' date-times, which are local and have no zone: how they are read and printed, and how long ago they were.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,9 +12,9 @@ static LONDON: TimeZone = jiff::tz::get!("Europe/London");
 
 /// A local date and time of Delius, without a zone.
 ///
-/// Reads `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with up to nine digits of fraction, `t` for `T`, white space around it and a
-/// trailing `Z`, which is ignored. Prints the seconds always, and the fraction without its trailing zeros. Both as the
-/// service's predecessor did.
+/// It is read from `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with up to nine digits of fraction, `t` for `T`, surrounding
+/// white space, and a trailing `Z`, which is ignored. It always prints the seconds, and the fraction without trailing
+/// zeros. The service's predecessor did both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalDateTime(DateTime);
 
@@ -27,7 +27,7 @@ impl std::str::FromStr for LocalDateTime {
             .strip_suffix('Z')
             .unwrap_or(local)
             .to_ascii_uppercase();
-        // The library would take an offset, a space, a missing time and more. Delius writes none of them, and to drop an
+        // The library also accepts an offset, a space, a missing time and more. Delius writes none of them. Ignoring an
         // offset would be wrong by hours.
         if !has_local_shape(local.as_bytes()) {
             return Err("is not a local date-time of the form yyyy-MM-ddTHH:mm:ss");
@@ -71,8 +71,8 @@ impl fmt::Display for LocalDateTime {
 }
 
 impl LocalDateTime {
-    /// How long ago this was, seen from `now`. In the hour that London's clocks show twice, the reading that gives the
-    /// smallest age not below zero; a time in the future has the age zero.
+    /// How long ago this was at `now`. In the hour that occurs twice when summer time ends, it is the smallest age that
+    /// is not negative. A time in the future has the age zero.
     #[must_use]
     pub fn age(&self, now: Timestamp) -> Duration {
         let readings = LONDON.to_ambiguous_timestamp(self.0);
@@ -141,10 +141,10 @@ mod tests {
         for (changed, now, seconds) in [
             ("2026-07-01T13:00:00", "2026-07-01T12:00:05Z", 5),
             ("2026-12-01T13:00:00", "2026-12-01T13:00:05Z", 5),
-            // 01:30 happens twice on 25 October 2026: at 00:30Z and at 01:30Z.
+            // 01:30 occurs twice on 25 October 2026: at 00:30Z and at 01:30Z.
             ("2026-10-25T01:30:00", "2026-10-25T00:30:10Z", 10),
             ("2026-10-25T01:30:00", "2026-10-25T01:30:10Z", 10),
-            // 01:30 does not happen on 29 March 2026.
+            // 01:30 does not occur on 29 March 2026.
             ("2026-03-29T01:30:00", "2026-03-29T01:30:10Z", 10),
             ("2026-07-01T13:00:09", "2026-07-01T12:00:05Z", 0),
         ] {

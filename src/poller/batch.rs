@@ -4,8 +4,8 @@ use crate::ports::{CallError, CallErrorKind};
 
 /// Takes out of `events` what was accepted, by the topic's answer for each. The result is the most telling error of the rest.
 ///
-/// A lost answer tells most, since that event may be on the topic. A refusal tells least: what may still be accepted has to
-/// be tried before the row is given up.
+/// A lost answer comes first, since that event may be on the topic. A refusal comes last: every event that may still be
+/// accepted is published before the row is left.
 pub fn keep_unaccepted<E>(
     events: &mut Vec<E>,
     answers: Vec<Result<(), CallError>>,

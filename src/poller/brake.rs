@@ -1,11 +1,11 @@
-//! The brake on giving up: many permanent failures in a short time mean that community-api answers nonsense, not that
-//! offenders vanished.
+//! The brake on permanent failures. If many rows fail permanently in a short time, community-api is probably wrong, and
+//! the offenders still exist.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Counts permanent failures in a window and refuses further ones above a limit.
+/// Counts permanent failures in a window, and refuses further ones above a limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Brake {
     limit: usize,
@@ -15,19 +15,19 @@ pub struct Brake {
     on_until: Option<Instant>,
 }
 
-/// What the brake says to a row that is to be marked as permanently failed.
+/// The answer for a row that is to be marked as permanently failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrakeAnswer {
-    /// Go on.
+    /// Mark it.
     Allowed,
-    /// Leave the row; this is the first one since the brake has been on.
+    /// Leave the row locked. It is the first since the brake is on.
     Engaged,
-    /// Leave the row.
+    /// Leave the row locked.
     On,
 }
 
 impl Brake {
-    /// Lets through `limit` permanent failures in any `window`; the one after that sets the brake for a whole `window`.
+    /// Allows `limit` permanent failures in any `window`. The next one sets the brake for a whole `window`.
     #[must_use]
     pub fn new(limit: usize, window: Duration) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Brake {
         self.on_until.is_some_and(|until| now < until)
     }
 
-    /// Asks to give up one more row.
+    /// Asks whether one more row may be marked.
     pub fn ask(&mut self, now: Instant) -> BrakeAnswer {
         if self.is_on(now) {
             return BrakeAnswer::On;

@@ -1,7 +1,7 @@
 //! The rows that this pod holds: which they are, which of them have a place, and what operators see of them.
 //!
-//! This is the owner of [`Places`]: it waits, counts and logs, and decides nothing. What a row holds is given back when its
-//! [`HeldRow`] is dropped, also in a panic.
+//! It owns the [`Places`]. It waits, counts and logs, but decides nothing. A [`HeldRow`] returns what it holds when it
+//! is dropped, also in a panic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use crate::offender_update::{ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Label, Reason, Step};
 use crate::ports::CallError;
 
-/// Whoever only another row's end can help asks again after this time, so that every wait has a limit.
+/// A task that only another row's end can help asks again after this time, so that every wait has a limit.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-/// Calls that fail for this long while no row is settled are worth a line. One that succeeds on its second attempt is not.
+/// Calls that fail for this long while no row is settled are worth a line. A call that succeeds on its second attempt
+/// is not.
 const WORTH_A_LINE: Duration = Duration::from_secs(5);
 
 /// The rows of a pod; a clone is another handle to the same.
@@ -52,11 +53,12 @@ struct State {
 struct Claimed {
     row: Option<OffenderDeltaId>,
     lease: Lease,
-    /// How old the change was, and when; `None` if the row was claimed before: one that always fails is as old as it will.
+    /// The age of the change, and when it had that age. `None` if the row was claimed before, since the age of a row
+    /// that always fails says nothing about a backlog.
     age: Option<(Duration, Instant)>,
 }
 
-/// A place for a claim, and then the row that the claim brings. What it holds is given back when this is dropped.
+/// A place for a claim, and then for the row that the claim returns. Dropping it returns what it holds.
 #[derive(Debug)]
 pub(super) struct HeldRow {
     held: Held,
@@ -111,7 +113,7 @@ impl Held {
 
     async fn wait_for_place(&self, purpose: Purpose) {
         loop {
-            // Before the question, so that no change after it is missed.
+            // Created before the question, so that no later change is missed.
             let changed = self.0.changed.notified();
             let Err(ask_again) = self.try_place(purpose) else {
                 return;
@@ -136,7 +138,7 @@ impl Held {
         self.0.state.lock()
     }
 
-    /// Changes the state, shows what operators see of it, and wakes whoever waits for a place.
+    /// Changes the state, updates the metrics, and wakes the tasks that wait for a place.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
         let result = change(&mut state);
@@ -154,7 +156,7 @@ impl Held {
         metrics
             .oldest_held
             .set(oldest.map(|claimed| claimed.lease.claimed_at()));
-        // Rows come oldest first, so the first one that is new is the oldest.
+        // Rows come oldest first, so the first new one is the oldest.
         let oldest_new = state.rows.values().find_map(|claimed| claimed.age);
         metrics.oldest_new_row.set_age(oldest_new);
         metrics.places_lost.set(gauge(state.places.lost()));
@@ -166,12 +168,10 @@ impl Held {
 }
 
 impl HeldRow {
-    /// The rows of this pod.
     pub fn held(&self) -> &Held {
         &self.held
     }
 
-    /// Puts the row that the claim has brought into the place.
     pub fn hold(&mut self, row: &ClaimedRow, lease: Lease) {
         let claimed = Claimed {
             row: row.offender_delta_id(),
@@ -193,19 +193,19 @@ impl HeldRow {
         self.number = Some(number);
     }
 
-    /// Gives the place back while the row waits for its turn.
+    /// Returns the place while the row waits for its turn.
     pub fn give_place_back(&mut self) {
         self.standing = Standing::Waiting;
         self.held.change(|state| state.places.give_back());
     }
 
-    /// Waits for a place, now that the row's turn has come.
+    /// Waits for a place. The row's turn has come.
     pub async fn take_place(&mut self) {
         self.held.wait_for_place(Purpose::Turn).await;
         self.standing = Standing::Running;
     }
 
-    /// Notes that a call for the row failed. The first time, the row loses its place.
+    /// Records a failed call for the row. With the first one, the row loses its place.
     pub fn call_failed(&mut self, step: Step, error: &CallError) {
         tracing::debug!(step = step.name(), cause = %error, "call failed");
         let now = Instant::now();
@@ -227,13 +227,12 @@ impl HeldRow {
                     rows_in_trouble = state.places.in_trouble(),
                     failing_for_seconds = lasted.as_secs(),
                     asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                    "calls for claimed rows are failing: the service retries them, and claims ever fewer rows until one is settled"
+                    "calls for claimed rows are failing: the service retries them, and claims fewer and fewer rows until one is settled"
                 );
             }
         });
     }
 
-    /// The row is deleted, or marked as permanently failed.
     pub fn settle(mut self) {
         self.end = End::Settled;
     }
@@ -263,11 +262,11 @@ impl Drop for HeldRow {
             && let Some(Claimed { row, lease, .. }) = row
         {
             self.held.0.metrics.left_locked.of(Reason::Panicked).inc();
-            // Where it panicked is in the line before, which does not know the row.
+            // The line before has the place of the panic, but does not know the row.
             tracing::error!(
                 offenderDeltaId = row.map(|row| row.0),
                 comes_back_in_seconds = lease.comes_back_in(now).as_secs(),
-                "the task of this row panicked; unless it is deleted already, it comes back when the lock expires"
+                "the task of this row panicked: unless the row is already deleted, it comes back when the lock expires; report this as a bug"
             );
         }
     }

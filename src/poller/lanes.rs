@@ -1,7 +1,7 @@
-//! Rows of one offender take turns, in the order in which they were claimed.
+//! Rows of one offender take turns, in the order of their claims.
 //!
-//! A row leaves its lane no later than its lease ends. The rows behind it were claimed later, so their turns come while
-//! their own leases last.
+//! A row leaves its lane when its lease ends at the latest. The rows behind it were claimed later, so their turns come
+//! within their leases.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ pub struct Lanes(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     last_number: u64,
-    /// The last row in the lane of each offender: its number, and how the next row hears that its turn has come.
+    /// The last row in the lane of each offender: its number, and what the next row waits for.
     last: HashMap<OffenderId, (u64, oneshot::Receiver<()>)>,
 }
 
 /// A row's stay in the lane of its offender. When this is dropped, the next row's turn comes.
 ///
-/// A row must not leave before its own turn has come: the next one would overtake the one before.
+/// A row must not leave before its turn, or the next row would overtake the one before.
 #[derive(Debug)]
 pub struct InLane {
     lanes: Lanes,

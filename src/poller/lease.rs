@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How much of the lock is not used, for the difference between two clocks and the length of the last call.
+/// The part of the lock that is not used. It covers the difference between two clocks, and the last call.
 const MARGIN_PERCENT: u32 = 5;
 
-/// The lease of one row. Everything that is done for the row fits inside it.
+/// The lease of one row. All work on the row fits inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     claimed_at: Instant,
@@ -15,8 +15,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease of a row whose claim was **sent** at `claimed_at`. The lock was set after that, so the lease never ends
-    /// later than the lock.
+    /// The lease of a row whose claim was **sent** at `claimed_at`. The lock was set later, so the lease never ends
+    /// after the lock.
     #[must_use]
     pub fn from_claim(claimed_at: Instant, lock_expiry: Duration) -> Self {
         Self {
@@ -31,14 +31,14 @@ impl Lease {
         self.claimed_at
     }
 
-    /// What is left, zero once it has ended.
+    /// The time left, or zero once the lease has ended.
     #[must_use]
     pub fn remaining(&self, now: Instant) -> Duration {
         let margin = self.lock_expiry * MARGIN_PERCENT / 100;
         self.comes_back_in(now).saturating_sub(margin)
     }
 
-    /// Time until community-api may serve the row to anybody again.
+    /// The time until community-api may serve the row again.
     #[must_use]
     pub fn comes_back_in(&self, now: Instant) -> Duration {
         (self.claimed_at + self.lock_expiry).saturating_duration_since(now)

@@ -1,4 +1,5 @@
-//! Polls that bring nothing for a long time without failing. Each alone is normal, so only their duration is worth a line.
+//! Polls that return no rows for a long time without failing. Each alone is normal, so only the duration is worth a
+//! line.
 
 use std::time::Duration;
 
@@ -6,10 +7,9 @@ use tokio::time::Instant;
 
 use crate::outcome::PollResult;
 
-/// Pods collide, and nothing changes, for minutes at a time every day.
+/// Pods collide, or nothing changes, for minutes at a time every day.
 const WORTH_A_LINE: Duration = Duration::from_hours(1);
 
-/// Consecutive polls with the same result, which is no failure.
 #[derive(Debug, Default)]
 pub(super) struct Monotony {
     since: Option<(PollResult, Instant)>,
@@ -17,7 +17,8 @@ pub(super) struct Monotony {
 }
 
 impl Monotony {
-    /// Notes how a poll ended. If a line is due, which is once, the result is how long all polls have ended like that.
+    /// Records how a poll ended. If a line is due, the result is how long all polls have ended like this. That happens
+    /// once.
     pub fn ended(&mut self, result: PollResult, now: Instant) -> Option<Duration> {
         match self.since {
             Some((same, since)) if same == result => {
@@ -45,7 +46,7 @@ mod tests {
         use PollResult::{Contended, Empty, Failed, Found};
         let minutes = Duration::from_mins;
         let start = Instant::now();
-        // The polls by the minute, and the minutes with a line.
+        // The polls by minute, and the minutes with a line.
         for (polls, lines) in [
             ([Empty; 3], [None, Some(60), None]),
             ([Contended; 3], [None, Some(60), None]),

@@ -1,21 +1,21 @@
-//! How many rows may be worked on at once, and how fast that number falls and grows while rows are in trouble.
+//! How many rows may be worked on at once, and how that number falls and grows while rows are in trouble.
 //!
 //! Pure: time is an argument. `held` owns the one instance of a pod.
 //!
-//! `free + running + lost = total`, and `lost <= in_trouble`. A place is lost with the first failed call of a row. Each
-//! settled row brings one back, and while none is settled a clock does, ever more slowly. So an outage leaves a trickle of
-//! claims, and the first rows to be settled after it open the door for twice as many. (TCP answers congestion like this.)
+//! `free + running + lost = total`, and `lost <= in_trouble`. A row loses its place with its first failed call. Each
+//! settled row brings one lost place back. While no row is settled a clock does, more and more slowly. So an outage
+//! leaves a trickle of claims, and each row settled after it allows two more. (TCP answers congestion like this.)
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The clock's first interval. An outage costs a row each time it ticks, a bad offender at the head of a backlog delays the
-/// rows behind it by it: with 250 ms, 40 bad offenders in front of 1,000 good rows delay these by 4 to 7 s.
+/// The clock's first interval. In an outage, each tick costs a row. A bad offender at the head of a backlog delays the
+/// rows behind it by one tick: with 250 ms, 40 bad offenders in front of 1,000 good rows delay these by 4 to 7 s.
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// With this many rows held beyond the limit, settled rows do not restart the clock any more. What the clock claims until
-/// its intervals are long, in a lease, is about as much again.
+/// With this many rows held beyond the limit, settled rows no longer restart the clock. Until its intervals are long,
+/// the clock claims about as many rows again, within a lease.
 const BEYOND_LIMIT: usize = 64;
 
 /// The places of a pod.
@@ -33,16 +33,16 @@ pub struct Places {
     last_settled: Option<Instant>,
 }
 
-/// What a place is wanted for.
+/// What a place is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// To claim a row.
     Claim,
-    /// To work on a row that is held already, whose turn in its lane has come.
+    /// To work on a held row, whose turn in its lane has come.
     Turn,
 }
 
-/// How a row that was held is held no more.
+/// How a row stopped being held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// Deleted, or marked as permanently failed.
@@ -51,20 +51,20 @@ pub enum End {
     Left,
 }
 
-/// What a held row has to do with the places.
+/// How a held row uses the places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// It has a place.
     Running,
     /// It waits for its lane, without a place.
     Waiting,
-    /// A call for it has failed: it goes on without a place, which is lost.
+    /// A call for it has failed. It goes on without its place, which is lost.
     InTrouble,
 }
 
 impl Places {
-    /// `total` free places. From `held_limit` held rows on, rows are claimed by the clock only, whose intervals grow up to
-    /// `longest_interval`.
+    /// All `total` places are free. Once `held_limit` rows are held, only the clock claims rows. Its intervals grow up
+    /// to `longest_interval`.
     #[must_use]
     pub fn new(total: usize, held_limit: usize, longest_interval: Duration, now: Instant) -> Self {
         Self {
@@ -81,10 +81,8 @@ impl Places {
         }
     }
 
-    /// A place, or the time at which to ask again, or `None` if only another row's end can help.
-    ///
-    /// # Errors
-    /// If there is no place now.
+    /// Takes a place. If there is none now, the error is the time to ask again, or `None` if only another row's end can
+    /// help.
     pub fn want(&mut self, purpose: Purpose, now: Instant) -> Result<(), Option<Instant>> {
         let is_full = purpose == Purpose::Claim && self.is_full();
         if self.free > 0 && !is_full {
@@ -110,13 +108,13 @@ impl Places {
         Ok(())
     }
 
-    /// A claim brought no row, or a row waits for its lane.
+    /// A claim returned no row, or a row waits for its lane.
     pub fn give_back(&mut self) {
         self.running -= 1;
         self.free += 1;
     }
 
-    /// A claim brought a row, which has the claim's place.
+    /// A claim returned a row, which takes over the claim's place.
     pub fn hold(&mut self) {
         self.held += 1;
     }
@@ -132,7 +130,7 @@ impl Places {
         self.in_trouble += 1;
     }
 
-    /// A row is held no more.
+    /// A row is no longer held.
     pub fn end(&mut self, standing: Standing, end: End, now: Instant) {
         self.held -= 1;
         match standing {
@@ -151,7 +149,7 @@ impl Places {
         self.bring_back(self.lost.saturating_sub(self.in_trouble));
     }
 
-    /// Whether there are so many held rows that claims come by the clock only.
+    /// Whether so many rows are held that only the clock claims more.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held >= self.held_limit
@@ -229,7 +227,7 @@ mod tests {
                 't' => assert_eq!(places.want(Purpose::Turn, now), Ok(()), "{so_far}"),
                 '.' => now += FIRST_INTERVAL,
                 '_' => now += Duration::from_secs(20),
-                _ => panic!("{event} is no event"),
+                _ => panic!("{event} is not an event"),
             }
             assert_eq!(places.free + places.running + places.lost, 2, "{so_far}");
             assert!(places.lost <= places.in_trouble, "{so_far}");
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn each_story_ends_as_told() {
+    fn each_story_ends_as_expected() {
         for (story, end) in [
             ("", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
             ("e", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
@@ -271,7 +269,7 @@ mod tests {
                 "cfcf.cf..c",
                 "0 free, 1 running, 1 lost, 3 in trouble, 4 held",
             ),
-            // A settled row brings one lost place back beside its own, and starts the clock afresh.
+            // A settled row brings back one lost place besides its own, and restarts the clock.
             ("cfcf.cs", "2 free, 0 running, 0 lost, 2 in trouble, 2 held"),
             ("cfcfS", "1 free, 0 running, 1 lost, 1 in trouble, 1 held"),
             (
@@ -292,7 +290,7 @@ mod tests {
                 "1 free, 0 running, 1 lost, 1 in trouble, 1 held",
             ),
             ("cfcfLL", "2 free, 0 running, 0 lost, 0 in trouble, 0 held"),
-            // At the limit of held rows, claims come by the clock only.
+            // At the limit of held rows, only the clock claims rows.
             (
                 "cwcwcwcw.cwx",
                 "2 free, 0 running, 0 lost, 0 in trouble, 5 held",
@@ -305,7 +303,7 @@ mod tests {
                 "cwcwcwcwts.c",
                 "1 free, 1 running, 0 lost, 0 in trouble, 4 held",
             ),
-            // The turn of a held row needs no room.
+            // The turn of a held row does not depend on the limit.
             (
                 "cwcwcwcwtt",
                 "0 free, 2 running, 0 lost, 0 in trouble, 4 held",
@@ -373,7 +371,7 @@ mod tests {
                 Err(None) => panic!("the clock has stopped"),
             }
         }
-        // What an outage as long as a lease holds beyond the places.
+        // How many rows beyond the places an outage of a whole lease holds.
         assert_eq!(ticks, 55);
         assert_eq!(places.interval, Duration::from_secs(20));
     }

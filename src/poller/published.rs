@@ -1,4 +1,4 @@
-//! The rows whose events are published, while the row itself is not yet known to be deleted.
+//! The rows whose events are published, but which may not be deleted yet.
 
 use std::collections::VecDeque;
 
@@ -7,18 +7,18 @@ use tokio::time::Instant;
 
 use crate::offender_update::ChangeId;
 
-/// How many published rows are remembered; 100,000 of them take a few megabytes. The oldest are forgotten first, which costs
-/// a redelivery and loses nothing.
+/// How many published rows are remembered. 100,000 take a few megabytes. The oldest are forgotten first, which can
+/// cause a redelivery but loses nothing.
 pub const CAPACITY: usize = 100_000;
-/// How many deleted rows are remembered; the second claim of one follows right after the first.
+/// How many deleted rows are remembered. A second claim of one follows right after the first.
 const DELETED_CAPACITY: usize = 256;
 
-/// A bounded memory. Pure: time is an argument.
+/// A bounded memory of rows. Forgetting one can only cause a redelivery. Pure: time is an argument.
 #[derive(Clone, Debug)]
 pub struct PublishedRows {
     capacity: usize,
     published: LruCache<ChangeId, ()>,
-    /// The latest rows that were deleted, and when: one of them may have been claimed again just before that.
+    /// The latest rows that were deleted, and when. Another claim may have locked one of them just before that.
     deleted: VecDeque<(ChangeId, Instant)>,
 }
 
@@ -28,13 +28,13 @@ impl PublishedRows {
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             capacity,
-            // It would allocate room for all of them otherwise.
+            // With a capacity, it would allocate room for all of them.
             published: LruCache::unbounded(),
             deleted: VecDeque::new(),
         }
     }
 
-    /// Remembers a row whose events the topic has accepted, all of them.
+    /// Remembers a row. The topic has accepted all of its events.
     pub fn remember(&mut self, change: ChangeId) {
         self.published.put(change, ());
         if self.published.len() > self.capacity {
@@ -50,7 +50,7 @@ impl PublishedRows {
         self.published.contains(&change) || self.deleted.iter().any(deleted_since)
     }
 
-    /// Notes that a published row is deleted.
+    /// Forgets a published row that was deleted, except for claims that were sent before.
     pub fn deleted(&mut self, change: ChangeId, now: Instant) {
         self.published.pop(&change);
         self.deleted.push_back((change, now));

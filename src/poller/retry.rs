@@ -13,13 +13,13 @@ use crate::config::PollerSettings;
 use crate::outcome::{Reason, RedeliveryCause, Step};
 use crate::ports::{CallError, CallErrorKind};
 
-/// The first wait; each wait is twice as long as the one before.
+/// The first wait. Each wait is twice as long as the one before.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The longest wait is this part of the lock: 20 s of 10 minutes. A row is late by at most this after an outage.
+/// The longest wait is this part of the lock: 20 s of 10 minutes. After an outage, a row is at most this late.
 pub const LONGEST_WAIT_PART: u32 = 30;
-/// A row may be crowded out from this failure on. The first two may be the last calls of an outage that is over.
+/// A row may be crowded out from this failure on. The first two may be the last calls of an outage that has ended.
 const FAILURES_BEFORE_CROWDED_OUT: u32 = 3;
-/// The longest wait once the pod stops: all rows get another attempt within the grace period.
+/// The longest wait while the pod stops, so that each row gets another attempt within the grace period.
 const LONGEST_WAIT_WHILE_STOPPING: Duration = Duration::from_secs(2);
 
 /// The attempts at one step so far.
@@ -59,7 +59,7 @@ impl Attempts {
         self.failures == 0
     }
 
-    /// Why the publish that is about to be sent may bring events to the topic that are there already.
+    /// Why the next publish may be a redelivery, if it may.
     #[must_use]
     pub fn redelivery(&self, was_claimed_before: bool) -> Option<RedeliveryCause> {
         if self.answer_lost {
@@ -68,10 +68,11 @@ impl Attempts {
         (was_claimed_before && self.is_first()).then_some(RedeliveryCause::ClaimedAgain)
     }
 
-    /// How long the next attempt may take; `None` if it must not be made.
+    /// How long the next attempt may take. `None` if it must not be made.
     ///
-    /// No publish starts with less of the lease left than it may take, and nothing that leads to one. After a lost answer a
-    /// publish gets twice the time: if the topic is slower than the limit, more attempts would only publish more often.
+    /// A publish, and any step that leads to one, starts only if the lease has enough time left for it. After a lost
+    /// answer a publish gets twice the time: if SNS is slower than the limit, more attempts would only publish more
+    /// often.
     #[must_use]
     pub fn limit(&self, lease_left: Duration, settings: &PollerSettings) -> Option<Duration> {
         let publish = settings.publish_timeout;
@@ -79,7 +80,7 @@ impl Attempts {
             Step::Identifiers | Step::Publish if lease_left < publish => None,
             Step::Publish if self.answer_lost => Some((publish * 2).min(lease_left)),
             Step::Publish => Some(publish),
-            // To delete a row whose events are published is right at any time, the later the more so.
+            // Deleting a published row is right at any time.
             Step::Delete if self.is_first() => Some(settings.call_timeout),
             Step::Delete | Step::MarkAsFailed if lease_left.is_zero() => None,
             _ => Some(settings.call_timeout.min(lease_left)),
@@ -100,7 +101,7 @@ impl Attempts {
         if error.kind == CallErrorKind::Refused {
             return After::Refused;
         }
-        // A row that may be published never leaves this way.
+        // A row that may be published is never crowded out.
         if self.step == Step::Identifiers
             && self.failures >= FAILURES_BEFORE_CROWDED_OUT
             && is_crowded_out
@@ -118,16 +119,15 @@ impl Attempts {
     }
 }
 
-/// Why a step was not completed.
 #[derive(Debug)]
 pub(super) enum Stopped {
     /// The topic will never accept it.
     Refused(CallError),
-    /// Not on this claim.
+    /// The row is left locked.
     Left(Reason, Option<CallError>),
 }
 
-/// What a row's calls are made with.
+/// What the calls of a row need.
 pub(super) struct Retry<'a> {
     pub held: &'a mut HeldRow,
     pub lease: Lease,
@@ -172,7 +172,7 @@ impl Retry<'_> {
         }
     }
 
-    /// Waits, but not long once the pod stops.
+    /// Waits, but only briefly while the pod stops.
     async fn wait(&self, wait: Duration) {
         let stopping = async {
             self.stopping.cancelled().await;
@@ -198,8 +198,8 @@ mod tests {
     #[test]
     fn no_call_is_made_that_the_lease_does_not_allow() {
         use Step::{Delete, Identifiers, MarkAsFailed, Publish};
-        // Calls may take 10 s, a publish 5 s. The step, failures before, whether an answer was lost, what is left of the
-        // lease; how long the call may take.
+        // Calls may take 10 s, a publish 5 s. The step, failures before, whether an answer was lost, what is left of
+        // the lease; how long the call may take.
         #[rustfmt::skip]
         let cases = [
             (Identifiers, 0, false, 570.0, Some(10.0)),
@@ -236,8 +236,8 @@ mod tests {
         use CallErrorKind as Kind;
         use Step::{Delete, Identifiers, Publish};
         let wait = |time| Wait(seconds(time));
-        // The step, failures before, the error, Retry-After in seconds, whether the pod holds too many rows, what is left of
-        // the lease in seconds; what happens.
+        // The step, failures before, the error, Retry-After in seconds, whether the pod holds too many rows, what is
+        // left of the lease in seconds; what happens.
         #[rustfmt::skip]
         let cases = [
             (Identifiers, 0, Kind::Unavailable, 0, false, 500, wait(0.2)),

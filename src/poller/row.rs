@@ -1,4 +1,4 @@
-//! The path of one claimed row: identifiers, publish, delete. Top to bottom, this is what the service is for.
+//! The path of one claimed row: identifiers, publish, delete. This is what the service is for.
 
 use std::sync::Arc;
 
@@ -20,24 +20,23 @@ use crate::offender_update::{ChangeId, ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Outcome, Reason, RedeliveryCause, Step};
 use crate::ports::{Topic, Updates};
 
-/// One row that this pod holds.
 pub(super) struct Row<U, T> {
     pub pod: Arc<Pod<U, T>>,
     pub claimed: ClaimedRow,
-    /// What tells the change from every other; `None` if the row is unreadable.
+    /// The identity of the change. `None` if the row is unreadable.
     pub change: Option<ChangeId>,
     pub lease: Lease,
     pub held: HeldRow,
-    /// Its turn among the rows of its offender. A row that will not be published needs none.
+    /// Its turn among the rows of its offender. A row that will not be published has none.
     pub lane: Option<InLane>,
-    /// Why it is not published, as far as that is known.
+    /// Why it is not published, if that is known.
     pub cause: Option<String>,
 }
 
 impl<U: Updates, T: Topic> Row<U, T> {
-    /// Works on the row until it is settled or left: first its turn, then its place, then its calls.
+    /// Works on the row until it is settled or left: its turn first, then its place, then its calls.
     ///
-    /// A row that waits for its turn has no place, so rows that wait never keep others from being worked on.
+    /// A row that waits for its turn has no place, so it never keeps others from being worked on.
     pub async fn work(mut self) {
         if let Some(lane) = self.lane.as_mut().filter(|lane| lane.is_behind_another()) {
             self.held.give_place_back();
@@ -52,7 +51,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         }
     }
 
-    /// Makes the calls that the rules ask for, until the row is settled or a reason to leave it is found.
+    /// Makes the calls that [`next`] asks for, until the row is settled or has to be left.
     async fn settle(&mut self) -> Result<Outcome, Reason> {
         let was_published = self.pod.has_published(self.change, self.lease);
         let mut known = if was_published {
@@ -129,7 +128,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
         }
     }
 
-    /// The topic has accepted every event: from now on the row only has to be deleted.
+    /// The topic has accepted every event. From now on, the row only has to be deleted.
     fn published(&self, known: &Known) {
         if self.lease.remaining(Instant::now()).is_zero() {
             let metrics = &self.pod.metrics;
@@ -150,7 +149,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
     }
 
     async fn delete(&mut self) -> Result<(), Reason> {
-        // The next row of the offender need not wait for this.
+        // The next row of the offender need not wait for the delete.
         self.lane = None;
         self.settling_call(Step::Delete).await?;
         if let Some(change) = self.change {
@@ -159,17 +158,17 @@ impl<U: Updates, T: Topic> Row<U, T> {
         Ok(())
     }
 
-    /// Marks the row as permanently failed, unless too many rows were.
+    /// Marks the row as permanently failed, unless the brake is on.
     async fn mark_as_failed(&mut self) -> Result<(), Reason> {
         self.lane = None;
-        if !self.pod.may_give_up_a_row(Instant::now()) {
+        if !self.pod.may_mark_a_row(Instant::now()) {
             return Err(Reason::Brake);
         }
         self.settling_call(Step::MarkAsFailed).await
     }
 
     async fn settling_call(&mut self, step: Step) -> Result<(), Reason> {
-        // Nothing can be done for a row without an id, which is not published either.
+        // A row without an id can be neither marked nor deleted.
         let row = self.offender_delta_id().ok_or(Reason::Unreadable)?;
         let pod = self.pod.clone();
         let done = match step {

@@ -1,4 +1,4 @@
-//! One line in the log for each row that this pod no longer holds: which row, what became of it, and why.
+//! One line in the log for each row that this pod no longer holds: which row, how it ended, and why.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::lease::Lease;
 use crate::offender_update::ClaimedRow;
 use crate::outcome::Outcome;
 
-/// Writes the line. Ids of Delius and event types are in it; CRNs and prison numbers never are.
+/// Writes the line. It has ids of Delius and event types, but never a CRN or prison number.
 pub fn log(
     row: &ClaimedRow,
     event_type: Option<&str>,
@@ -42,7 +42,7 @@ pub fn log(
             outcome = outcome.name(),
             milliseconds,
             cause,
-            "row marked as permanently failed: its change is not published"
+            "row marked as permanently failed: its events are never published"
         ),
         // Without an id the service cannot mark it.
         Outcome::LeftLocked(reason) if reason.is_second_chance() && offender_delta_id.is_some() => {
@@ -54,7 +54,7 @@ pub fn log(
                 milliseconds,
                 cause,
                 comes_back_at = %comes_back_at(lease),
-                "row left locked: the service gives it up if this is still so when it comes back"
+                "row left locked: if this is still so when it comes back, the service marks it as permanently failed"
             );
         }
         Outcome::LeftLocked(_) => tracing::warn!(
@@ -70,7 +70,7 @@ pub fn log(
     }
 }
 
-/// In whole seconds of UTC, as the log's own times.
+/// In whole seconds of UTC, like the log's own times.
 pub fn comes_back_at(lease: Lease) -> Timestamp {
     let now = Timestamp::now();
     let at = now

@@ -1,4 +1,4 @@
-//! When polls happen, over traits that have nothing to do.
+//! When polls happen, with a source and a topic that do nothing.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Topic for Nothing {
     }
 }
 
-/// One row, for which nothing can be done without a panic.
+/// A row whose every call panics.
 #[derive(Clone)]
 struct PanicOnce(Arc<Mutex<Option<ClaimedRow>>>);
 
@@ -82,7 +82,7 @@ fn settings() -> PollerSettings {
     }
 }
 
-/// The times of the polls within a minute and a half, from the start on.
+/// The times of the polls in the first minute and a half.
 async fn polls(source: Nothing) -> Vec<Duration> {
     let metrics = Arc::new(Metrics::new().unwrap());
     let poller = Poller::new(source.clone(), source.clone(), settings(), metrics.clone());
@@ -99,7 +99,7 @@ async fn polls(source: Nothing) -> Vec<Duration> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_poll_is_at_once_the_second_at_any_time_and_then_one_an_interval() {
+async fn the_first_poll_is_immediate_and_the_second_at_a_random_time() {
     let mut second = Vec::new();
     for _ in 0..10 {
         let polls = polls(Nothing::default()).await;
@@ -117,7 +117,7 @@ async fn the_first_poll_is_at_once_the_second_at_any_time_and_then_one_an_interv
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_poll_is_followed_by_the_next_interval_or_later_if_asked_to_wait() {
+async fn after_a_failed_poll_the_next_waits_for_retry_after() {
     let refuses = CallError {
         retry_after: Some(Duration::from_secs(40)),
         ..CallError::new(CallErrorKind::Unavailable, "answered 503")
@@ -145,7 +145,7 @@ async fn a_lost_race_is_followed_by_another_try_within_the_same_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_whose_task_panics_is_counted_gives_its_place_back_and_stops_nothing() {
+async fn a_panicked_row_returns_its_place_and_stops_nothing() {
     let row = br#"{"offenderDeltaId":7,"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT",
         "sourceTable":"ALIAS","sourceRecordId":3,"failedUpdate":false}"#;
     let source = PanicOnce(Arc::new(Mutex::new(ClaimedRow::from_json(row).unwrap())));
@@ -190,7 +190,7 @@ async fn community_api_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_without_an_answer_is_given_up_counted_and_not_repeated_at_once() {
+async fn an_unanswered_claim_is_counted_and_not_repeated_immediately() {
     let source = Nothing {
         hangs: true,
         ..Nothing::default()
@@ -203,7 +203,7 @@ async fn a_claim_without_an_answer_is_given_up_counted_and_not_repeated_at_once(
         stop.cancel();
     };
     tokio::join!(poller.run(&stop), ended);
-    // After 35 s each, with an interval between them; the third is still under way when the grace period ends.
+    // After 35 s each, with an interval between them. The third is still under way when the grace period ends.
     assert_eq!(metrics.polls.get(), 3);
     assert_eq!(metrics.claims_without_answer.get(), 2);
     assert_eq!(source.asked.lock().unwrap().len(), 3);

@@ -1,5 +1,5 @@
-//! The way of log lines to standard output: a bounded buffer and a thread that writes it, so that nothing else ever waits for
-//! whoever reads the log.
+//! Writes log lines to standard output: a bounded buffer and a thread that writes it, so that nothing waits for the
+//! reader of the log.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,14 +9,13 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::IntCounter;
 
-/// The bytes that wait at most, beside as many that are being written.
+/// The most bytes that wait. As many more may be with the thread that writes.
 pub const CAPACITY: usize = 512 * 1024;
-/// How long the thread collects lines to write them at once: being woken for each line costs more than the line.
+/// How long the thread collects lines before it writes them. Waking it for each line costs more than the line.
 const COLLECTED_FOR: Duration = Duration::from_millis(10);
-/// How long the thread waits for lines at most.
+/// The longest time that the thread waits for lines.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Lines that wait to be written.
 #[derive(Debug)]
 pub struct Lines {
     state: Mutex<State>,
@@ -29,12 +28,12 @@ pub struct Lines {
 struct State {
     waiting: Vec<u8>,
     is_writing: bool,
-    /// Lines that were lost, and the log does not say so yet.
+    /// Lines that were lost and not yet reported in the log.
     lost: u64,
 }
 
 impl Lines {
-    /// No lines yet. `lost` counts those that find no room, or cannot be written.
+    /// `lost` counts lines that do not fit, or cannot be written.
     pub fn new(capacity: usize, lost: IntCounter) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -44,11 +43,8 @@ impl Lines {
         })
     }
 
-    /// Starts the thread that writes them to `out`. Each second, or more often, it calls `tick` with the number of lines that were
-    /// lost before the log flowed again, mostly 0.
-    ///
-    /// # Errors
-    /// If the system has no more threads.
+    /// Starts the thread that writes the lines to `out`. At least once a second, it calls `tick` with the number of
+    /// lines that were lost before the log flowed again. That is usually 0.
     pub fn write_to(
         self: &Arc<Self>,
         out: impl Write + Send + 'static,
@@ -68,7 +64,7 @@ impl Lines {
                 thread::sleep(COLLECTED_FOR);
             }
             let lost = self.take(&mut batch, flows);
-            // There is room now for the lines that this writes.
+            // There is now room for lines that this writes.
             tick(lost);
             if !batch.is_empty() {
                 flows = out.write_all(&batch).and_then(|()| out.flush()).is_ok();
@@ -82,7 +78,7 @@ impl Lines {
         self.wait_while(is_empty, limit)
     }
 
-    /// Takes all lines, and tells how many were lost if the log flows.
+    /// Takes all lines. If the log flows, it also returns how many were lost.
     fn take(&self, batch: &mut Vec<u8>, flows: bool) -> u64 {
         batch.clear();
         let mut state = self.lock();
@@ -116,7 +112,7 @@ impl Lines {
         self.wait_while(is_busy, limit);
     }
 
-    /// Waits for the state to change; whether that happened within the limit.
+    /// Waits until the state changes. Returns whether that happened within the limit.
     fn wait_while(&self, is_same: impl FnMut(&mut State) -> bool, limit: Duration) -> bool {
         let waited = self
             .changed
@@ -129,14 +125,13 @@ impl Lines {
     }
 }
 
-/// Each write is a line.
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.lock();
         if state.waiting.len() + line.len() > self.capacity {
             self.lose(&mut state, 1);
         } else {
-            // The thread waits for nothing but the first line.
+            // The thread waits only for the first line.
             if state.waiting.is_empty() {
                 self.changed.notify_all();
             }
@@ -159,7 +154,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// A log that takes a write only when it is read.
+    /// A log that accepts a write only when it is read.
     struct Pipe(SyncSender<String>);
 
     impl Write for Pipe {
@@ -197,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_no_one_reads_holds_up_no_one_and_what_is_lost_is_counted() {
+    fn an_unread_log_blocks_nothing_and_lost_lines_are_counted() {
         let (lines, lost) = lines(4);
         let (log, losses) = piped(&lines);
         say(&lines, "a\n");
-        // Being written, until somebody reads.
+        // Being written until someone reads.
         while !lines.lock().is_writing {
             thread::yield_now();
         }
@@ -209,7 +204,7 @@ mod tests {
             say(&lines, line);
         }
         assert_eq!(lost.get(), 2);
-        // The end does not wait for ever either.
+        // The end of the process does not wait forever either.
         lines.finish(Duration::from_millis(1));
         assert_eq!(log.recv_timeout(PATIENCE).unwrap(), "a\n");
         assert_eq!(losses.recv_timeout(PATIENCE).unwrap(), 2);

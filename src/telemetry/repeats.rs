@@ -1,6 +1,7 @@
-//! Sums up warnings and errors of one kind that repeat, so that an incident with 20,000 rows is not 20,000 lines.
+//! Sums up repeated warnings and errors of one kind, so that an incident with 20,000 rows is not 20,000 lines.
 //!
-//! A kind is a place in the code. Lines below WARN are not summed up: at normal rates they are one for each row, and wanted.
+//! A kind is a place in the code. Lines below WARN are not summed up: there is normally one per row, and operators need
+//! them.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
@@ -15,12 +16,12 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// Lines of a kind that are logged within a window: enough to see whether the rows in trouble have anything in common.
+/// The lines of a kind that are logged within a window: enough to see what rows in trouble have in common.
 const SHOWN: u64 = 20;
-/// So that a kind that never stops costs two lines a second.
+/// With 20 lines per window, a kind that never stops costs two lines per second.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What has been logged lately, by kind. A clone is another handle to the same.
+/// What was logged recently, by kind. A clone is another handle to the same.
 #[derive(Clone, Debug, Default)]
 pub struct Repeats(Arc<Mutex<HashMap<Identifier, Kind>>>);
 
@@ -32,7 +33,6 @@ struct Kind {
     message: String,
 }
 
-/// The text of an event, without its fields.
 #[derive(Default)]
 struct Message(String);
 
@@ -57,12 +57,12 @@ impl Repeats {
         kind.lines <= SHOWN
     }
 
-    /// Logs how many lines were left out, for each kind whose window is over.
+    /// Logs how many lines were left out, for each kind whose window has ended.
     pub fn sum_up(&self) {
         self.sum_up_where(|kind| kind.since.elapsed() >= WINDOW);
     }
 
-    /// The same for each kind, at the end.
+    /// Does the same for every kind when the process ends.
     pub fn sum_up_all(&self) {
         self.sum_up_where(|_| true);
     }
@@ -73,21 +73,20 @@ impl Repeats {
             .extract_if(|_, kind| is_over(kind))
             .map(|(_, kind)| kind)
             .collect();
-        // Logging looks at the kinds.
+        // Logging locks the kinds, too.
         drop(kinds);
         for kind in over.iter().filter(|kind| kind.lines > SHOWN) {
-            kind.tell();
+            kind.log();
         }
     }
 }
 
-/// Warnings and errors, other than the sums.
 fn can_be_left_out(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::WARN && metadata.target() != module_path!()
 }
 
 impl Kind {
-    fn tell(&self) {
+    fn log(&self) {
         let more = self.lines - SHOWN;
         let seconds = self.since.elapsed().as_secs();
         let Self { level, message, .. } = self;
@@ -100,7 +99,7 @@ impl Kind {
 }
 
 impl<S> Filter<S> for Repeats {
-    /// The event decides, which comes later.
+    /// `event_enabled` decides, which is called later.
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
@@ -151,7 +150,7 @@ mod tests {
     }
 
     impl Log {
-        /// The lines since the last time.
+        /// The lines since the last call.
         fn lines(&self) -> Vec<String> {
             let bytes = std::mem::take(&mut *self.0.lock());
             let text = String::from_utf8(bytes).unwrap();

@@ -1,4 +1,5 @@
-//! What the errors of SNS and of its SDK mean: whether the events may be on the topic, whose fault it is, and what the log says.
+//! What errors of SNS and its SDK mean: whether the events may be on the topic, whether the message is at fault, and
+//! what is logged.
 
 use std::error::Error;
 
@@ -9,7 +10,7 @@ use aws_sdk_sns::types::BatchResultErrorEntry;
 use crate::http::{cause_of, causes, printable};
 use crate::ports::{CallError, CallErrorKind};
 
-/// What it means that SNS refused one event of a batch.
+/// SNS refused one event of a batch.
 pub fn entry_error(failed: &BatchResultErrorEntry) -> CallError {
     CallError::new(
         meaning_of(failed.code()),
@@ -21,7 +22,7 @@ pub fn entry_error(failed: &BatchResultErrorEntry) -> CallError {
     )
 }
 
-/// What it means that a call failed as a whole.
+/// The call failed as a whole.
 pub fn call_error<E>(error: &SdkError<E>) -> CallError
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -32,7 +33,7 @@ where
             match answer.err().code() {
                 Some(code) => {
                     let kind = match meaning_of(code) {
-                        // It went wrong somewhere in SNS, perhaps after the events were accepted.
+                        // Something failed in SNS, perhaps after it had accepted the events.
                         CallErrorKind::Unavailable if status >= 500 || code == "RequestTimeout" => {
                             CallErrorKind::AnswerLost
                         }
@@ -46,18 +47,17 @@ where
                 None if status == 429 => {
                     CallError::new(CallErrorKind::Contended, "SNS answered 429")
                 }
-                // Not SNS' own words, but perhaps a proxy's in front of it, or a 200 that cannot be read.
+                // Not from SNS, but perhaps from a proxy before it, or an unreadable 200.
                 None if !(300..500).contains(&status) => CallError::new(
                     CallErrorKind::AnswerLost,
-                    format!("SNS answered {status} and nothing readable"),
+                    format!("SNS answered {status} with an unreadable body"),
                 ),
                 None => CallError::unavailable(format!("SNS answered {status}")),
             }
         }
-        SdkError::ResponseError(_) => CallError::new(
-            CallErrorKind::AnswerLost,
-            "SNS gave an answer that cannot be read",
-        ),
+        SdkError::ResponseError(_) => {
+            CallError::new(CallErrorKind::AnswerLost, "the answer of SNS is unreadable")
+        }
         SdkError::TimeoutError(_) => {
             CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")
         }
@@ -65,7 +65,7 @@ where
             CallErrorKind::Unauthorised,
             format!("SNS: {}", cause_of(error)),
         ),
-        // Not from the HTTP client, so that nothing was sent: the SDK's cache of credentials stopped waiting for them.
+        // Not from the HTTP client, so nothing was sent: the SDK's cache of credentials stopped waiting for them.
         SdkError::DispatchFailure(failure) if failure.is_other() => {
             CallError::new(CallErrorKind::Unauthorised, "SNS: no credentials in time")
         }
@@ -77,14 +77,14 @@ where
             };
             CallError::new(kind, format!("SNS: {}", cause_of(error)))
         }
-        // The request could not even be made. The SDK's words for that may hold all of it.
+        // The request could not be built. The SDK's text may contain all of it.
         _ => CallError::unavailable(
             "SNS: the request could not be made; check the address of SNS and the credentials",
         ),
     }
 }
 
-/// SNS' own words, which hold nothing of the request.
+/// The message of SNS, which contains nothing of the request.
 fn said(message: Option<&str>) -> String {
     message.map_or_else(String::new, |message| format!(": {}", printable(message)))
 }
@@ -93,7 +93,6 @@ fn no_credentials(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(<dyn Error>::is::<CredentialsError>)
 }
 
-/// Whether the request failed while connecting.
 fn never_sent(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|error| {
         error
@@ -102,20 +101,19 @@ fn never_sent(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// What an error code of SNS means, for a whole call or an entry of a batch. Source: the API reference of SNS, Publish and
-/// `PublishBatch`, and its common errors. The code alone decides: `KMSThrottling` says of itself that it is the sender's fault.
+/// What an error code of SNS means, for a whole call or one entry of a batch. Source: the API reference of SNS, Publish
+/// and `PublishBatch`, and its common errors. Only the code counts: `KMSThrottling` claims to be the sender's fault.
 fn meaning_of(code: &str) -> CallErrorKind {
     known_code(code).map_or(CallErrorKind::Unavailable, |(_, kind)| *kind)
 }
 
-/// The code in the table.
 fn known_code(code: &str) -> Option<&'static (&'static str, CallErrorKind)> {
-    // Some protocols add a suffix to the same codes.
+    // Some protocols add a suffix to the codes.
     let code = code.strip_suffix("Exception").unwrap_or(code);
     CODES.iter().find(|(known, _)| *known == code)
 }
 
-/// An error code as a metric's label, of which there must not be arbitrarily many.
+/// An error code as a metric's label. Labels must come from a fixed list.
 pub fn code_label(code: Option<&str>) -> &'static str {
     match code {
         None => "no_answer",
@@ -123,7 +121,7 @@ pub fn code_label(code: Option<&str>) -> &'static str {
     }
 }
 
-/// Any other code is taken for [`CallErrorKind::Unavailable`]: it may work later.
+/// Any other code counts as [`CallErrorKind::Unavailable`]: it may work later.
 const CODES: &[(&str, CallErrorKind)] = &[
     ("Throttled", CallErrorKind::Contended),
     ("Throttling", CallErrorKind::Contended),
@@ -164,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_codes_mean_what_the_contract_says_whatever_their_suffix() {
+    fn error_codes_have_one_meaning_with_any_suffix() {
         use CallErrorKind::{Contended, Refused, Unauthorised, Unavailable};
         for (codes, meaning) in [
             (

@@ -1,14 +1,14 @@
-//! Which content type a request asks for: the Accept header of RFC 9110, section 12.5.1.
+//! Which content type a request prefers: the Accept header of RFC 9110, section 12.5.1.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
-/// Whether a request wants `other` more than `usual`, which is for everyone who has no preference.
+/// Whether a request prefers `other` to `usual`, which is for callers without a preference.
 pub fn prefers(headers: &HeaderMap, other: &str, usual: &str) -> bool {
     weight(headers, other) > weight(headers, usual)
 }
 
-/// The quality of a content type, then how exactly the request names it. The range that names it best decides.
+/// The quality of a content type, then how exactly the request names it. The most exact range decides.
 fn weight(headers: &HeaderMap, content_type: &str) -> (f32, u8) {
     let named = headers
         .get_all(ACCEPT)
@@ -40,7 +40,7 @@ fn exactness(range: &str, content_type: &str) -> Option<u8> {
     }
 }
 
-/// 1 if it is not given, 0 if it cannot be read.
+/// 1 if it is missing, 0 if it is unreadable.
 fn quality(parameters: &str) -> f32 {
     let given = parameters.split(';').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_is_chosen_by_quality_then_by_how_exactly_it_is_named() {
+    fn quality_decides_first_and_then_the_more_exact_range() {
         for (accept, is_preferred) in [
             (&[][..], false),
             (&["*/*"], false),

@@ -1,4 +1,4 @@
-//! The open connections of a port. There are never more than its limit: one more closes the one that has been idle for longest.
+//! The open connections of a port. At the limit, a new one closes the one that has been idle for longest.
 //!
 //! A connection is idle from its start to its first request, and between requests.
 
@@ -10,41 +10,37 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How many there are, and which of them are idle.
 #[derive(Debug)]
 pub struct Connections {
     limit: usize,
     open: Mutex<Open>,
-    /// Tells that one ended or became idle.
+    /// Wakes waiting connections when one has ended or become idle.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Open {
-    /// All that hold a descriptor.
+    /// All that have a descriptor.
     count: usize,
-    /// Those of them that were closed to make room and have not ended yet: at most one, so that no more are closed than needed.
+    /// Those that were closed for others and have not ended yet. At most one, so that no more are closed than needed.
     closing: usize,
-    /// Those that are idle, by their turn to be closed.
+    /// Those that are idle, by the order in which to close them.
     idle: BTreeMap<u64, CancellationToken>,
     last_turn: u64,
 }
 
-/// A connection, open until this is dropped.
 #[derive(Debug)]
 pub struct Connection {
     all: Arc<Connections>,
     turn: AtomicU64,
-    /// Cancelled when another connection needs the room.
+    /// Cancelled when another connection needs the place.
     pub close: CancellationToken,
 }
 
-/// A request under way.
 #[derive(Debug)]
 pub struct Request<'a>(&'a Connection);
 
 impl Connections {
-    /// None yet.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -53,7 +49,7 @@ impl Connections {
         })
     }
 
-    /// Counts one more, once there is room. That takes as long as a request if all have one.
+    /// Opens one more, once there is a place. If all connections have a request, that takes as long as a request.
     pub async fn open(self: &Arc<Self>) -> Connection {
         loop {
             if let Some(connection) = self.try_open() {
@@ -93,7 +89,7 @@ impl Open {
         }
     }
 
-    /// Takes a turn for a connection that has become idle.
+    /// Queues a connection that has become idle.
     fn idle(&mut self, close: CancellationToken) -> u64 {
         self.last_turn += 1;
         self.idle.insert(self.last_turn, close);
@@ -102,7 +98,7 @@ impl Open {
 }
 
 impl Connection {
-    /// Starts a request. Until its answer, the connection is not idle.
+    /// Starts a request. The connection is not idle until its answer.
     pub fn request(&self) -> Request<'_> {
         let turn = self.turn.load(Ordering::Relaxed);
         self.all.lock().idle.remove(&turn);
@@ -152,9 +148,9 @@ mod tests {
     fn at_the_limit_the_longest_idle_connection_makes_room() {
         let connections = Connections::new(3);
         let [first, second, third] = [(); 3].map(|()| opened(&connections).unwrap());
-        // The first is idle anew, so the second has been for longest.
+        // The first has just been used, so the second has been idle for longest.
         drop(first.request());
-        // However often somebody looks whether there is room, one makes it.
+        // Asking twice still closes only one connection.
         assert!(opened(&connections).is_none() && opened(&connections).is_none());
         assert_eq!(
             [&first, &second, &third].map(is_closed),
@@ -177,7 +173,7 @@ mod tests {
         drop(of_first);
         assert!(opened(&connections).is_none());
         assert_eq!([&first, &second].map(is_closed), [true, false]);
-        // A request that begins while its connection is being closed changes nothing.
+        // A request that starts while its connection is being closed changes nothing.
         drop(first.request());
         drop(first);
         assert!(opened(&connections).is_some());

@@ -1,5 +1,5 @@
-//! What the service is from outside, in OpenAPI: its endpoints, its messages and how to get them; and Swagger UI to read it
-//! with. All of it works offline.
+//! The service from outside, in OpenAPI: its endpoints, its messages and how to get them. Swagger UI shows it. All of
+//! it works offline.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -18,7 +18,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::messages::{GenericMessage, SpecificMessage, markdown_table};
 use crate::event::mappings::{GENERIC_EVENT_TYPE, GENERIC_RAISED_WHEN};
 
-/// The description of everything except the endpoints. The routes that are served add those.
+/// The description without the endpoints. The routes that are served add those.
 pub fn description(version: &str) -> OpenApi {
     let text = include_str!("openapi.md").replace("{events}", &markdown_table());
     let components = ComponentsBuilder::new()
@@ -76,22 +76,21 @@ fn message(schema: &str, summary: &str) -> OperationBuilder {
         .tag("messages on the topic")
         .request_body(Some(
             RequestBodyBuilder::new()
-                .description(Some("The message, as SNS hands it to subscribed queues"))
+                .description(Some("The message as SNS delivers it to subscribed queues"))
                 .content("application/json", body)
                 .build(),
         ))
         .response(
             "200",
             ResponseBuilder::new()
-                .description("Deleting the message from the queue is the answer")
+                .description("Delete the message from the queue to acknowledge it")
                 .build(),
         )
 }
 
-/// One file of Swagger UI: its path, content type, bytes, and whether they are compressed.
 type File = (&'static str, &'static str, &'static [u8], bool);
 
-/// What a browser loads. The large ones are in the binary as gzip files only, which every browser takes.
+/// What a browser loads. The large files are in the binary as gzip only, which every browser accepts.
 const SWAGGER_UI: [File; 5] = [
     (
         "/swagger-ui/index.html",
@@ -125,11 +124,11 @@ const SWAGGER_UI: [File; 5] = [
     ),
 ];
 
-/// Swagger UI sets styles on its elements, and its icons are data. All else comes from this origin, and no page may frame it.
+/// Swagger UI sets styles on its elements, and its icons are data. Everything else comes from this origin, and no page
+/// may frame it.
 const SWAGGER_UI_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The pages that show a finished description.
 pub fn pages<S: Clone + Send + Sync + 'static>(description: &OpenApi) -> Router<S> {
     // Nothing in it can fail to become JSON.
     let json = Bytes::from(serde_json::to_vec(description).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! What subscribers read of the messages on the topic: their schemas and the table of events.
+//! The messages on the topic as subscribers read about them: their schemas and the table of events.
 
 use utoipa::ToSchema;
 
@@ -45,7 +45,7 @@ pub struct SpecificMessage {
     event_datetime: String,
 }
 
-/// The table of events in Markdown, as docs/subscribing.md and the OpenAPI description show it.
+/// The table of events in Markdown. docs/subscribing.md and the OpenAPI description show it.
 #[must_use]
 pub fn markdown_table() -> String {
     let head = format!(

@@ -1,7 +1,8 @@
-//! Serves a router on a port, so that callers who misbehave take neither descriptors nor memory nor the probes' answers.
+//! Serves a router on a port. Callers that misbehave can exhaust neither descriptors nor memory, and cannot delay
+//! probes.
 //!
-//! It speaks HTTP/1.1 only. The answers that hyper gives by itself to what is no HTTP (400, 414, 431) have no security
-//! headers: hyper has no hook for that.
+//! It speaks HTTP/1.1 only. hyper itself answers requests that are not HTTP (400, 414, 431), without security headers,
+//! and has no hook for that.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,22 +24,22 @@ use tokio_util::task::TaskTracker;
 
 use super::connections::{Connection, Connections};
 
-/// What one port allows.
+/// The limits of one port.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at once. One more closes the one that has been without a request for longest.
+    /// Connections open at once. One more closes the one that has been idle for longest.
     pub connections: usize,
-    /// Until a request's header must be complete, from the connection's start or the answer before. So it is the longest time
-    /// that a connection may be idle, too.
+    /// The time for a request's header, from the connection's start or the answer before. So it also limits how long a
+    /// connection may be idle.
     pub header_timeout: Duration,
-    /// How long a connection is kept, whatever it is used for. Then it has as long as for a header to take the answer under way.
+    /// How long a connection is kept, even in use. It then has the time of a header for the current answer.
     pub lifetime: Duration,
-    /// The bytes that a request's header may have, and that wait for the network in each direction.
+    /// The bytes of a request's header, and the bytes that wait for the network in each direction.
     pub buffer: usize,
 }
 
 impl Limits {
-    /// The limits of each of two ports at most: together they leave half of the descriptors to the poller.
+    /// The limits of each port. Two ports together leave half of the descriptors to the poller.
     #[must_use]
     pub fn within_descriptor_limit() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -52,7 +53,7 @@ impl Limits {
     }
 }
 
-/// Lets the process open as many files and connections as it may.
+/// Raises the limit of open files to what the system allows.
 pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -60,14 +61,11 @@ pub fn raise_descriptor_limit() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+        tracing::warn!(%error, "the limit of open files cannot be raised: the service keeps fewer connections open");
     }
 }
 
 /// Listens on a port for IPv6 and IPv4, or for IPv4 only on a machine without IPv6.
-///
-/// # Errors
-/// If the port is taken, or may not be used.
 pub fn listen(port: u16) -> io::Result<TcpListener> {
     let both = listen_on((Ipv6Addr::UNSPECIFIED, port).into());
     match both {
@@ -86,13 +84,13 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v4()?
     };
-    // A port that a stopped process used can be used again at once.
+    // The port of a process that has stopped can be reused at once.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(1024)
 }
 
-/// Serves until `stop`, then ends the connections after the answers that are under way.
+/// Serves until `stop`. It then ends each connection after its current answer.
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
@@ -125,7 +123,7 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-/// Answers the requests of one connection until its end. How it ends is the caller's business.
+/// Answers the requests of one connection until it ends. The caller handles how it ended.
 async fn answer(
     stream: TcpStream,
     service: TowerToHyperService<Router>,
@@ -209,11 +207,11 @@ mod tests {
         TcpStream::connect(address).await.unwrap()
     }
 
-    /// What comes until the server closes the connection.
+    /// What arrives until the server closes the connection.
     async fn rest(mut stream: TcpStream) -> String {
         let mut bytes = Vec::new();
         let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
-        // A connection that is closed with bytes unread is reset.
+        // A connection that is closed with unread bytes is reset.
         let _ = read.expect("the server closes the connection");
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -231,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_half_a_header_and_an_idle_connection_are_given_up() {
+    async fn connections_without_a_complete_header_are_closed() {
         let server = start(Limits {
             header_timeout: Duration::from_millis(50),
             ..LIMITS
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_taken_is_given_up() {
+    async fn a_connection_that_reads_no_answer_is_closed() {
         let server = start(Limits {
             header_timeout: Duration::from_millis(50),
             lifetime: Duration::from_millis(50),
@@ -274,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_at_the_limit_keep_no_one_out() {
+    async fn idle_connections_at_the_limit_block_no_new_one() {
         let server = start(LIMITS);
         let mut friend = sent(&server, REQUEST).await;
         assert!(is_answered(&mut friend).await);
@@ -284,7 +282,7 @@ mod tests {
             let mut probe = sent(&server, REQUEST).await;
             assert!(is_answered(&mut probe).await);
         }
-        // Those that have been without a request for longest had to go.
+        // The connections that had been idle for longest were closed.
         assert!(rest(friend).await.ends_with("hello"));
         for stranger in strangers.into_iter().take(16) {
             assert_eq!(rest(stranger).await, "");

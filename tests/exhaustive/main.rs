@@ -45,7 +45,7 @@ enum Action {
     Stop(usize),
     Die(usize),
     Jump(u64),
-    /// Nobody can do anything until the next event.
+    /// No one can do anything until the next event.
     Quiet,
 }
 

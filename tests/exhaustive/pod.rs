@@ -22,7 +22,7 @@ pub struct Pod {
     places: Places,
     brake: Brake,
     published: PublishedRows,
-    /// What has happened in the lane of each offender since it was empty: rows join (`None`), or leave. `Lanes` is no value,
+    /// What has happened in the lane of each offender since it was empty: rows join (`None`), or leave. `Lanes` is not a value,
     /// so it is made again from this.
     lanes: [Vec<Option<usize>>; 2],
     pub claim: Option<Claim>,
@@ -109,7 +109,7 @@ impl Pod {
         task.standing != Standing::Waiting || self.has_turn(task) && has_place()
     }
 
-    /// When the clock of the places lets somebody go on.
+    /// When the clock of the places lets a row go on.
     pub fn next_tick(&self, now: Instant) -> Option<Instant> {
         let mut tasks = self.tasks.iter();
         let waiting = tasks.find(|task| task.standing == Standing::Waiting);

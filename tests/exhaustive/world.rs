@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    /// What `nextUpdate` reads: the oldest row that nobody has claimed, or else one whose lock is over.
+    /// What `nextUpdate` reads: the oldest row that no one has claimed, or else one whose lock is over.
     pub fn oldest(&self) -> Option<usize> {
         let is_over =
             |&status: &_| matches!(status, Status::InProgress(at) if at + LOCK <= self.now);

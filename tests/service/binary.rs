@@ -1,4 +1,4 @@
-//! The service as a process of its own.
+//! The service in a separate process.
 
 use std::process::{Output, Stdio};
 
@@ -7,13 +7,13 @@ use sandbox::Sandbox;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-/// The service in a process of its own. What it prints is read all the time: a full pipe would hold it up.
+/// The service in a separate process. Its output is read all the time, since a full pipe would block it.
 pub struct Service {
     id: u32,
     output: JoinHandle<Output>,
 }
 
-/// As cargo has built it for these tests. Those of e2e have it under another name.
+/// The path of the binary. Tests of e2e have it under another name.
 pub const SERVICE: &str = match (
     option_env!("CARGO_BIN_EXE_probation-offender-events"),
     option_env!("CARGO_BIN_EXE_e2e-service"),

@@ -1,4 +1,4 @@
-//! `check` and `config`: what they print and how they end. Nothing is claimed, nothing published, nothing secret printed.
+//! `check` and `config`: what they print and how they end. They claim and publish nothing, and print no secret.
 
 use crate::binary::{command, text};
 use crate::ingestion::{Answer, Ingestion, KEY};
@@ -15,7 +15,7 @@ struct Checked {
     code: Option<i32>,
 }
 
-/// Runs `check` beside a row that waits.
+/// Runs `check` while a row waits.
 async fn check(sandbox: &Sandbox, more: &[(&str, &str)]) -> Checked {
     check_with(sandbox, &[], more).await
 }
@@ -45,14 +45,13 @@ async fn check_with(sandbox: &Sandbox, arguments: &[&str], more: &[(&str, &str)]
 }
 
 impl Checked {
-    /// What is said about something.
     fn of(&self, what: &str) -> &str {
         let line = |line: &&String| line.split_whitespace().nth(1) == Some(what);
         let line = self.lines.iter().find(line);
         line.unwrap_or_else(|| panic!("no {what} in {:#?}", self.lines))
     }
 
-    /// Asserts that this has failed with these words, and nothing else has failed.
+    /// Asserts that this check has failed with these words, and no other.
     fn assert_failed(&self, what: &str, words: &str) {
         assert_eq!(self.of(what), format!("FAILED  {what:<13}  {words}"));
         let failed = self.lines.iter().filter(|line| line.starts_with("FAILED"));
@@ -87,12 +86,12 @@ async fn a_wrong_secret_is_a_failed_token() {
     let wrong = [("OAUTH_CLIENT_SECRET", "hush-hush")];
     check(&sandbox, &wrong).await.assert_failed(
         "token",
-        "no token from hmpps-auth: answered 401: are OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET right?",
+        "no token from hmpps-auth: answered 401: check OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET",
     );
 }
 
 #[tokio::test]
-async fn a_token_without_a_role_names_the_role_and_what_it_is_for() {
+async fn a_missing_role_is_named_with_its_purpose() {
     let sandbox = sandbox().await;
     sandbox.auth().set_roles(vec!["ROLE_COMMUNITY".into()]);
     check(&sandbox, &[]).await.assert_failed(
@@ -113,7 +112,7 @@ async fn a_token_without_a_role_names_the_role_and_what_it_is_for() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_no_jwt_is_told_by_community_api() {
+async fn an_opaque_token_is_checked_by_community_api() {
     let sandbox = sandbox().await;
     let token = r#"{"access_token":"hush","token_type":"bearer","expires_in":3600}"#;
     sandbox
@@ -138,7 +137,7 @@ async fn an_offender_is_asked_for_by_id() {
     let checked = check_with(&sandbox, &["--offender-id", "987654"], &[]).await;
     checked.assert_failed(
         "offender",
-        "identifiers answered 404: offender 987654 is not visible to community-api, so its changes will be given up; ask the community-api team why",
+        "identifiers answered 404: offender 987654 is not visible to community-api, so its rows will be marked as permanently failed; ask the community-api team why",
     );
     sandbox.faults().inject(Rule {
         offender_id: Some(1),
@@ -180,7 +179,7 @@ async fn a_topic_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn credentials_without_permission_are_told_with_their_holder() {
+async fn missing_permissions_are_shown_with_the_role() {
     let sandbox = sandbox().await;
     let url = sandbox.sns_url();
     let aws = [
@@ -194,7 +193,7 @@ async fn credentials_without_permission_are_told_with_their_holder() {
             "HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY",
             "hush-hush",
         ),
-        // As the SDK would have it for AWS itself.
+        // Like the SDK for AWS itself.
         ("AWS_ENDPOINT_URL", &url),
     ];
     let holder = "the credentials are those of arn:aws:iam::000000000000:user/sandbox";
@@ -268,7 +267,7 @@ async fn application_insights_is_asked_with_nothing() {
 }
 
 #[tokio::test]
-async fn an_unreachable_localstack_is_told_with_its_address() {
+async fn an_unreachable_localstack_is_shown_with_its_address() {
     let sandbox = sandbox().await;
     let url = format!("http://127.0.0.1:{}", free_port());
     let variables = [("HMPPS_SQS_LOCALSTACKURL", url.as_str())];
@@ -282,7 +281,7 @@ async fn an_unreachable_localstack_is_told_with_its_address() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_as_at_the_start() {
+async fn check_reports_a_bad_configuration_like_a_start() {
     for argument in ["check", "config"] {
         let output = command().arg(argument).output().await.unwrap();
         assert_eq!(output.status.code(), Some(64), "{argument}");

@@ -10,7 +10,7 @@ use sandbox::{Endpoint, Fault};
 const INSIGHTS: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
 
 #[tokio::test]
-async fn a_changed_date_of_birth_becomes_two_events_byte_for_byte_and_the_row_is_deleted() {
+async fn a_changed_date_of_birth_becomes_two_exact_events() {
     let world = World::start().await;
     let sql = "UPDATE offender SET date_of_birth = '1980-02-29' WHERE offender_id = 1";
     world.sandbox.delius().execute(sql).unwrap();
@@ -126,7 +126,7 @@ async fn without_the_setting_or_an_operation_there_is_no_traceparent() {
 }
 
 #[tokio::test]
-async fn every_source_table_raises_its_events_and_a_generic_one_only_where_it_should() {
+async fn every_source_table_raises_exactly_its_events() {
     let world = World::start().await;
     let tables = [
         ("ALIAS", "UPSERT", "OFFENDER_ALIAS_CHANGED", true),
@@ -244,7 +244,7 @@ async fn a_deleted_contact_raises_contact_deleted_if_that_is_switched_on() {
 }
 
 #[tokio::test]
-async fn both_events_of_a_row_go_in_one_request_and_a_row_costs_four_calls() {
+async fn a_row_with_two_events_costs_four_calls() {
     let world = World::start().await;
     for record in 1..=10 {
         world.add(NewUpdate {
@@ -264,7 +264,7 @@ async fn both_events_of_a_row_go_in_one_request_and_a_row_costs_four_calls() {
 }
 
 #[tokio::test]
-async fn an_offender_without_noms_number_and_a_row_without_source_record_leave_the_fields_out() {
+async fn missing_noms_number_and_source_record_leave_their_fields_out() {
     let world = World::start().await;
     world.add(NewUpdate {
         source_record_id: None,
@@ -281,7 +281,7 @@ async fn an_offender_without_noms_number_and_a_row_without_source_record_leave_t
 }
 
 #[tokio::test]
-async fn an_offender_not_found_is_left_at_first_and_given_up_on_its_return() {
+async fn a_row_of_an_unknown_offender_is_left_then_marked() {
     let sandbox = sandbox().await;
     sandbox
         .delius()
@@ -301,7 +301,7 @@ async fn an_offender_not_found_is_left_at_first_and_given_up_on_its_return() {
         "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
     );
     world.sandbox.delius().execute(&expire).unwrap();
-    crate::world::eventually("the row is given up", async || {
+    crate::world::eventually("the row is marked", async || {
         world
             .metric("offender_updates_total{type=\"permanentlyFailed\"}")
             .await
@@ -321,7 +321,7 @@ async fn an_offender_not_found_is_left_at_first_and_given_up_on_its_return() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_gone_when_it_is_deleted_is_settled() {
+async fn a_row_deleted_by_others_is_settled() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -376,11 +376,11 @@ async fn rows_of_one_offender_are_published_in_the_order_of_their_claims() {
             },
         );
     }
-    // Rows created in the same second are claimed in no particular order.
+    // Rows created in the same second are claimed in any order.
     let apart =
         "UPDATE offender_delta SET created_datetime = created_datetime - 100 + source_record_id";
     sandbox.delius().execute(apart).unwrap();
-    // One of the first is slow, and one has to be tried again.
+    // One of the first rows is slow, and one is retried.
     let slow = std::time::Duration::from_millis(300);
     sandbox
         .faults()

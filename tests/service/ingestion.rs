@@ -1,4 +1,4 @@
-//! A stand-in for the ingestion endpoint of Application Insights, which keeps what it accepts.
+//! A stand-in for the ingestion endpoint of Application Insights, which keeps the items that it accepts.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -19,12 +19,12 @@ pub const KEY: &str = "11111111-2222-3333-4444-555555555555";
 
 pub const SAMPLED_OUT: &str = "Telemetry sampled out.";
 
-/// What becomes of the next batches.
+/// The answer to the next batches.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Accept,
     Refuse(u16),
-    /// Status and message of each item, from the first again when there are more items; 200 is accepted.
+    /// Status and message of each item, repeated if there are more items. 200 is accepted.
     Items(&'static [(u16, &'static str)]),
     Redirect(u16, String),
     Hang,
@@ -38,10 +38,10 @@ pub struct Ingestion {
 
 struct Shared {
     accepted: Vec<Value>,
-    /// All that was received, whatever became of it.
+    /// All that was received, accepted or not.
     batches: Vec<Vec<Value>>,
     answer: Answer,
-    /// Then everything is accepted.
+    /// After that, everything is accepted.
     answers_left: usize,
 }
 
@@ -50,7 +50,7 @@ impl Ingestion {
         Self::answering(Answer::Accept, usize::MAX).await
     }
 
-    /// Gives this answer so many times, and then accepts.
+    /// Gives this answer `times` times, and then accepts.
     pub async fn answering(answer: Answer, times: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ingestion = Self {
@@ -81,12 +81,11 @@ impl Ingestion {
         )
     }
 
-    /// Everything that was accepted so far.
     pub fn accepted(&self) -> Vec<Value> {
         self.shared.lock().unwrap().accepted.clone()
     }
 
-    /// All that was received, whatever became of it.
+    /// All that was received, accepted or not.
     pub fn batches(&self) -> Vec<Vec<Value>> {
         self.shared.lock().unwrap().batches.clone()
     }
@@ -100,7 +99,7 @@ impl Ingestion {
         times.into_values().collect()
     }
 
-    /// From now on it sends every caller round in a circle.
+    /// From now on, every answer is a redirect to itself.
     pub fn redirect_to_itself(&self) {
         let here = format!("{}/v2/track", self.address);
         self.shared.lock().unwrap().answer = Answer::Redirect(308, here);

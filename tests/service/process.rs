@@ -11,7 +11,7 @@ use sandbox::{Endpoint, Fault};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn bad_configuration_is_one_message_that_lists_every_fault_and_exit_code_64() {
+async fn a_bad_configuration_lists_every_error_and_exits_with_64() {
     let output = command()
         .env("SERVER_PORT", "http")
         .env("OAUTH_CLIENT_SECRET", "hush-hush")
@@ -42,7 +42,7 @@ async fn bad_configuration_is_one_message_that_lists_every_fault_and_exit_code_6
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named_and_ends_the_process_with_1() {
+async fn a_taken_port_is_named_and_the_exit_code_is_1() {
     let sandbox = sandbox().await;
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -57,9 +57,9 @@ async fn a_port_that_is_taken_is_named_and_ends_the_process_with_1() {
     );
 }
 
-/// The hard limit too, so that the service cannot raise it.
+/// The hard limit as well, so that the service cannot raise it.
 #[tokio::test]
-async fn strangers_take_neither_probes_nor_polls_their_descriptors() {
+async fn many_connections_block_neither_probes_nor_polls() {
     let sandbox = sandbox().await;
     let port = free_port();
     let mut command = command_of("sh");
@@ -69,7 +69,7 @@ async fn strangers_take_neither_probes_nor_polls_their_descriptors() {
         .env("SERVER_PORT", port.to_string());
     let service = Service::spawn(command);
     let url = format!("http://127.0.0.1:{port}/health/liveness");
-    // As the kubelet: each probe on a connection of its own.
+    // Like the kubelet: each probe on a new connection.
     let http = reqwest::Client::builder().pool_max_idle_per_host(0);
     let http = http.timeout(Duration::from_secs(2)).build().unwrap();
     let probe = async || {
@@ -117,7 +117,7 @@ async fn other_signals_and_a_second_sigterm_change_nothing() {
     }
     add(&sandbox, row(2, "ALIAS"));
     sandbox.topic().wait_for(4, PATIENCE).await.unwrap();
-    // Something to settle, so that the second SIGTERM comes before the end.
+    // A row to settle, so that the second SIGTERM comes before the end.
     let faults = sandbox.faults();
     faults.always(
         Endpoint::Identifiers,
@@ -137,7 +137,7 @@ async fn other_signals_and_a_second_sigterm_change_nothing() {
 }
 
 #[tokio::test]
-async fn the_log_has_a_json_line_for_a_row_with_ids_outcome_and_milliseconds() {
+async fn each_row_has_one_json_line_in_the_log() {
     let sandbox = sandbox().await;
     let id = add(&sandbox, row(2, "ALIAS"));
     let service = Service::start(&sandbox, &[]);
@@ -193,7 +193,7 @@ async fn a_table_with_nearly_a_known_name_is_logged_once() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_a_claim_is_logged_with_the_time_of_its_return() {
+async fn a_claim_without_answer_is_logged_with_its_return_time() {
     let sandbox = sandbox().await;
     add(&sandbox, row(1, "ALIAS"));
     sandbox
@@ -207,7 +207,7 @@ async fn a_lost_answer_to_a_claim_is_logged_with_the_time_of_its_return() {
     let printed = text(&service.terminate().await);
     let line = printed
         .lines()
-        .find(|line| line.contains("the answer to a claim was lost"))
+        .find(|line| line.contains("a claim got no answer"))
         .unwrap_or_else(|| panic!("{printed}"));
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     let comes_back_at: jiff::Timestamp = line["comes_back_at"].as_str().unwrap().parse().unwrap();
@@ -216,7 +216,7 @@ async fn a_lost_answer_to_a_claim_is_logged_with_the_time_of_its_return() {
 }
 
 #[tokio::test]
-async fn a_log_that_no_one_reads_does_not_stop_the_service() {
+async fn an_unread_log_does_not_stop_the_service() {
     let sandbox = sandbox().await;
     let port = free_port();
     let (unread, log) = std::io::pipe().unwrap();

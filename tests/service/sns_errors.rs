@@ -1,4 +1,4 @@
-//! What SNS answers, code by code, for a whole call and for an entry of a batch; and credentials that come and go.
+//! SNS' answers, code by code, for a whole call and for an entry of a batch. Also credentials that expire and return.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crate::ingestion::Ingestion;
 use crate::world::{self, PATIENCE, QUICK, World, add, eventually, free_port, row, sandbox};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
-/// To be tried again: contention, faults of SNS, faults of the whole topic or account.
+/// Errors to retry: contention, faults of SNS, faults of the whole topic or account.
 const PASSING: &[(u16, &str)] = &[
     (500, "InternalError"),
     (500, "InternalFailure"),
@@ -37,7 +37,7 @@ const PASSING: &[(u16, &str)] = &[
     (400, "SomethingNew"),
 ];
 
-/// The row's own fault.
+/// Errors of the row itself.
 const REFUSALS: &[(u16, &str)] = &[
     (400, "InvalidParameter"),
     (400, "InvalidParameterException"),
@@ -53,7 +53,7 @@ fn forms((status, code): (u16, &str)) -> [Fault; 2] {
             status,
             code: code.to_owned(),
         },
-        // KMSThrottling says that it is the sender's fault, and so might others.
+        // KMSThrottling claims to be the sender's fault, and so may others.
         Fault::SnsEntryError {
             entry: None,
             code: code.to_owned(),
@@ -62,12 +62,12 @@ fn forms((status, code): (u16, &str)) -> [Fault; 2] {
     ]
 }
 
-/// A world with a row for each error in each form, each for an offender of its own.
+/// A world with a row for each error in each form, each for a different offender.
 async fn world_with(errors: &[(u16, &str)]) -> (World, usize) {
     let world = World::start().await;
     let sandbox = &world.sandbox;
     sandbox.delius().seed_people(100).unwrap();
-    // The topic is well: it has accepted a message.
+    // The topic works: it has accepted a message.
     world.add(row(1, "CONTACT"));
     world.messages(1).await;
     let faults = errors.iter().copied().flat_map(forms);
@@ -154,9 +154,9 @@ async fn a_topic_that_refuses_every_call_costs_no_row() {
     world.stop().await;
 }
 
-/// What was never sent is on no topic, so that publishing it later is no redelivery.
+/// What was never sent cannot be on the topic, so publishing it later is not a redelivery.
 #[tokio::test]
-async fn credentials_that_do_not_come_in_time_cause_no_redelivery() {
+async fn late_credentials_cause_no_redelivery() {
     let sandbox = sandbox().await;
     add(&sandbox, row(1, "CONTACT"));
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -179,7 +179,7 @@ async fn credentials_that_do_not_come_in_time_cause_no_redelivery() {
     service.terminate().await;
 }
 
-/// Credentials as a container gets them, from an address of their own.
+/// Credentials from an address, as a container gets them.
 async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> String {
     let answer = move || async move {
         fetches.fetch_add(1, Ordering::SeqCst);
@@ -198,7 +198,6 @@ async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> S
     format!("http://{address}/credentials")
 }
 
-/// The service, which gets its credentials from this address.
 fn with_default_chain(sandbox: &Sandbox, credentials: &str, more: &[(&str, &str)]) -> Service {
     let chain = [
         ("HMPPS_SQS_PROVIDER", "aws"),
@@ -233,7 +232,7 @@ async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there
     assert_eq!(sandbox.topic().len(), 5);
 }
 
-/// The SDK keeps credentials for as long as they say that they are good.
+/// The SDK keeps credentials until they expire.
 #[tokio::test]
 async fn credentials_that_sns_calls_expired_are_fetched_anew() {
     let sandbox = sandbox().await;

@@ -1,4 +1,4 @@
-//! The token: one fetch for all, renewed, replaced when refused.
+//! The token: one request for all callers, renewal, and replacement after a refusal.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,7 +37,7 @@ async fn one_fetch_serves_however_many_tasks_need_a_token() {
 }
 
 #[tokio::test]
-async fn a_token_that_community_api_refuses_is_dropped_and_the_call_tried_once_more() {
+async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
     let world = World::start().await;
     world.add(row(1, "CONTACT"));
     world.messages(1).await;
@@ -51,7 +51,7 @@ async fn a_token_that_community_api_refuses_is_dropped_and_the_call_tried_once_m
 }
 
 #[tokio::test]
-async fn a_token_is_kept_also_if_it_does_not_tell_its_life() {
+async fn a_token_without_lifetime_is_kept() {
     let sandbox = sandbox().await;
     let http = reqwest::Client::new();
     let token: serde_json::Value = http
@@ -112,7 +112,7 @@ async fn wrong_credentials_claim_nothing_and_leave_the_pod_alive() {
     world.stop().await;
 }
 
-/// What was asked of a server that is hmpps-auth and an idle community-api at once.
+/// The requests to a server that is both hmpps-auth and an idle community-api.
 type Requests = Arc<Mutex<Vec<(String, HeaderMap, String)>>>;
 
 async fn auth_and_community() -> (String, Requests) {
@@ -134,7 +134,7 @@ async fn auth_and_community() -> (String, Requests) {
 }
 
 #[tokio::test]
-async fn the_token_is_asked_for_as_hmpps_auth_wants_it_and_goes_with_claims_but_not_with_pings() {
+async fn the_token_is_requested_with_basic_credentials_and_not_sent_with_pings() {
     let (address, requests) = auth_and_community().await;
     let variables = [
         ("OAUTH_ENDPOINT_URL", address.as_str()),
@@ -171,7 +171,7 @@ async fn the_token_is_asked_for_as_hmpps_auth_wants_it_and_goes_with_claims_but_
     world.stop().await;
 }
 
-/// As when hmpps-auth signs with a key that community-api does not know.
+/// Like hmpps-auth with a signing key that community-api does not know.
 #[tokio::test]
 async fn tokens_that_are_all_refused_are_fetched_seldom() {
     let sandbox = sandbox().await;
@@ -186,7 +186,7 @@ async fn tokens_that_are_all_refused_are_fetched_seldom() {
         world.sandbox.faults().calls(Endpoint::Identifiers) > 96
     })
     .await;
-    // The first one, and one for its refusal; more only after a pause.
+    // The first one, and one after its refusal. More come only after a pause.
     let fetched = world.sandbox.faults().calls(Endpoint::Token);
     assert!(fetched <= 4, "{fetched} tokens");
     world.sandbox.faults().clear();
@@ -195,7 +195,7 @@ async fn tokens_that_are_all_refused_are_fetched_seldom() {
 }
 
 #[tokio::test]
-async fn a_failing_hmpps_auth_is_asked_seldom_however_many_rows_need_a_token() {
+async fn a_failing_hmpps_auth_gets_few_requests() {
     let sandbox = sandbox().await;
     sandbox.delius().seed_people(32).unwrap();
     for offender in 1..=32 {
@@ -220,7 +220,7 @@ async fn a_failing_hmpps_auth_is_asked_seldom_however_many_rows_need_a_token() {
     })
     .await;
     let fetches = faults.calls(Endpoint::Token) - before;
-    // At once, and 0.25, 0.75 and 1.75 s later.
+    // Immediately, and 0.25, 0.75 and 1.75 s later.
     assert!((1..=5).contains(&fetches), "{fetches} fetches");
     faults.clear();
     world.messages(32).await;

@@ -1,4 +1,4 @@
-//! Outages, slow answers, lost answers, throttling: what is claimed is kept, nothing is lost.
+//! Outages, slow answers, lost answers and throttling: claimed rows are kept, and nothing is lost.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn starts_when_everything_around_it_is_down_and_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_of_the_topic_costs_a_redelivery_with_the_same_id_which_is_counted() {
+async fn a_lost_publish_answer_causes_a_counted_redelivery_with_the_same_id() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -88,7 +88,7 @@ async fn only_the_entries_of_a_batch_that_failed_are_published_again() {
 }
 
 #[tokio::test]
-async fn a_delete_is_repeated_on_its_own() {
+async fn a_failed_delete_is_repeated_without_a_publish() {
     let sandbox = sandbox().await;
     for fault in [Fault::status(500), Fault::DropConnection, Fault::LoseAnswer] {
         sandbox.faults().once(Endpoint::DeleteUpdate, fault);
@@ -106,7 +106,7 @@ async fn a_delete_is_repeated_on_its_own() {
 }
 
 #[tokio::test]
-async fn a_delete_that_fails_does_not_hold_up_the_next_row_of_the_same_offender() {
+async fn a_failing_delete_does_not_delay_the_offenders_next_row() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -121,7 +121,7 @@ async fn a_delete_that_fails_does_not_hold_up_the_next_row_of_the_same_offender(
 }
 
 #[tokio::test]
-async fn rows_that_cannot_be_marked_as_failed_hold_up_nobody() {
+async fn rows_that_cannot_be_marked_delay_no_others() {
     let sandbox = sandbox().await;
     sandbox
         .delius()
@@ -152,7 +152,7 @@ async fn rows_that_cannot_be_marked_as_failed_hold_up_nobody() {
     world.stop().await;
 }
 
-/// Row ids are used again when a database is refreshed.
+/// Row ids are reused when a database is refreshed.
 #[tokio::test]
 async fn a_change_with_the_row_id_of_a_published_one_is_published() {
     let sandbox = sandbox().await;
@@ -183,9 +183,9 @@ async fn a_change_with_the_row_id_of_a_published_one_is_published() {
     world.stop().await;
 }
 
-/// As when the same change is written again, by hand or from a backup.
+/// Like a change that is written again, by hand or from a backup.
 #[tokio::test]
-async fn a_change_that_comes_back_after_its_deletion_is_published_with_the_same_id() {
+async fn a_deleted_change_that_returns_is_published_with_the_same_id() {
     let world = World::start().await;
     let insert = "INSERT INTO offender_delta (offender_delta_id, offender_id, date_changed, action, source_table, source_record_id)
                   VALUES (77, 1, '2020-07-19T13:56:43', 'UPSERT', 'CONTACT', 1)";
@@ -226,7 +226,7 @@ async fn conflicts_are_no_faults_and_retry_after_is_respected() {
 }
 
 #[tokio::test]
-async fn bad_rows_among_good_ones_hold_up_nobody() {
+async fn bad_rows_delay_no_good_ones() {
     let sandbox = sandbox().await;
     sandbox.delius().seed_people(300).unwrap();
     // More bad offenders than places in flight, one after the other.
@@ -257,7 +257,7 @@ async fn bad_rows_among_good_ones_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn forty_rows_of_one_bad_offender_hold_up_nobody_even_if_they_come_first() {
+async fn forty_rows_of_one_bad_offender_delay_no_others() {
     let sandbox = sandbox().await;
     add_rows(&sandbox, 1, 1..=40);
     add_rows(&sandbox, 2, 1..=100);
@@ -272,7 +272,7 @@ async fn forty_rows_of_one_bad_offender_hold_up_nobody_even_if_they_come_first()
 }
 
 #[tokio::test]
-async fn a_message_that_sns_refuses_is_left_at_first_and_given_up_on_its_return() {
+async fn a_row_with_a_refused_message_is_left_then_marked() {
     let sandbox = sandbox().await;
     let refuse = Fault::SnsEntryError {
         entry: None,
@@ -298,7 +298,7 @@ async fn a_message_that_sns_refuses_is_left_at_first_and_given_up_on_its_return(
         "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
     );
     world.sandbox.delius().execute(&expire).unwrap();
-    eventually("given up", async || {
+    eventually("marked", async || {
         world
             .metric("offender_updates_total{type=\"permanentlyFailed\"}")
             .await
@@ -343,7 +343,7 @@ async fn many_permanent_failures_set_the_brake_and_the_rest_stays_locked() {
         .faults()
         .always(Endpoint::Identifiers, Fault::status(404));
     add_rows(&sandbox, 1, 1..=15);
-    // As if every one had come back.
+    // As if every row had come back.
     let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
     sandbox.delius().execute(returned).unwrap();
     let world = World::around(sandbox, &[]).await;
@@ -431,7 +431,7 @@ async fn rows_that_go_well_count_no_redelivery() {
     world.stop().await;
 }
 
-/// As large as an answer may be, with much in it that is not needed.
+/// As large as an answer can be, mostly with fields that are not needed.
 #[tokio::test]
 async fn large_answers_with_odd_fields_are_read() {
     let sandbox = sandbox().await;

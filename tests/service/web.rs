@@ -74,8 +74,8 @@ async fn content_types_follow_the_accept_header() {
 }
 
 #[tokio::test]
-async fn a_component_that_is_down_says_why_and_the_whole_is_down() {
-    // Without a last claim in the details.
+async fn a_down_component_has_a_reason_and_health_is_down() {
+    // Without polls, the details have no last claim.
     let world = World::start_with(&[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;
     let faults = world.sandbox.faults();
     faults.always(Endpoint::CommunityPing, Fault::body(418, "I'm a teapot"));
@@ -204,7 +204,7 @@ async fn each_component_has_a_page_and_an_unknown_one_has_none() {
 }
 
 #[tokio::test]
-async fn info_tells_build_and_product() {
+async fn info_shows_build_and_product() {
     let world = World::start_with(&[("PRODUCT_ID", "DPS001")]).await;
     let info: Value = get(&world, "/info").await.json().await.unwrap();
     assert_eq!(info["build"]["name"], "probation-offender-events");
@@ -308,7 +308,7 @@ async fn every_answer_has_the_security_headers() {
 }
 
 #[tokio::test]
-async fn browsers_that_come_by_https_are_told_to_stay_there() {
+async fn https_answers_have_strict_transport_security() {
     let world = World::start().await;
     for (proto, is_secure) in [
         (None, false),
@@ -379,7 +379,6 @@ async fn a_failing_pings_body_is_shown_up_to_200_printable_characters() {
     world.stop().await;
 }
 
-/// As if this time had passed at once.
 async fn skip(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -387,9 +386,9 @@ async fn skip(time: Duration) {
 }
 
 #[tokio::test]
-async fn metrics_show_what_is_down_although_no_one_asks_for_health() {
+async fn metrics_show_what_is_down_without_health_requests() {
     let world = World::start().await;
-    // Read here, since the skipped time closes the connections of whoever asks over HTTP.
+    // Read here, since the skipped time closes HTTP connections.
     let auth_is_up = || world.metrics.dependency_up.of(Dependency::Auth).get();
     let faults = world.sandbox.faults();
     faults.always(Endpoint::AuthPing, Fault::status(500));

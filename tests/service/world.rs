@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// No test waits longer than this for what has to happen.
+/// The longest wait of a test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Limits that make a call that hangs cost less.
+/// Short limits, so that a hanging call costs little time.
 pub const QUICK: [(&str, &str); 2] = [
     ("API_CALLTIMEOUT", "500ms"),
     ("HMPPS_SQS_CALLTIMEOUT", "500ms"),
@@ -50,12 +50,12 @@ pub async fn sandbox_with(timings: Timings) -> Sandbox {
     .unwrap()
 }
 
-/// What a service needs to know to live in this sandbox, with a quick poll.
+/// The settings of a service in this sandbox, with a short poll interval.
 pub fn variables(sandbox: &Sandbox) -> BTreeMap<&'static str, String> {
     let mut variables = sandbox.environment();
     variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
     variables.insert("BUILD_NUMBER", "2026-11-24.1.abcdef".into());
-    // A test that leaves rows in trouble need not wait for them at its end.
+    // A test with rows in trouble need not wait for them at its end.
     variables.insert("SHUTDOWN_GRACEPERIOD", "2s".into());
     variables
 }
@@ -69,7 +69,7 @@ impl World {
         Self::around(sandbox().await, more).await
     }
 
-    /// A service around a sandbox that is set up already.
+    /// A service with a prepared sandbox.
     pub async fn around(sandbox: Sandbox, more: &[(&'static str, &str)]) -> Self {
         let mut variables = variables(&sandbox);
         variables.extend(
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// Adds a row past the triggers.
+    /// Adds a row without the triggers.
     pub fn add(&self, update: NewUpdate) -> i64 {
         add(&self.sandbox, update)
     }
@@ -109,7 +109,6 @@ impl World {
             .unwrap()
     }
 
-    /// Waits until OFFENDER_DELTA is empty.
     pub async fn drained(&self) {
         eventually("all rows are gone", async || {
             self.sandbox.delius().count_updates().unwrap() == 0
@@ -141,7 +140,6 @@ impl World {
         answer.status() == 200
     }
 
-    /// Tells the service to stop, and waits for its end.
     pub async fn stop(self) -> Sandbox {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
@@ -176,7 +174,7 @@ pub fn event_types(messages: &[Message]) -> Vec<&str> {
         .collect()
 }
 
-/// Looks again and again until something is so.
+/// Repeats a check until it succeeds.
 pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !is_so().await {
@@ -201,7 +199,7 @@ pub fn add_rows(sandbox: &Sandbox, offender: i64, records: std::ops::RangeInclus
     }
 }
 
-/// A port below those that the system hands out for port 0, so that no other test's server is given it meanwhile.
+/// A port below the system's ephemeral ports, so that no other test gets it.
 pub fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
     let is_free = |port: &u16| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok();

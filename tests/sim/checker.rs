@@ -1,4 +1,4 @@
-//! The promises as far as they can be seen in the log, call by call; [`crate::outcome`] looks at what became of each row.
+//! The promises that the log shows, call by call. [`crate::outcome`] checks how each row ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,14 +9,13 @@ use probation_offender_events::ports::CallErrorKind;
 use crate::log::{Answer, Call, Entry, EventOf, What};
 use crate::run::Run;
 
-/// A broken promise, by its number in the design.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub promise: u8,
     pub what: String,
 }
 
-/// The answer is the first promise that a run breaks.
+/// Returns the first promise that a run breaks.
 pub fn check(run: &Run) -> Result<(), Violation> {
     let mut calls = Calls::new(run);
     for entry in &run.log {
@@ -32,31 +31,29 @@ pub fn broken<T>(promise: u8, what: impl Into<String>) -> Result<T, Violation> {
     })
 }
 
-/// The most rows that a pod may hold: from 64 rows beyond the limit on, the clock claims with intervals that grow, in a lease
-/// about 55 more.
+/// The most rows that a pod may hold. From 64 rows beyond the limit on, the clock claims at growing intervals: about 55
+/// more rows in a lease.
 fn most_held(settings: &PollerSettings) -> usize {
     settings.held_limit + 64 + 60
 }
 
-/// What has happened so far.
 struct Calls<'a> {
     run: &'a Run,
     pods: BTreeMap<usize, PodSoFar>,
     accepted: BTreeSet<EventOf>,
 }
 
-/// What a pod has done and knows.
 #[derive(Default)]
 struct PodSoFar {
-    /// Sent and neither answered nor given up.
+    /// Sent, not answered, and still awaited.
     under_way: BTreeSet<u64>,
     sent: BTreeMap<u64, Sent>,
     /// Its latest claim of each row.
     claims: BTreeMap<i64, Claim>,
     claims_counted: u64,
-    /// The rows of which it has received all message ids while it held them.
+    /// The rows whose message ids it has all received while it held them.
     published: BTreeSet<i64>,
-    /// The rows with a publish of which it cannot know whether it took place.
+    /// The rows with a publish that may or may not have taken effect.
     doubtful: BTreeSet<i64>,
     /// The claim whose row was published last, for each offender.
     published_last: BTreeMap<usize, u64>,
@@ -71,11 +68,10 @@ struct Sent {
     call: Call,
     claim: Option<u64>,
     given_up: bool,
-    /// The events that it brought to the topic although they were there.
+    /// The events that it published although they were on the topic.
     again: Vec<EventOf>,
 }
 
-/// Four independent facts.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone)]
 struct Claim {
@@ -109,7 +105,7 @@ impl<'a> Calls<'a> {
                 self.answered(at, entry.pod, *number, answer);
                 Ok(())
             }
-            What::GivenUp(number) => {
+            What::TimedOut(number) => {
                 pod.under_way.remove(number);
                 let sent = pod.sent.get_mut(number).unwrap();
                 sent.given_up = true;
@@ -134,7 +130,7 @@ impl<'a> Calls<'a> {
         let settings = &self.run.plan.settings;
         let pod = self.pods.get_mut(&number).unwrap();
         pod.under_way.insert(id);
-        // A row has one call under way, and beside the rows there is one claim.
+        // A row has one call under way, and there is one claim besides.
         if pod.under_way.len() > most_held(settings) + 1 {
             return broken(
                 4,
@@ -164,10 +160,7 @@ impl<'a> Calls<'a> {
                     claim.failed_update && (!claim.readable || claim.not_found || claim.refused)
                 });
                 if !legitimate {
-                    return broken(
-                        2,
-                        format!("pod {number} gives up row {row} without a reason"),
-                    );
+                    return broken(2, format!("pod {number} marks row {row} without a reason"));
                 }
             }
             Call::Publish(events) => {
@@ -275,7 +268,7 @@ impl<'a> Calls<'a> {
                     answered: BTreeSet::new(),
                 };
                 pod.claims.insert(row, claim);
-                // What was not marked then does not count.
+                // Rows that were not marked do not count.
                 pod.mark_tried.remove(&row);
             }
             (Call::Identifiers(offender), Answer::NotFound) => {
@@ -340,7 +333,7 @@ impl<'a> Calls<'a> {
             if length < settings.brake_window {
                 return broken(
                     8,
-                    format!("pod {number} gave up too many rows in {length:?}"),
+                    format!("pod {number} marked too many rows in {length:?}"),
                 );
             }
         }

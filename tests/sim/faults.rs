@@ -1,4 +1,4 @@
-//! What may go wrong with a call, how often, and when: the fate of each call is drawn here, before it is sent.
+//! What can go wrong with a call, how often, and when. The fate of each call is drawn here before it is sent.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub enum FaultKind {
     ShortAnswer,
     Outage,
     AuthOutage,
-    PoisonOffender,
+    BadOffender,
 }
 
 pub const FAULT_KINDS: [(FaultKind, &str); 19] = [
@@ -50,10 +50,9 @@ pub const FAULT_KINDS: [(FaultKind, &str); 19] = [
     (FaultKind::ShortAnswer, "answer lacks an entry"),
     (FaultKind::Outage, "call during an outage"),
     (FaultKind::AuthOutage, "call during an auth outage"),
-    (FaultKind::PoisonOffender, "call for a poison offender"),
+    (FaultKind::BadOffender, "call for a bad offender"),
 ];
 
-/// What becomes of a call.
 #[derive(Clone, Debug)]
 pub struct Fate {
     /// On the way there.
@@ -61,7 +60,7 @@ pub struct Fate {
     /// On the way back.
     pub after: Duration,
     pub end: End,
-    /// What the table counts it as.
+    /// How the table counts it.
     pub kind: Option<FaultKind>,
 }
 
@@ -77,11 +76,11 @@ pub enum End {
     Hangs {
         takes_effect: bool,
     },
-    /// The row is locked, the answer is not even JSON.
+    /// The row is locked, but the answer is not JSON.
     Garbled,
-    /// There is such an offender, and the answer is 404.
+    /// The offender exists, but the answer is 404.
     NotFound,
-    /// The events are accepted, the last one is not answered for.
+    /// The events are accepted, but the answer lacks the last one.
     Short,
 }
 
@@ -96,26 +95,25 @@ pub struct Rates {
     pub usual_milliseconds: u64,
 }
 
-/// How an outage shows.
+/// The symptom of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symptom {
     Fails,
     Hangs,
     Throttles,
     ThrottlesWithWish,
-    /// Every call takes effect and no answer arrives.
+    /// Every call takes effect, but no answer arrives.
     LosesAnswers,
     /// Identifiers only: every offender is unknown.
     AnswersNotFound,
     Unauthorised,
 }
 
-/// A stretch of time in which an endpoint does not work.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
     pub from: Duration,
     pub to: Duration,
-    /// `None`: all of community-api, since no token is to be had.
+    /// `None` means all of community-api, since there is no token.
     pub endpoint: Option<Endpoint>,
     pub symptom: Symptom,
 }
@@ -141,7 +139,7 @@ impl Fate {
         }
     }
 
-    /// Draws the fate of a call to an endpoint which is given up after `limit`.
+    /// Draws the fate of a call to an endpoint. The pod waits for `limit`.
     pub fn draw(rates: &Rates, endpoint: Endpoint, limit: Duration, rng: &mut Rng) -> Self {
         let mut fate = Self::usual(rates, rng);
         if rates.kinds.is_empty() || rng.f64() >= rates.share {
@@ -189,7 +187,7 @@ impl Fate {
                 fate.end = End::NotFound;
             }
             FaultKind::ShortAnswer if endpoint == Endpoint::Publish => fate.end = End::Short,
-            // Those of single entries are drawn for each entry, the others do not fit this endpoint.
+            // Those of single entries are drawn per entry. The others do not fit this endpoint.
             _ => fate.kind = None,
         }
         fate
@@ -233,7 +231,7 @@ fn throttled_with_wish(rng: &mut Rng) -> CallError {
 }
 
 impl Rates {
-    /// What goes wrong with one entry of a batch, if anything.
+    /// The fault of one entry of a batch, if it has one.
     pub fn entry(&self, rng: &mut Rng) -> Option<(FaultKind, CallErrorKind)> {
         const ENTRY_FAULTS: [(FaultKind, CallErrorKind); 3] = [
             (FaultKind::EntryThrottled, CallErrorKind::Contended),

@@ -1,5 +1,5 @@
-//! The log of a run: every call with its effects and answers, in order and with virtual time. It is the trace that a
-//! replay prints, and all that the checker looks at.
+//! The log of a run: every call with its effects and answers, in order and in virtual time. A replay prints it, and the
+//! checker reads nothing else.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,14 +8,13 @@ use probation_offender_events::ports::CallErrorKind;
 
 use crate::faults::FaultKind;
 
-/// One event of a row: which row, and its place among the row's events.
+/// One event of a row: the row, and the event's number within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventOf {
     pub row: i64,
     pub index: usize,
 }
 
-/// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {
     Next,
@@ -50,7 +49,7 @@ impl Call {
 /// An answer as the pod received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// A row, locked to the pod; without an id if the answer was garbled.
+    /// A row, locked to the pod. It has no id if the answer was garbled.
     Row {
         row: Option<i64>,
         failed_update: bool,
@@ -80,19 +79,19 @@ pub enum What {
         row: i64,
         failed_update: bool,
     },
-    /// Another row for the same record has taken this one's place.
+    /// A new row for the same record has replaced this one.
     Swallowed {
         row: i64,
         by: i64,
     },
-    /// The lock was lost to another caller.
+    /// Another caller was faster to lock the row.
     LostRace(u64),
     Accepted(u64, EventOf),
     Deleted(u64, i64),
     Marked(u64, i64),
     Answered(u64, Answer),
-    /// The pod did not wait for the answer.
-    GivenUp(u64),
+    /// The pod stopped waiting for the answer.
+    TimedOut(u64),
     Inserted(i64),
     Stalled(Duration),
     ClockJumped(i64),
@@ -111,7 +110,7 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub at: Duration,
-    /// The number of the pod, a new one for every process; 0 is the world itself.
+    /// The number of the process. 0 is the world itself.
     pub pod: usize,
     pub what: What,
 }

@@ -1,4 +1,4 @@
-//! How much the service's own log grows while nothing happens, and in a long outage.
+//! How much the service's log grows while nothing happens, and in a long outage.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -21,12 +21,12 @@ const PODS: usize = 4;
 const HOUR: Duration = Duration::from_hours(1);
 
 thread_local! {
-    /// The messages of all lines at INFO and above, while somebody on this thread wants them.
+    /// The messages of all lines at INFO and above, while a test on this thread collects them.
     static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// One for the whole process, and not one for each test: whether a line is wanted is remembered where it is written, so that
-/// tests with subscribers of their own on threads beside each other take lines away from one another.
+/// One subscriber for the whole process. Interest in a line is cached where it is logged, so concurrent tests with
+/// separate subscribers would lose lines to each other.
 struct LinesOfThisThread;
 
 impl<S: Subscriber> Layer<S> for LinesOfThisThread {
@@ -61,7 +61,7 @@ fn lines_of(plan: Plan) -> Vec<String> {
     LINES.take().unwrap()
 }
 
-/// An hour from its fifth minute on.
+/// An hour, from the fifth minute on.
 fn outage(endpoint: Option<Endpoint>, symptom: Symptom, rows: usize) -> Plan {
     let mut plan = healthy(Kind::Chaos, PODS);
     let from = Duration::from_mins(5);
@@ -83,7 +83,7 @@ fn outage(endpoint: Option<Endpoint>, symptom: Symptom, rows: usize) -> Plan {
 fn idle_hours_are_one_line_a_pod() {
     let mut plan = healthy(Kind::Chaos, PODS);
     plan.trouble_ends = HOUR * 3;
-    let line = "no poll has found a row (404); this is normal only if nothing changes in Delius";
+    let line = "no poll has found a row (404): this is normal only if nothing changes in Delius";
     assert_eq!(lines_of(plan), [line; PODS]);
 }
 
@@ -119,7 +119,7 @@ fn an_hour_in_which_no_row_gets_through_logs_a_line_for_each_row_and_lock() {
     for endpoint in [Endpoint::Identifiers, Endpoint::Publish, Endpoint::Delete] {
         for symptom in [Symptom::Fails, Symptom::Hangs, Symptom::Throttles] {
             let lines = lines_of(outage(Some(endpoint), symptom, rows));
-            // Besides, each pod logs the outage, reminders of it, and its end.
+            // Each pod also logs the outage, its reminders and its end.
             let most = rows * locks * 3;
             assert!(
                 lines.len() <= most,

@@ -1,9 +1,10 @@
-//! A deterministic simulation: the production poller in several pods, over a world in which everything fails that can,
-//! in virtual time. [`seed`] draws a run, [`run`] plays it, [`checker`] and [`outcome`] look for broken promises.
+//! A deterministic simulation: the production poller in several pods, in a world where everything that can fail does
+//! fail, in virtual time. [`seed`] draws a run, [`run`] plays it, and [`checker`] and [`outcome`] look for broken
+//! promises.
 //!
-//! `SIM_SEEDS=n` runs n seeds (`SIM_FIRST_SEED` is the first one), `SIM_SEED=n` replays one and prints its trace.
+//! `SIM_SEEDS=n` runs n seeds, from `SIM_FIRST_SEED` on. `SIM_SEED=n` replays one and prints its trace.
 
-// A test crate of helpers: all of it is test code, also what is not itself a test.
+// A test crate: helpers are test code, too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod checker;
@@ -32,7 +33,7 @@ use crate::run::run;
 use crate::seed::Plan;
 
 #[test]
-fn every_promise_holds_whatever_goes_wrong() {
+fn every_promise_holds_under_all_faults() {
     let options = Options::from_environment();
     if let Some(seed) = options.replay {
         let run = run(Plan::of(seed), None);
@@ -72,14 +73,15 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn rows_that_an_outage_caught_behind_a_slow_backlog_are_not_late() {
-    // One place, calls of up to 400 ms, and dozens of rows when the outage begins: the checker took them for drained by then.
+    // One place, calls of up to 400 ms, and dozens of rows when the outage starts. An earlier checker expected those to
+    // be drained by then.
     for seed in [504_447, 980_191] {
         let run = run(Plan::of(seed), None);
         assert_eq!(checker::check(&run), Ok(()), "seed {seed}");
     }
 }
 
-/// A planted bug has to be caught as the breach of one of these promises.
+/// A planted bug must be found as a breach of one of these promises.
 fn is_caught(bug: Bug, promises: &[u8]) {
     let options = Options {
         seeds: 2_000,
@@ -120,13 +122,13 @@ fn a_publish_after_the_lease_is_caught() {
 
 #[test]
 fn a_forgotten_row_is_caught() {
-    // A row that only one pod knows to be locked is late, or stranded, or left behind at the end.
+    // A row that only one pod knows to be locked is late, left locked, or still there at the end.
     is_caught(Bug::ForgottenRow, &[3, 4, 10]);
 }
 
 #[test]
 fn a_row_that_is_never_deleted_is_caught() {
-    // It comes back for ever, to the pod that has published it.
+    // It comes back forever, to the pod that has published it.
     is_caught(Bug::DeleteOnlyClaimed, &[3, 4, 6, 10]);
 }
 

@@ -1,4 +1,4 @@
-//! Many seeds on all cores, and what they found.
+//! Runs many seeds on all cores, and collects what they found.
 
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,9 +16,9 @@ use crate::table::Table;
 const QUICK_SEEDS: u64 = 100;
 /// Enough to see a pattern.
 const MOST_FOUND: usize = 20;
-/// So many runs of a thread are put to those of the others.
+/// How many runs of a thread are merged at a time.
 const MERGED_AFTER: u64 = 1_000;
-/// So many runs of all threads are shown before the end.
+/// How many runs of all threads there are between two reports.
 const PRINTED_AFTER: u64 = 50_000;
 
 /// Which seeds are run.
@@ -61,7 +61,7 @@ pub struct Found {
     pub violation: Violation,
 }
 
-/// Runs the seeds, and gives what was seen, what was found by seed, and how long it took.
+/// Runs the seeds. Returns the table, the violations by seed, and how long it took.
 pub fn run_many(options: &Options, bug: Option<Bug>) -> (Table, Vec<Found>, Duration) {
     let started = SystemTime::now();
     let next = AtomicU64::new(options.first);
@@ -76,7 +76,7 @@ pub fn run_many(options: &Options, bug: Option<Bug>) -> (Table, Vec<Found>, Dura
             }
             if let Err(violation) = one(seed, bug, &mut table) {
                 if bug.is_none() {
-                    // At once, so that a run that is broken off has told what it found.
+                    // Immediately, so that an interrupted run has reported it.
                     let line = format!("seed {seed}: {violation:?}\n");
                     let _ = std::io::stderr().write_all(line.as_bytes());
                 }
@@ -89,7 +89,7 @@ pub fn run_many(options: &Options, bug: Option<Bug>) -> (Table, Vec<Found>, Dura
             if table.runs == MERGED_AFTER {
                 let mut results = results.lock().unwrap();
                 results.0.merge(&std::mem::take(&mut table));
-                // So that a run that is broken off has told what it saw.
+                // So that an interrupted run has reported what it saw.
                 if results.0.runs.is_multiple_of(PRINTED_AFTER) {
                     results.0.print(started.elapsed().unwrap_or_default());
                 }

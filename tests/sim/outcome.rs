@@ -1,4 +1,4 @@
-//! What has to have become of each row: nothing lost, nothing late, nothing left locked.
+//! How each row must end: not lost, not late, and not left locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,24 +11,23 @@ use crate::run::{Run, patience};
 use crate::seed::{ClockFault, Kind, Offender, Plan, SETTLE_SECONDS};
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
-/// The longest that the other side asks to wait.
+/// The longest `Retry-After`.
 pub const LONGEST_WISH: Duration = Duration::from_secs(15);
 
-/// What happened to the rows.
 #[derive(Default)]
 struct Rows {
     inserted: BTreeMap<i64, Duration>,
     accepted: BTreeMap<EventOf, Duration>,
     locked: BTreeMap<i64, Locked>,
     swallowed_by: BTreeMap<i64, i64>,
-    /// When the row left the table, or was given up.
+    /// When the row was deleted or marked.
     settled: BTreeMap<i64, Duration>,
     stop_asked: BTreeMap<usize, Duration>,
     trouble_over: Duration,
-    /// By an outage, which is in order if the pod could not tell.
+    /// By an outage. That is allowed if the pod could not tell it from a bad offender.
     stranded: BTreeSet<i64>,
     asked: BTreeMap<u64, i64>,
-    /// The offenders that each pod has found, and when first.
+    /// The offenders that each pod has found, and when it first found them.
     found: BTreeMap<(usize, i64), Duration>,
 }
 
@@ -57,26 +56,26 @@ pub fn check(run: &Run) -> Result<(), Violation> {
 }
 
 impl Plan {
-    /// Whether the row has nothing about it that keeps it from being published.
+    /// Whether the row can be published.
     pub fn is_good(&self, row: &RowInWorld) -> bool {
         !row.plan.unreadable
             && !row.plan.refused
             && self.offenders[row.plan.offender] == Offender::Well
     }
 
-    /// Rows whose calls can keep a place for long.
-    fn poison_rows(&self) -> u32 {
-        let poison = |offender| matches!(offender, Offender::Fails | Offender::Hangs);
+    /// Rows whose calls can occupy a place for long.
+    fn rows_of_bad_offenders(&self) -> u32 {
+        let bad = |offender| matches!(offender, Offender::Fails | Offender::Hangs);
         let rows = self
             .rows
             .iter()
-            .filter(|row| poison(self.offenders[row.offender]));
+            .filter(|row| bad(self.offenders[row.offender]));
         u32::try_from(rows.count()).unwrap()
     }
 
-    /// By when a good row is settled once the troubles are over.
+    /// When a good row must be settled at the latest, after the troubles.
     fn settled_by(&self) -> Duration {
-        // A killed process may last 30 s, one that is stopped as long as it is given, and its place is empty for 60 s.
+        // A killed process lasts up to 30 s, and a stopped one up to its grace period. Its place is empty for 60 s.
         let restart =
             Duration::from_mins(1) + Duration::from_secs(30).max(self.settings.grace_period);
         let restarts = if self.restarts.is_empty() {
@@ -87,7 +86,8 @@ impl Plan {
         let calls = self.settings.claim_timeout * 2
             + self.settings.call_timeout * 2
             + self.settings.publish_timeout;
-        let poison = (self.settings.call_timeout * 2 + Duration::from_secs(5)) * self.poison_rows();
+        let bad = (self.settings.call_timeout * 2 + Duration::from_secs(5))
+            * self.rows_of_bad_offenders();
         self.trouble_ends
             + self.stalls()
             + self.lock_expiry * 105 / 100
@@ -96,11 +96,11 @@ impl Plan {
             + LONGEST_WISH
             + restarts
             + calls
-            + poison
+            + bad
             + Duration::from_secs(15)
     }
 
-    /// By when all rows of the plan are drained in a world that is well, from when they are there, at the slowest: one after the
+    /// The longest time in which all rows of the plan are drained in a healthy world, once they exist: one after the
     /// other, by one pod that has just polled.
     fn drained_within(&self) -> Duration {
         let calls = 4 * u32::try_from(self.rows.len()).unwrap();
@@ -110,7 +110,7 @@ impl Plan {
         drain.max(Duration::from_secs(30))
     }
 
-    /// Stalls shift the end of the troubles.
+    /// Stalls delay the end of the troubles.
     fn stalls(&self) -> Duration {
         let stalls = self.clock_faults.iter().map(|(_, fault)| match fault {
             ClockFault::Stall(length) | ClockFault::StallOfAllButOne(length) => *length,
@@ -165,8 +165,8 @@ impl Rows {
         Ok(())
     }
 
-    /// A pod that has never found another offender cannot tell an outage of identifiers from one bad offender, whose rows
-    /// must not keep all places.
+    /// A pod that has never found another offender cannot tell an outage of identifiers from one bad offender, whose
+    /// rows must not keep all places.
     fn could_not_tell(&self, run: &Run, row: i64, locked: Option<Locked>) -> bool {
         let offender = run.rows[&row].offender_id();
         let outage = run.plan.outages[0];
@@ -212,17 +212,17 @@ impl Rows {
                     None => Ok(()),
                 }
             }
-            // Whatever has become of the row in its place is looked at there.
+            // The row that replaced it is checked instead.
             Standing::Swallowed => match self.swallowed_by.get(&id) {
                 Some(by) if run.rows.contains_key(by) => Ok(()),
                 _ => broken(3, format!("row {id} has gone")),
             },
             Standing::Live => {
-                let poison = matches!(
+                let bad = matches!(
                     run.plan.offenders[row.plan.offender],
                     Offender::Fails | Offender::Hangs
                 );
-                if poison {
+                if bad {
                     return self.is_tried_again(run, id);
                 }
                 broken(
@@ -233,7 +233,7 @@ impl Rows {
         }
     }
 
-    /// A row that always fails is tried again each time its lock runs out.
+    /// A row that always fails is retried each time its lock expires.
     fn is_tried_again(&self, run: &Run, id: i64) -> Result<(), Violation> {
         let tried = self.locked.get(&id).map(|locked| locked.at);
         let from = tried.unwrap_or(self.inserted[&id]).max(self.trouble_over);

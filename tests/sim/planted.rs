@@ -1,5 +1,4 @@
-//! Bugs on purpose, between the poller and the world: a simulator that finds nothing has to be shown able to find
-//! something.
+//! Planted bugs, between the poller and the world. They show that the simulation can find bugs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,6 @@ use uuid::Uuid;
 use crate::pod::Pod;
 use crate::rows::identifiers_of;
 
-/// A way to do it wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     DeleteBeforePublish,
@@ -29,7 +27,7 @@ pub enum Bug {
     OneBadRowSuspendsAllClaims,
 }
 
-/// The world as the poller sees it, with a bug or without.
+/// The world as the poller sees it, with or without a bug.
 #[derive(Clone)]
 pub struct Planted {
     pod: Pod,
@@ -58,7 +56,7 @@ impl Planted {
         }
     }
 
-    /// The two halves that a poller takes.
+    /// The two ports that a poller takes.
     pub fn pair(self) -> (Self, Self) {
         (self.clone(), self)
     }
@@ -88,7 +86,7 @@ impl Updates for Planted {
                 update.failed_update = true;
             }
             Some(ClaimedRow::Update(update)) if self.has(Bug::OrderBroken) => {
-                // The same at each claim, so that it stays the same change.
+                // The same at each claim, so that it is the same change.
                 let pretended = -update.offender_delta_id.0;
                 let found = identifiers_of(update.offender_id.0);
                 let ids = |update: &OffenderUpdate| {

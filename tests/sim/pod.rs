@@ -1,4 +1,4 @@
-//! One process: the handle through which its poller meets the world, and what can happen to the process as a whole.
+//! One process: how its poller calls the world, and what can happen to the process as a whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -20,16 +20,15 @@ use crate::log::{Answer, Call, EventOf, What};
 use crate::planted::{Bug, Planted};
 use crate::world::World;
 
-/// A process as the world sees it.
 pub struct Process {
     number: usize,
     world: Arc<World>,
     metrics: Arc<Metrics>,
     /// SIGTERM.
     stop: CancellationToken,
-    /// From then on it does nothing any more.
+    /// From then on it does nothing.
     killed: CancellationToken,
-    /// How many more steps its calls make before it is killed, once that is decided.
+    /// How many more steps its calls make before it is killed, once that is drawn.
     steps_to_live: AtomicU64,
     ended: AtomicBool,
     most_held: AtomicI64,
@@ -94,7 +93,7 @@ impl Process {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether its end is decided.
+    /// Whether its end is drawn.
     pub fn is_ending(&self) -> bool {
         self.stop.is_cancelled()
             || self.killed.is_cancelled()
@@ -106,7 +105,7 @@ impl Process {
         self.stop.cancel();
     }
 
-    /// Decides that the process is killed after so many more steps of its calls.
+    /// Kills the process after this many more steps of its calls.
     pub fn kill_after(&self, steps: u64) {
         if steps == 0 {
             self.killed.cancel();
@@ -125,7 +124,7 @@ impl Process {
         }
     }
 
-    /// A point at which the process may end; if it has, the call never comes back.
+    /// A point at which the process may be killed. The call then never returns.
     async fn step(&self) {
         self.look_at_metrics();
         let left = self.steps_to_live.load(Ordering::Relaxed);
@@ -146,7 +145,7 @@ impl Process {
 #[derive(Clone)]
 pub struct Pod(pub Arc<Process>);
 
-/// Notes that a call was given up, unless it was answered.
+/// Records that the pod stopped waiting for a call, unless it was answered.
 struct Pending<'a> {
     process: &'a Process,
     call: u64,
@@ -154,17 +153,17 @@ struct Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        // What a killed process gives up, it gives up because it is not there any more.
+        // The calls of a killed process end because the process does.
         if !self.process.killed.is_cancelled() {
             self.process
                 .world
-                .note(self.process.number, What::GivenUp(self.call));
+                .note(self.process.number, What::TimedOut(self.call));
         }
     }
 }
 
 impl Pod {
-    /// Sends a call. What it does to the world is done even if nobody waits for the answer any more.
+    /// Sends a call. Its effect takes place even if the pod stops waiting for the answer.
     async fn call<R, E>(
         &self,
         call: Call,
@@ -202,7 +201,7 @@ impl Pod {
                 }
             };
             sleep(fate.after).await;
-            // The pod may have given up.
+            // The pod may have stopped waiting.
             let _ = sender.send(answer);
         });
         process.step().await;
@@ -239,7 +238,7 @@ impl Updates for Pod {
                         return Err(CallError::new(CallErrorKind::Contended, "ten locks lost"));
                     }
                 };
-                // Here other callers come in between.
+                // Other callers may come in between.
                 yield_now().await;
                 if let Some(row) = world.lock(pod, call, &candidate) {
                     return Ok(Some(if garbled { World::garbled() } else { row }));

@@ -1,4 +1,4 @@
-//! The rows as the world knows them: their tables, their events, what has become of them.
+//! The rows as the world knows them: their tables, their events, and how they ended.
 
 use probation_offender_events::event::{Event, Identifiers, events_of};
 use probation_offender_events::offender_update::{ClaimedRow, OffenderId};
@@ -6,10 +6,9 @@ use sandbox::delius::NewUpdate;
 
 use crate::seed::RowPlan;
 
-/// Offender 0 of the plan is this one.
+/// The id of the plan's first offender.
 pub const FIRST_OFFENDER: i64 = 100;
 
-/// Where a row stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Live,
@@ -18,7 +17,6 @@ pub enum Standing {
     Swallowed,
 }
 
-/// A row as the world knows it.
 #[derive(Clone, Debug)]
 pub struct RowInWorld {
     pub plan: RowPlan,
@@ -57,7 +55,7 @@ pub fn identifiers_of(offender: i64) -> Identifiers {
     }
 }
 
-/// The events by which the row's messages are recognised, and their number as the contract has it.
+/// The events by which the row's messages are recognised. Their number follows the contract.
 pub fn expected_events(update: &NewUpdate, id: i64, count: usize) -> Vec<Event> {
     let json = serde_json::json!({
         "offenderDeltaId": id,

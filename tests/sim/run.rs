@@ -1,4 +1,4 @@
-//! One run: the pods and the world of a plan, from the first row until all is settled, in virtual time.
+//! One run: the pods and the world of a plan, from the first row until all rows are settled, in virtual time.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,11 +16,11 @@ use crate::rows::RowInWorld;
 use crate::seed::{ClockFault, Ending, Kind, Plan, Restart, RowPlan, SETTLE_SECONDS};
 use crate::world::World;
 
-/// A process that makes no calls is killed after this time, however many steps it should have made.
+/// A process without calls is killed after this time, even if it should make more steps.
 const LONGEST_LAST_STEPS: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(2);
 
-/// A run that is over.
+/// A finished run.
 pub struct Run {
     pub plan: Arc<Plan>,
     pub log: Vec<Entry>,
@@ -35,7 +35,7 @@ enum Action {
     EndTrouble,
 }
 
-/// Runs a plan; with a bug, if one is to be found.
+/// Runs a plan, with a planted bug if one is given.
 pub fn run(plan: Plan, bug: Option<Bug>) -> Run {
     fastrand::seed(plan.seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,7 +59,7 @@ pub fn run(plan: Plan, bug: Option<Bug>) -> Run {
     })
 }
 
-/// The tables are created once a thread, since that takes longer than many a run.
+/// The tables are created once per thread, since that takes longer than many runs.
 fn empty_delius(plan: &Plan) -> Delius {
     thread_local! {
         static DELIUS: RefCell<Option<Delius>> = const { RefCell::new(None) };
@@ -100,21 +100,21 @@ fn timetable(plan: &Plan) -> Vec<(Duration, Action)> {
 async fn play(world: &Arc<World>, bug: Option<Bug>) {
     let plan = world.plan.clone();
     let started = Instant::now();
-    let slots = Slots {
+    let replicas = Replicas {
         world: world.clone(),
         bug,
         processes: Arc::new(Mutex::new(Vec::new())),
         started: Arc::new(Mutex::new(0)),
     };
     for _ in 0..plan.pods {
-        let process = slots.start();
-        slots.processes.lock().unwrap().push(process);
+        let process = replicas.start();
+        replicas.processes.lock().unwrap().push(process);
     }
     for (at, action) in timetable(&plan) {
         sleep_until(started + at).await;
         match action {
             Action::Insert(row) => world.insert(&row),
-            Action::Restart(restart) => drop(tokio::spawn(slots.clone().restart(restart))),
+            Action::Restart(restart) => drop(tokio::spawn(replicas.clone().restart(restart))),
             Action::Clock(ClockFault::Jump(seconds)) => world.jump(seconds),
             Action::Clock(ClockFault::Stall(length)) => {
                 world.note(0, What::Stalled(length));
@@ -122,7 +122,7 @@ async fn play(world: &Arc<World>, bug: Option<Bug>) {
             }
             Action::Clock(ClockFault::StallOfAllButOne(length)) => {
                 world.note(0, What::Stalled(length));
-                other_pod::drain(world, slots.next_number(), length);
+                other_pod::drain(world, replicas.next_number(), length);
                 advance(length).await;
             }
             Action::EndTrouble => world.end_trouble(),
@@ -130,7 +130,7 @@ async fn play(world: &Arc<World>, bug: Option<Bug>) {
     }
     let ended = world.now();
     let at_least = match plan.kind {
-        // So that the rows that will never be settled are seen to be tried again.
+        // Long enough to see that rows that can never be settled are retried.
         Kind::BadRows => plan.lock_expiry + Duration::from_secs(90),
         _ => Duration::ZERO,
     };
@@ -142,26 +142,26 @@ async fn play(world: &Arc<World>, bug: Option<Bug>) {
             break;
         }
     }
-    slots.stop_all().await;
+    replicas.stop_all().await;
 }
 
-/// How long after the troubles a run may last, the brake included.
+/// How long a run may last after the troubles, including the brake.
 pub fn patience(plan: &Plan) -> Duration {
     let rounds = 5 + plan.rows.len() / plan.settings.brake_limit;
     let round = plan.lock_expiry + plan.settings.brake_window + Duration::from_mins(2);
     round * u32::try_from(rounds).unwrap()
 }
 
-/// The places of the processes; each is empty for a while when its process has ended.
+/// The replicas of the deployment. Each is missing for a while after its process ended.
 #[derive(Clone)]
-struct Slots {
+struct Replicas {
     world: Arc<World>,
     bug: Option<Bug>,
     processes: Arc<Mutex<Vec<Arc<Process>>>>,
     started: Arc<Mutex<usize>>,
 }
 
-impl Slots {
+impl Replicas {
     fn start(&self) -> Arc<Process> {
         Process::start(self.next_number(), &self.world, self.bug)
     }
@@ -172,13 +172,13 @@ impl Slots {
         *started
     }
 
-    fn process(&self, slot: usize) -> Arc<Process> {
-        self.processes.lock().unwrap()[slot].clone()
+    fn process(&self, replica: usize) -> Arc<Process> {
+        self.processes.lock().unwrap()[replica].clone()
     }
 
     async fn restart(self, restart: Restart) {
-        let process = self.process(restart.slot);
-        // It is on its way already, or gone.
+        let process = self.process(restart.replica);
+        // It is already ending.
         if process.is_ending() {
             return;
         }
@@ -198,7 +198,7 @@ impl Slots {
         }
         sleep(restart.pause).await;
         let process = self.start();
-        self.processes.lock().unwrap()[restart.slot] = process;
+        self.processes.lock().unwrap()[restart.replica] = process;
     }
 
     async fn stop_all(&self) {

@@ -1,4 +1,4 @@
-//! Single situations with the real times, where the promise is a number.
+//! Single situations with real times. Each promises a number.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,7 +83,7 @@ fn an_outage_of_sns_of_eight_minutes_delays_no_row_by_more_than_itself_and_the_l
         assert_eq!(published.len(), 600);
         for (record, at) in published {
             let inserted = run.plan.rows[usize::try_from(record).unwrap()].insert_at;
-            // A row is served after 2 s, and polled for every 10 s; the last publish of the outage may hang for 5 s.
+            // A row is served after 2 s, and claimed within 10 s. The last publish of the outage may hang for 5 s.
             let usual = Duration::from_secs(2 + 10 + 5 + 2);
             let due = inserted.max(if inserted < outage.to && inserted + usual > outage.from {
                 outage.to
@@ -99,10 +99,10 @@ fn an_outage_of_sns_of_eight_minutes_delays_no_row_by_more_than_itself_and_the_l
     }
 }
 
-/// Rows of one offender fill all places of a pod that knows no other when there is no token any more. That cannot be this
-/// offender's trouble, so that nothing is gained by making room for others.
+/// When the tokens run out, rows of one offender fill all places of a pod that knows no other. The offender cannot be
+/// the cause, so stepping aside for others gains nothing.
 #[test]
-fn an_outage_of_auth_strands_no_row_of_a_pod_that_knows_one_offender_only() {
+fn an_outage_of_auth_leaves_no_row_locked() {
     let mut plan = healthy(Kind::AuthOutage, 1);
     plan.settings.max_in_flight = 5;
     plan.settings.fixed_delay = Duration::from_secs(1);
@@ -129,7 +129,7 @@ fn an_outage_of_auth_strands_no_row_of_a_pod_that_knows_one_offender_only() {
 #[test]
 fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_time() {
     let good_rows = 200;
-    // How many bad offenders, and how many rows of each.
+    // The number of bad offenders, and of rows of each.
     for (offenders, rows_of_each) in [(1, 1), (40, 1), (1, 40)] {
         for bad in [Some(Offender::Fails), Some(Offender::Hangs), None] {
             for pods in [1, 4] {
@@ -146,7 +146,7 @@ fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_tim
                 for index in 0..offenders * rows_of_each {
                     let mut bad_row = row(good_rows + index, OFFENDERS + index % offenders, zero);
                     bad_row.refused = bad.is_none();
-                    // Last, so that the good rows keep their ids, by which rows of one second are ordered.
+                    // Last, so that the good rows keep their ids, which order rows of one second.
                     plan.rows.push(bad_row);
                 }
                 let disturbed = run(plan, None);

@@ -9,14 +9,14 @@ use crate::faults::{FAULT_KINDS, FaultKind, Outage, Rates, Symptom};
 use crate::log::Endpoint;
 use crate::rows::TABLES;
 
-/// What a run is about; some promises can only be seen in a run without other troubles.
+/// What a run is about. Some promises can be seen only in a run without other troubles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Everything at once.
     Chaos,
     /// One outage of one endpoint, shorter than the lease.
     Outage,
-    /// No token for a while.
+    /// No tokens for a while.
     AuthOutage,
     /// A healthy world in which pods are stopped and started.
     RollingRestart,
@@ -24,11 +24,11 @@ pub enum Kind {
     BadRows,
 }
 
-/// What is the matter with an offender.
+/// The fault of an offender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offender {
     Well,
-    /// Visible to community-api from this time on; never, if `None`.
+    /// Visible to community-api from this time on. `None` means never.
     Hidden {
         until: Option<Duration>,
     },
@@ -51,14 +51,14 @@ pub struct RowPlan {
     pub unreadable: bool,
     /// The topic never accepts the row's last event.
     pub refused: bool,
-    /// Locked by somebody long ago and left.
+    /// Locked long ago by another caller, and left.
     pub failed_before: bool,
 }
 
-/// The end of a process, and how long until there is another one in its place.
+/// The end of a process, and how long its replica is missing.
 #[derive(Clone, Copy, Debug)]
 pub struct Restart {
-    pub slot: usize,
+    pub replica: usize,
     pub at: Duration,
     pub pause: Duration,
     pub how: Ending,
@@ -67,7 +67,7 @@ pub struct Restart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Sigterm,
-    /// Killed so many steps of calls later.
+    /// Killed this many steps of calls later.
     Kill {
         steps: u64,
     },
@@ -78,9 +78,9 @@ pub enum Ending {
 pub enum ClockFault {
     /// No pod acts for this long.
     Stall(Duration),
-    /// The same, but for a pod that takes every row it can get at the end of it.
+    /// No pod acts for this long except one, which takes every row that it can claim at the end.
     StallOfAllButOne(Duration),
-    /// Delius' clock jumps by so many seconds.
+    /// Delius' clock jumps by this many seconds.
     Jump(i64),
 }
 
@@ -91,10 +91,9 @@ pub struct Plan {
     pub kind: Kind,
     pub pods: usize,
     pub settings: PollerSettings,
-    /// What Delius keeps to, whatever the pods are told.
+    /// The lock expiry of Delius, which pods may have other settings for.
     pub lock_expiry: Duration,
     pub offenders: Vec<Offender>,
-    /// By time of insertion.
     pub rows: Vec<RowPlan>,
     pub rates: Rates,
     pub outages: Vec<Outage>,
@@ -102,7 +101,7 @@ pub struct Plan {
     pub restarts: Vec<Restart>,
     /// By time.
     pub clock_faults: Vec<(Duration, ClockFault)>,
-    /// From then on, all is well but for bad rows.
+    /// From then on, everything is healthy except bad rows.
     pub trouble_ends: Duration,
 }
 
@@ -242,7 +241,7 @@ impl Plan {
             };
             self.clock_faults.push((at, fault));
         }
-        // Less than the margin of a lease, all together: that is what the margin is for.
+        // In total less than the margin of a lease, which is there for this.
         let most = i64::try_from(self.lock_expiry.as_secs()).unwrap() * 4 / 100 - 1;
         if most > 0 && rng.bool() {
             let at = at(rng, self.trouble_ends);
@@ -306,7 +305,7 @@ impl Plan {
 
     fn draw_restart(&mut self, how: Ending, rng: &mut Rng) {
         self.restarts.push(Restart {
-            slot: rng.usize(..self.pods),
+            replica: rng.usize(..self.pods),
             at: self.trouble_ends.mul_f64(rng.f64()),
             pause: seconds(rng, 0..=60),
             how,

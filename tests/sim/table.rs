@@ -1,4 +1,4 @@
-//! What a number of runs has seen, as a table: so that a quiet run is visible as such.
+//! What a number of runs has seen, as a table, so that a quiet run is visible.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use crate::log::{Answer, What};
 use crate::run::Run;
 use crate::seed::Kind;
 
-/// Counts by name; the names are the lines of the table.
+/// Counts by name. The names are the lines of the table.
 #[derive(Clone, Default)]
 pub struct Table {
     pub runs: u64,
@@ -21,7 +21,7 @@ pub struct Table {
     virtual_time: Duration,
 }
 
-/// What every larger number of runs has to have seen.
+/// What a large number of runs must have seen.
 const EVENTS: [&str; 17] = [
     "rows",
     "rows swallowed by a duplicate",
@@ -33,7 +33,7 @@ const EVENTS: [&str; 17] = [
     "unreadable rows claimed",
     "locks lost to other pods",
     "calls",
-    "calls given up",
+    "calls timed out",
     "kills",
     "SIGTERMs",
     "stalls",
@@ -81,7 +81,7 @@ impl Table {
                 }
                 What::LostRace(_) => self.count("locks lost to other pods", 1),
                 What::Sent(..) => self.count("calls", 1),
-                What::GivenUp(_) => self.count("calls given up", 1),
+                What::TimedOut(_) => self.count("calls timed out", 1),
                 What::PodKilled => self.count("kills", 1),
                 What::StopAsked => self.count("SIGTERMs", 1),
                 What::Stalled(_) => self.count("stalls", 1),
@@ -124,10 +124,9 @@ impl Table {
         }
     }
 
-    /// The lines of the table that are still at zero.
     pub fn unseen(&self) -> Vec<&'static str> {
         let unseen = |name: &&str| self.counts.get(name).copied().unwrap_or_default() == 0;
-        // Whoever stalls past a lease in the middle of a publish is nearly always past its timeout too.
+        // A process that stalls past a lease during a publish is nearly always past its timeout, too.
         let rare = "lease_overrun";
         Self::names()
             .filter(unseen)
@@ -141,7 +140,7 @@ impl Table {
         EVENTS.into_iter().chain(causes).chain(faults)
     }
 
-    /// Prints past the test harness, which would hide it.
+    /// Prints directly, since the test harness would hide it.
     pub fn print(&self, took: Duration) {
         let mut out = String::from("\nsimulation\n");
         let mut line = |name: &str, value: String| {

@@ -1,4 +1,4 @@
-//! What rows in trouble cost the others, and what an outage costs: each case prints its figures, and keeps its limit.
+//! What rows in trouble cost the others, and what an outage costs. Each case prints its figures, and keeps its limit.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::seed::{Ending, Kind, Offender, Plan, Restart, RowPlan};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Bad rows at the head of good ones, which come a second later: rows of one second are served in any order.
+/// Bad rows before good ones, which come a second later, since rows of one second are served in any order.
 fn bad_in_front(bad: Offender, offenders: usize, rows_of_each: usize, good: usize) -> Plan {
     let mut plan = healthy(Kind::BadRows, 1);
     plan.trouble_ends = SECOND;
@@ -106,14 +106,15 @@ fn latest(run: &Run) -> f64 {
 }
 
 fn print(what: &str, figures: &str) {
-    // Past the test harness, which would hide it.
+    // Directly, since the test harness would hide it.
     let line = format!("{what:<72} {figures}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 #[test]
 fn good_rows_pass_bad_offenders_also_with_few_places() {
-    // The places, the bad offenders, the rows of each, the good rows; by when the first and the last good row is published.
+    // The places, the bad offenders, the rows of each, the good rows; by when the first and the last good row is
+    // published.
     for (places, offenders, rows_of_each, good, first_by, last_by) in [
         (1, 5, 1, 35, 5.0, 20.0),
         (4, 8, 2, 40, 10.0, 20.0),
@@ -254,7 +255,7 @@ fn a_slow_community_api_gets_no_call_twice_and_no_more_at_once_than_places() {
                 most = most.max(under_way);
             }
             What::Answered(number, _) if !is_claim(&run, *number) => under_way -= 1,
-            What::GivenUp(_) => panic!("a call was given up"),
+            What::TimedOut(_) => panic!("a call timed out"),
             _ => {}
         }
     }
@@ -280,7 +281,7 @@ fn sigterm_right_after_an_outage_leaves_nothing_locked() {
             .retain(|row: &RowPlan| row.insert_at < plan.outages[0].to);
         plan.settings.grace_period = Duration::from_secs(25);
         plan.restarts.push(Restart {
-            slot: 0,
+            replica: 0,
             at: plan.outages[0].to + SECOND,
             pause: Duration::from_mins(15),
             how: Ending::Sigterm,

@@ -1,4 +1,5 @@
-//! The world around the pods: the sandbox's OFFENDER_DELTA in memory, the identifiers, the topic, the clock and the log.
+//! The world around the pods: the sandbox's OFFENDER_DELTA in memory, the identifiers, the topic, the clock and the
+//! log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,9 +21,8 @@ use crate::rows::{
 };
 use crate::seed::{Offender, Plan, RowPlan};
 
-/// When the run begins, for Delius.
+/// The start of the run on Delius' clock.
 const EPOCH: i64 = 1_600_000_000;
-/// Shared by all pods of a run.
 pub struct World {
     pub plan: Arc<Plan>,
     delius: Delius,
@@ -70,7 +70,7 @@ impl World {
         self.started.elapsed()
     }
 
-    /// What Delius takes for the time, in whole seconds.
+    /// Delius' time, in whole seconds.
     fn unix_seconds(&self) -> i64 {
         let state = self.state();
         EPOCH + i64::try_from(self.now().as_secs()).unwrap() + state.jumped + state.ahead
@@ -114,7 +114,7 @@ impl World {
         self.note(0, What::TroubleOver);
     }
 
-    /// Takes a call, and says under which number and what will become of it.
+    /// Receives a call. Returns its number and its fate.
     pub fn begin(&self, pod: usize, call: &Call) -> (u64, Fate) {
         let now = self.now();
         let endpoint = call.endpoint();
@@ -129,11 +129,11 @@ impl World {
             rng, trouble_over, ..
         } = &mut *state;
         let fate = if let Call::Identifiers(offender) = *call
-            && let Some(end) = self.poisoned(offender)
+            && let Some(end) = self.always_fails(offender)
         {
             Fate {
                 end,
-                kind: Some(FaultKind::PoisonOffender),
+                kind: Some(FaultKind::BadOffender),
                 ..Fate::usual(&plan.rates, rng)
             }
         } else if let Some(outage) = plan
@@ -157,7 +157,7 @@ impl World {
         (number, fate)
     }
 
-    fn poisoned(&self, offender: i64) -> Option<End> {
+    fn always_fails(&self, offender: i64) -> Option<End> {
         match self.offender(offender) {
             Offender::FailsUntil(until) if self.now() >= until => None,
             Offender::Fails | Offender::FailsUntil(_) => {
@@ -215,7 +215,7 @@ impl World {
         self.delius.attempt(claim, self.unix_seconds()).unwrap()
     }
 
-    /// Locks the candidate, and notes which rows its row has swallowed.
+    /// Locks the candidate, and records which rows its row has replaced.
     pub fn lock(&self, pod: usize, call: u64, candidate: &Candidate) -> Option<ClaimedRow> {
         let Some(row) = self.delius.lock(candidate, self.unix_seconds()).unwrap() else {
             self.note(pod, What::LostRace(call));
@@ -282,7 +282,7 @@ impl World {
         self.state().events[&event.id]
     }
 
-    /// Accepts the events of a batch, or refuses one or the other.
+    /// Accepts or refuses each event of a batch.
     pub fn publish(&self, pod: usize, call: u64, events: &[EventOf]) -> Vec<Result<(), CallError>> {
         events
             .iter()
@@ -311,7 +311,7 @@ impl World {
         Some(kind)
     }
 
-    /// What is in the table at the end has to be what the log says.
+    /// The table at the end must match the log.
     pub fn assert_consistent(&self) {
         let state = self.state();
         let remaining: Vec<i64> = self
@@ -350,7 +350,7 @@ impl State {
         swallowed
     }
 
-    /// Whether nothing more will happen to any row that is not bad.
+    /// Whether nothing more will happen to good rows.
     pub fn is_settled(&self, plan: &Plan) -> bool {
         self.rows.len() == plan.rows.len()
             && self.rows.values().all(|row| {

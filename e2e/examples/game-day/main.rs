@@ -1,5 +1,5 @@
-//! A game day: each outage of a list is made in a world of its own, and a real Prometheus with the chart's alerts shows which
-//! of them fires, when, and with which text.
+//! A game day. It makes each outage of a list in a separate world. A real Prometheus with the chart's alerts shows
+//! which alert fires, when, and with which text.
 //!
 //! ```bash
 //! cargo run -p e2e --example game-day                                  # all scenarios side by side, about 40 minutes
@@ -7,9 +7,9 @@
 //! cargo run -p e2e --example game-day -- --list                        # their names
 //! ```
 //!
-//! The pods are processes of the service; each world around them is a sandbox. Alerts are evaluated every 15 seconds. The
-//! result is a table in Markdown, which docs/reliability.md shows. The exit code is 1 if a scenario did not end as expected.
-//! `prometheus` must be installed.
+//! The pods are processes of the service; each world around them is a sandbox. Alerts are evaluated every 15 seconds.
+//! The result is a table in Markdown, which docs/reliability.md shows. The exit code is 1 if a scenario did not end as
+//! expected. `prometheus` must be installed.
 
 mod prometheus;
 mod scenarios;
@@ -30,7 +30,7 @@ use self::prometheus::{Firing, Prometheus};
 use self::scenarios::{SCENARIOS, Scenario};
 use self::world::World;
 
-/// All is well for this long at first, so that every series has a past.
+/// Everything is healthy for this long at first, so that every series has a past.
 const HEALTHY: Duration = Duration::from_mins(4);
 /// How long the outages last.
 const OUTAGE: Duration = Duration::from_mins(25);
@@ -47,11 +47,10 @@ struct Arguments {
     list: bool,
 }
 
-/// What was seen of a scenario.
 struct Seen {
     scenario: &'static Scenario,
     firings: Vec<Firing>,
-    /// After this time of the outage, the first row was given up.
+    /// How long after the start of the outage the first row was marked as permanently failed.
     first_loss: Option<Duration>,
     lost: usize,
 }
@@ -85,7 +84,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 /// Cargo builds only the example itself for `cargo run --example`.
 async fn build_binaries() -> anyhow::Result<()> {
     let mut build = Command::new(env!("CARGO"));
-    // With the example, so that the features of dependencies are the same and nothing is compiled twice.
+    // Together with the example, so that dependencies have the same features and nothing is compiled twice.
     build.args(["build", "--quiet", "-p", "e2e", "--bins", "--examples"]);
     let status = build.status().await.context("cargo cannot be started")?;
     ensure!(status.success(), "the service cannot be built");
@@ -133,7 +132,7 @@ async fn play(chosen: &[&'static Scenario]) -> anyhow::Result<Vec<Seen>> {
 }
 
 impl Seen {
-    /// The expected alert fired, and none but it.
+    /// Whether the expected alert fired, and no other.
     fn is_expected(&self) -> bool {
         let fired: Vec<_> = self
             .firings

@@ -26,9 +26,8 @@ pub struct Target {
     pub port: u16,
 }
 
-/// An alert that has fired.
 pub struct Firing {
-    /// Its name, without what all have in common.
+    /// Its name, without the common prefix.
     pub alert: String,
     /// How long after the start of the outage.
     pub after: Duration,

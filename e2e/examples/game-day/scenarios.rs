@@ -1,4 +1,4 @@
-//! The outages, and the alert that each of them fires. A new one is one more entry.
+//! The outages, and the alert that each of them fires. To add one, add an entry.
 
 use std::time::Duration;
 
@@ -8,9 +8,7 @@ use sandbox::{Endpoint, Fault, Rule};
 pub struct Scenario {
     /// For `--only`.
     pub name: &'static str,
-    /// In words.
     pub outage: &'static str,
-    /// How it is made.
     pub trouble: Trouble,
     /// The only alert that fires; `None`: none.
     pub alert: Option<&'static str>,
@@ -29,9 +27,9 @@ pub enum Trouble {
     None,
     /// These calls fail like this.
     Faults(&'static [Endpoint], fn() -> Fault),
-    /// The same, and all tokens are void, so that it is felt at once.
+    /// The same, and all tokens are invalid, so that it takes effect immediately.
     Auth(&'static [Endpoint], fn() -> Fault),
-    /// The same for one pod of two, which has a topic of its own.
+    /// The same for one pod of two, which has a separate topic.
     OnePod(&'static [Endpoint], fn() -> Fault),
     /// The same for four minutes only.
     Short(&'static [Endpoint], fn() -> Fault),
@@ -39,7 +37,7 @@ pub enum Trouble {
     TwoOffenders,
     /// All calls to community-api take this long, while a backlog waits.
     Backlog(Duration),
-    /// Pods are killed 25 seconds after each start, and wait ever longer for the next.
+    /// Pods are killed 25 seconds after each start, and wait longer each time.
     CrashLoop,
     /// A pod is killed once, and starts again.
     OneKill,

@@ -1,4 +1,4 @@
-//! One scenario's world: a sandbox in which somebody changes something every two seconds, and two pods of the service.
+//! One scenario's world: a sandbox with a change every two seconds, and two pods of the service.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -31,12 +31,12 @@ const LONGEST_BACK_OFF: Duration = Duration::from_mins(5);
 pub struct World {
     scenario: &'static Scenario,
     sandbox: Sandbox,
-    /// The topic of one pod, where it has one of its own.
+    /// The topic of one pod, if it has a separate one.
     other: Option<Sandbox>,
     pods: Vec<Pod>,
 }
 
-/// What was seen: when the first row was given up, and how many were.
+/// When the first row was marked as permanently failed, and how many were.
 pub type Losses = (&'static Scenario, Option<Duration>, usize);
 
 struct Pod {
@@ -89,7 +89,7 @@ impl World {
         self.pods.iter().map(target).collect()
     }
 
-    /// Makes the outage, ends it, and goes on until `end`. Meanwhile somebody is changed every two seconds.
+    /// Makes the outage, ends it, and continues until `end`, with a change every two seconds.
     pub async fn play(mut self, outage: Range<Instant>, end: Instant) -> anyhow::Result<Losses> {
         let scenario = self.scenario;
         let watching = watch(self.sandbox.delius().clone(), outage.start, end);
@@ -223,7 +223,7 @@ impl Pod {
     }
 }
 
-/// Changes somebody every two seconds, and counts the rows that are given up.
+/// Makes a change every two seconds, and counts the rows that are marked as permanently failed.
 async fn watch(
     delius: sandbox::Delius,
     outage: Instant,

@@ -1,4 +1,5 @@
-//! The event catalogue: code, docs/asyncapi.yaml, docs/subscribing.md and OpenAPI say the same, and it is what is published.
+//! The event catalogue. Code, docs/asyncapi.yaml, docs/subscribing.md and OpenAPI agree with each other and with what
+//! is published.
 
 use std::io::Write;
 
@@ -37,7 +38,7 @@ fn mappings() -> impl Iterator<Item = &'static Mapping> {
     MAPPINGS.iter().chain([&OTHER_TABLES])
 }
 
-/// Every event type with a name of its own.
+/// Every event type with a separate name.
 fn named() -> impl Iterator<Item = &'static str> {
     let specific = MAPPINGS.iter().map(|mapping| mapping.event_type);
     std::iter::once(GENERIC_EVENT_TYPE).chain(specific)
@@ -115,7 +116,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
         let mut message = message(name, summary, "SpecificMessage", &event);
         let (changed, source_id) = (mapping.changed(), mapping.source_id);
         let generic = if mapping.generic_too {
-            format!(" {GENERIC_EVENT_TYPE} goes out before it.")
+            format!(" {GENERIC_EVENT_TYPE} is published before it.")
         } else {
             String::new()
         };
@@ -127,7 +128,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
         .as_object()
         .unwrap()
         .clone();
-    // The only text of a message that is the catalogue's own.
+    // This is the only text of a message that only the catalogue has.
     messages[GENERIC_EVENT_TYPE]
         .as_object_mut()
         .unwrap()
@@ -153,7 +154,7 @@ fn the_catalogue_has_the_event_types_of_the_code_and_no_others() {
 }
 
 #[test]
-fn the_catalogue_says_of_each_event_type_whether_production_subscribes_to_it() {
+fn the_catalogue_marks_event_types_with_subscribers_in_production() {
     let catalogue = catalogue();
     let text = catalogue["info"]["description"].as_str().unwrap();
     let list = |start: &str| {
@@ -263,7 +264,7 @@ fn each_example_is_valid_for_its_message_only() {
     }
 }
 
-/// Asserts that a message is what the catalogue says of its event type, and nothing besides.
+/// Asserts that a message is exactly what the catalogue says about its event type.
 fn assert_described(catalogue: &Value, descriptions: &[Described], message: &Message) {
     let event_type = attribute(message, "eventType");
     let attributes = message.attributes.iter();
@@ -370,7 +371,7 @@ fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
 }
 
 #[test]
-fn whatever_the_catalogue_refers_to_is_there() {
+fn every_reference_of_the_catalogue_resolves() {
     let catalogue = catalogue();
     let mut found = Vec::new();
     references(&catalogue, &mut found);

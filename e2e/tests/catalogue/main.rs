@@ -1,4 +1,4 @@
-//! What the documents say about events and endpoints, held against the running service.
+//! Compares what the documents say about events and endpoints with the running service.
 
 #![allow(
     clippy::unwrap_used,

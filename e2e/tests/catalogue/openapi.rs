@@ -144,7 +144,7 @@ async fn swagger_ui_loads_everything_from_here_and_shows_the_description() {
         let answer = get(&world, &format!("/swagger-ui/{file}")).await;
         assert_eq!(answer.status(), 200, "{file}");
         let headers = answer.headers().clone();
-        // The browser believes this and nothing else: nosniff.
+        // With nosniff, the browser believes only this.
         assert_eq!(
             headers["content-type"],
             format!("{content_type}; charset=utf-8")

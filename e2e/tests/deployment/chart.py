@@ -54,7 +54,7 @@ def _add_dependencies(copy):
             chart = Path(folder) / dependency["name"]
             version = str(yaml.safe_load((chart / "Chart.yaml").read_text())["version"])
             if not f"{version}.".startswith(f"{dependency['version']}."):
-                sys.exit(f"{chart} is version {version}, Chart.yaml wants {dependency['version']}")
+                sys.exit(f"{chart} is version {version}, Chart.yaml requires {dependency['version']}")
             shutil.copytree(chart, copy / "charts" / dependency["name"])
         return
     try:

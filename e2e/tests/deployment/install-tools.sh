@@ -29,7 +29,7 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "${packages
   echo "${packages[*]} $axe" >"$stamp"
 fi
 
-# Both names come with one package. Its service is not wanted: a test starts a Prometheus of its own.
+# Both names come with one package. Its service is not needed: a test starts a separate Prometheus.
 if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
   command -v apt-get >/dev/null || fail "install Prometheus 2.42 or later, with promtool, and run this again"
   as_root=()

@@ -1,8 +1,8 @@
-//! What is deployed beside the binary: the Helm chart, the alerts, the dashboard. Python scripts beside this file do the work, with
-//! Helm's own engine, Kubernetes' schemas, promtool and a real Prometheus.
+//! What is deployed besides the binary: the Helm chart, the alerts and the dashboard. Python scripts in this folder do
+//! the work, with Helm's engine, Kubernetes' schemas, promtool and a real Prometheus.
 //!
-//! `e2e/tests/deployment/install-tools.sh` installs these; `HELM_CHARTS_DIR` may name a folder with the charts that ours depends on.
-//! Where something cannot be had the test is skipped, and says so; with `CI` set that is a failure.
+//! `e2e/tests/deployment/install-tools.sh` installs these. `HELM_CHARTS_DIR` can name a folder with the charts that
+//! ours depends on. If a tool is missing, the test prints `SKIPPED`. With `CI` set, it fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,9 +29,9 @@ const CHART: &str = concat!(
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deployment");
 const RUNBOOK: &str =
     "https://github.com/ministryofjustice/probation-offender-events/blob/main/docs/operating.md#";
-/// What the name of every alert starts with.
+/// The prefix of every alert's name.
 const PREFIX: &str = "ProbationOffenderEvent";
-/// What a script exits with if it cannot do its work here.
+/// The exit code of a script whose tools are missing.
 const NOT_POSSIBLE: i32 = 77;
 
 /// The Python of the virtual environment that install-tools.sh makes.
@@ -52,7 +52,7 @@ async fn output(command: &mut Command) -> Option<Output> {
     }
 }
 
-/// What a tool printed; `None`, after saying so, if the test has to be skipped.
+/// What a tool printed. `None` if the test must be skipped, which it then reports.
 async fn run(command: &mut Command) -> Option<String> {
     let output = output(command.current_dir(HERE)).await?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -77,7 +77,7 @@ async fn every_values_file_renders_to_manifests_that_kubernetes_takes() {
     run(&mut script("manifests.py", "check")).await;
 }
 
-/// The service as a process of its own.
+/// The service in a separate process.
 fn service(variables: &BTreeMap<String, String>) -> Child {
     Command::new(env!("CARGO_BIN_EXE_e2e-service"))
         .env_clear()
@@ -107,17 +107,17 @@ async fn the_binary_accepts_the_environment_of_every_rendered_pod() {
     assert_eq!(environments.len(), 5);
     for (name, mut variables) in environments {
         for port in ["SERVER_PORT", "MANAGEMENT_SERVER_PORT"] {
-            // Any free one, since there is only one network here.
+            // Any free port, since pods here share one network.
             let old = variables.insert(port.into(), "0".into());
             assert!(old.is_some(), "{name} has no {port}");
         }
-        // The addresses are real: nobody is to be called. The first poll comes after a random part of this.
+        // The addresses are real, and must not be called. The first poll comes after a random part of this.
         let poll = variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS".into(), "86400000".into());
         assert_eq!(poll, None);
         let mut service = service(&variables);
         let mut lines = BufReader::new(service.stdout.take().unwrap()).lines();
         let mut printed = String::new();
-        // The log of this binary has only the lines of the library, and this one says that the settings are right.
+        // The log of this binary has only the library's lines. This one shows that the settings are right.
         let accepted = async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 printed.push_str(&line);
@@ -135,7 +135,7 @@ async fn the_binary_accepts_the_environment_of_every_rendered_pod() {
         );
         let insights = r#""applicationInsights":"https://dc.services.visualstudio.com""#;
         assert!(printed.contains(insights), "{name}: {printed}");
-        // On: what it prints when it stops must find a reader.
+        // Keeps reading, since the service prints when it stops.
         let rest = tokio::spawn(async move { while lines.next_line().await.unwrap().is_some() {} });
         terminate(service).await;
         rest.await.unwrap();
@@ -201,7 +201,7 @@ fn every_alert_is_tested_and_leads_to_its_section_of_the_runbook() {
         assert_eq!(
             words(name),
             format!("{PREFIX}{}", words(anchor)).to_lowercase(),
-            "an alert leads to the heading of its own name"
+            "an alert leads to the heading with its name"
         );
         assert!(
             anchors.iter().any(|heading| heading == anchor),
@@ -231,7 +231,7 @@ async fn a_real_prometheus_knows_everything_that_alerts_and_dashboard_ask_for() 
     })
     .await
     .unwrap();
-    // So that there is an outcome other than ok, as texts and queries ask for.
+    // For an outcome other than ok, which texts and queries use.
     sandbox.faults().once(Endpoint::Token, Fault::status(401));
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

@@ -44,7 +44,7 @@ EXPECTED = {
     "preprod": ("-preprod", "https://sign-in-preprod.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.pre-prod.delius.probation.hmpps.dsd.io"),
     "prod": ("", "https://sign-in.hmpps.service.justice.gov.uk/auth", "https://community-api-secure.probation.service.justice.gov.uk"),
 }
-# What `helm upgrade --reuse-values` keeps of a release of the predecessor's chart, which had no alerts of its own.
+# What `helm upgrade --reuse-values` keeps of a release of the predecessor's chart, which had no separate alerts.
 REUSED = {
     "generic-service": {
         "nameOverride": NAME,

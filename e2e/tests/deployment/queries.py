@@ -127,7 +127,7 @@ class Prometheus:
             )
 
     def get(self, path, **parameters):
-        # Straight to it, whatever proxy is set.
+        # Directly, with no proxy.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:

@@ -1,4 +1,4 @@
-//! Forms that are sent twice, or whose answer is not what it should be; and what the windows of one browser share.
+//! Forms that are sent twice or get a bad answer, and what the windows of one browser share.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use thirtyfour::Key;
 
 use crate::visit::{DESK, Visit, eventually, visit};
 
-/// Rows stay where they are: nothing is claimed within a test.
+/// Rows stay where they are: no row is claimed during a test.
 const NEVER: i64 = 3_600;
 
 async fn complaint(visit: &Visit) -> String {
     visit.text(".complaint").await
 }
 
-/// Has the next form meet something else than the sandbox: a function like `fetch`.
+/// Replaces `fetch` for the next form.
 async fn answer_next_form_with(visit: &Visit, fetch: &str) {
     let script = format!(
         "const real = window.fetch;
@@ -49,7 +49,7 @@ async fn a_double_click_on_a_switch_leaves_it_on() {
         button.scroll_into_view().await.unwrap();
         let clicks = visit.browser.action_chain().double_click_element(&button);
         clicks.perform().await.unwrap();
-        visit.shows("#outcome", &["On."]).await;
+        visit.shows("#outcome", &["The outage is on."]).await;
         visit.rows_after_another_change().await;
         assert_eq!(visit.text("#button-sns-slow").await, "On");
     })
@@ -57,7 +57,7 @@ async fn a_double_click_on_a_switch_leaves_it_on() {
 }
 
 #[tokio::test]
-async fn a_form_without_a_proper_answer_keeps_its_text_and_says_what_happened() {
+async fn a_form_without_a_valid_answer_keeps_its_text() {
     visit(NEVER, DESK, async |visit| {
         visit.open_change("contact").await;
         for (fetch, said) in [
@@ -107,7 +107,7 @@ async fn what_is_typed_stays_when_another_form_is_sent() {
         visit.open_change("contact").await;
         visit.fill("contact-type", "A long letter").await;
         visit.press("#button-sns-slow").await;
-        visit.shows("#outcome", &["On."]).await;
+        visit.shows("#outcome", &["The outage is on."]).await;
         let typed = visit.find("#contact-type").await.value().await.unwrap();
         assert_eq!(typed.as_deref(), Some("A long letter"));
     })

@@ -1,4 +1,4 @@
-//! What is seen, and what is heard by those who do not see: names, scrolling, the way of a row, and axe-core's rules.
+//! What users see, and what screen readers get: names, scrolling, the way of a row, and axe-core's rules.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -91,7 +91,7 @@ async fn on_a_phone_nothing_scrolls_but_the_page() {
 }
 
 #[tokio::test]
-async fn each_button_and_link_has_a_name_of_its_own() {
+async fn each_button_and_link_has_a_unique_name() {
     visit(0, DESK, async |visit| {
         let script = "const text = id => document.getElementById(id).textContent;
             return [...document.querySelectorAll('button, a, summary')].map(one =>

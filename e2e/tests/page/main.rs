@@ -30,7 +30,7 @@ async fn change_date_of_birth(visit: &Visit) {
 }
 
 #[tokio::test]
-async fn a_changed_date_of_birth_becomes_two_events_and_the_page_says_why() {
+async fn the_page_shows_the_two_events_of_a_change() {
     visit(2, DESK, async |visit| {
         let announced = visit.texts("#change-details .event").await;
         assert_eq!(announced, ["OFFENDER_CHANGED", "OFFENDER_DETAILS_CHANGED"]);
@@ -89,7 +89,7 @@ async fn what_each_form_announces_is_what_arrives() {
 }
 
 #[tokio::test]
-async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
+async fn a_row_is_held_until_sns_is_back() {
     visit(0, DESK, async |visit| {
         let switch = "#button-sns-down";
         visit.past().await;
@@ -97,10 +97,10 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
         visit.shows("#reaction", &["Claims run"]).await;
         let before = visit.sandbox.topic().len();
         visit.press(switch).await;
-        visit.shows("#outcome", &["On."]).await;
+        visit.shows("#outcome", &["The outage is on."]).await;
         change_date_of_birth(visit).await;
         visit
-            .shows("#rows", &["INPROGRESS", "the lock lasts another"])
+            .shows("#rows", &["INPROGRESS", "locked for another"])
             .await;
         visit
             .shows(
@@ -113,7 +113,7 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
         visit.picture("page-outage.png").await;
 
         visit.press(switch).await;
-        visit.shows("#outcome", &["Off again."]).await;
+        visit.shows("#outcome", &["The outage is off."]).await;
         let messages = visit
             .sandbox
             .topic()
@@ -134,7 +134,7 @@ async fn while_sns_is_down_a_row_is_held_and_afterwards_its_messages_arrive() {
 }
 
 #[tokio::test]
-async fn a_filter_policy_shows_what_its_subscription_receives_or_why_sns_would_refuse_it() {
+async fn a_filter_policy_filters_messages_or_is_refused() {
     visit(0, DESK, async |visit| {
         let for_subscribers = include_str!("../../../docs/subscribing.md");
         let policy = for_subscribers
@@ -216,7 +216,7 @@ async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
     visit(0, SMALL_PHONE, async |visit| {
         visit.shows("#signs", &["communityApiHealth"]).await;
         visit.press("#button-sns-entry").await;
-        visit.shows("#outcome", &["On."]).await;
+        visit.shows("#outcome", &["The outage is on."]).await;
         visit.open_change("requirement").await;
         visit.press("#change-requirement button").await;
         visit
@@ -224,8 +224,8 @@ async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
             .await;
         visit.shows("#rows", &["RQMNT", "INPROGRESS"]).await;
         visit.press("#button-sns-entry").await;
-        // The message may be there before the answer to the form is, which takes this page away.
-        visit.shows("#outcome", &["Off again."]).await;
+        // The message may arrive before the form's answer, which replaces this page.
+        visit.shows("#outcome", &["The outage is off."]).await;
         visit
             .shows("#messages", &["SENTENCE_ORDER_REQUIREMENT_CHANGED"])
             .await;
@@ -280,7 +280,7 @@ async fn the_page_can_be_used_with_the_keys_alone() {
             )
             .await;
         assert_eq!(outline, "solid");
-        // Five people, then the form that is open: its summary, four fields, three parts of the date, and the button.
+        // Five people, then the open form: its summary, four fields, three parts of the date, and the button.
         while !focused().await.starts_with("Change") {
             press(Key::Tab.into()).await;
         }

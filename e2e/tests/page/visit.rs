@@ -1,4 +1,4 @@
-//! A service in its sandbox, and a real browser that looks at the sandbox's page.
+//! A service in its sandbox, and a real browser on the sandbox's page.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -16,13 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// No test waits longer than this for what has to happen.
+/// The longest wait of a test.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A browser is a dozen processes: more of them than cores only slow each other down.
 static BROWSERS: Semaphore = Semaphore::const_new(2);
 
-/// What a test has to do with.
 pub struct Visit {
     pub sandbox: Sandbox,
     pub browser: WebDriver,
@@ -63,7 +62,7 @@ pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOn
         browser,
         service,
     };
-    // The browser has to be closed whatever becomes of the test: nobody else would.
+    // The browser must be closed even if the test panics.
     let outcome = AssertUnwindSafe(test(&visit)).catch_unwind().await;
     let closed = visit.browser.quit().await;
     driver.process.kill().await.unwrap();
@@ -92,7 +91,7 @@ async fn start_service(
 struct Chromedriver {
     process: Child,
     address: String,
-    /// Kept, since it would not survive a closed pipe.
+    /// Kept, since chromedriver does not survive a closed pipe.
     _output: Lines<BufReader<ChildStdout>>,
 }
 
@@ -157,7 +156,7 @@ impl Visit {
         found.unwrap_or_else(|error| panic!("{selector}: {error}"))
     }
 
-    /// The text of the first element, as it is seen; nothing if there is none at this moment.
+    /// The visible text of the first element, or nothing if there is none now.
     pub async fn text(&self, selector: &str) -> String {
         let Ok(element) = self.browser.find(By::Css(selector)).await else {
             return String::new();
@@ -213,7 +212,7 @@ impl Visit {
         button.click().await.unwrap();
     }
 
-    /// How many rows there are, once a change after all others is among them.
+    /// How many rows there are, once a later change is among them.
     pub async fn rows_after_another_change(&self) -> usize {
         self.open_change("tier").await;
         self.press("#change-tier button").await;
@@ -230,13 +229,13 @@ impl Visit {
         .await;
     }
 
-    /// Scrolls to an element, and shows nothing as focused.
+    /// Scrolls to an element, without a focus.
     pub async fn bare(&self, selector: &str) {
         let script = "document.activeElement.blur(); document.querySelector(arguments[0]).parentElement.scrollIntoView()";
         let () = self.script(script, vec![selector.into()]).await;
     }
 
-    /// Writes what the browser shows to a file of the documents, if told to.
+    /// Writes a screenshot to a file of the documents, if `UPDATE_SCREENSHOTS` is set.
     pub async fn picture(&self, file: &str) {
         if updates_pictures() {
             let path = format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -244,7 +243,7 @@ impl Visit {
         }
     }
 
-    /// Lets some changes happen, for the sake of a picture that shows more than a moment.
+    /// Makes some changes, so that a picture shows some history.
     pub async fn past(&self) {
         if !updates_pictures() {
             return;
@@ -261,7 +260,7 @@ fn updates_pictures() -> bool {
     std::env::var_os("UPDATE_SCREENSHOTS").is_some()
 }
 
-/// Looks again and again until something is so.
+/// Repeats a check until it succeeds.
 pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !is_so().await {

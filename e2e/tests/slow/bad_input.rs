@@ -1,10 +1,10 @@
-//! Whatever community-api and hmpps-auth answer: no panic, no lost row, and the next row is served.
+//! Bad answers of community-api and hmpps-auth cause no panic and lose no row, and the next row is published.
 
 use crate::world::{World, add, event_types, eventually, row, sandbox, sandbox_with};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Rule, Sandbox, Timings};
 
-/// Bodies that are no row, nor identifiers, nor a token.
+/// Bodies that are neither a row, nor identifiers, nor a token.
 fn bad_bodies() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = [
         "",
@@ -27,7 +27,7 @@ fn bad_bodies() -> Vec<Vec<u8>> {
     bodies
 }
 
-/// Whether the service still works: a row goes through.
+/// Whether the service still works: it publishes a row.
 async fn still_works(world: &World) {
     let before = world.sandbox.topic().len();
     world.add(NewUpdate {
@@ -39,7 +39,7 @@ async fn still_works(world: &World) {
     assert!(world.is_live().await);
 }
 
-/// All statuses but 200, which would need a body. A redirect leads to where nobody is.
+/// All statuses except 200, which needs a body. Redirects lead to a closed port.
 fn bad_statuses() -> impl Iterator<Item = Fault> {
     (201..600).map(|status| Fault::status(status).header("Location", "http://127.0.0.1:1/"))
 }
@@ -48,7 +48,7 @@ const KINDS_OF_STATUS: [u16; 16] = [
     204, 301, 302, 307, 400, 401, 403, 404, 405, 409, 429, 500, 502, 503, 504, 599,
 ];
 
-/// Rows whose lock runs out soon: a row that a bad answer cost a call comes back.
+/// Short locks, so that a row that a bad answer left locked comes back soon.
 async fn sandbox_with_short_locks() -> Sandbox {
     let timings = Timings {
         settle_seconds: 0,
@@ -65,7 +65,7 @@ const SHORT_LOCKS: [(&str, &str); 5] = [
     ("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "5"),
 ];
 
-/// After each of these answers to a fetch of a token, the next fetch succeeds, and a row goes through.
+/// After each of these answers to a token request, the next request succeeds, and a row is published.
 async fn survives_answers_of_auth(answers: impl Iterator<Item = Fault>) {
     let world = World::start().await;
     for fault in answers {
@@ -81,7 +81,7 @@ async fn survives_every_status_of_a_call_for_a_row(endpoint: Endpoint) {
     sandbox.delius().seed_people(500).unwrap();
     for (offender, fault) in (10..).zip(bad_statuses()) {
         add(&sandbox, row(offender, "CONTACT"));
-        // Not every row fails, which would be an outage.
+        // Not every row fails, since that would be an outage.
         for record in 1..=2 {
             let source_record_id = Some(offender * 2 + record);
             add(
@@ -135,7 +135,7 @@ async fn every_status_of_the_topic_is_survived_and_loses_no_row() {
 }
 
 #[tokio::test]
-async fn every_kind_of_status_of_a_delete_is_survived_and_loses_no_row() {
+async fn no_status_of_a_delete_loses_a_row() {
     let sandbox = sandbox_with_short_locks().await;
     let world = World::around(sandbox, &SHORT_LOCKS).await;
     for status in KINDS_OF_STATUS {
@@ -218,7 +218,7 @@ async fn a_body_of_30_megabytes_is_refused_early() {
 }
 
 #[tokio::test]
-async fn rows_with_bad_fields_are_left_at_first_and_given_up_on_their_return_and_delay_nobody() {
+async fn rows_with_bad_fields_are_left_then_marked_and_delay_no_others() {
     let good = r#"{"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT","offenderDeltaId":77,"sourceTable":"ALIAS","sourceRecordId":1,"status":"INPROGRESS","failedUpdate":false}"#;
     let spoiled = [
         good.replace("\"sourceTable\":\"ALIAS\"", "\"sourceTable\":null"),
@@ -250,7 +250,7 @@ async fn rows_with_bad_fields_are_left_at_first_and_given_up_on_their_return_and
     add(&sandbox, row(1, "CONTACT"));
     let world = World::around(sandbox, &[]).await;
     world.messages(1).await;
-    eventually("the returned row is given up", async || {
+    eventually("the returned row is marked", async || {
         world
             .metric("offender_updates_total{type=\"permanentlyFailed\"}")
             .await
@@ -296,7 +296,7 @@ async fn negative_and_huge_ids_that_fit_are_used_as_they_are() {
 }
 
 #[tokio::test]
-async fn bodies_of_identifiers_that_cannot_be_read_are_tried_again_within_the_lease() {
+async fn unreadable_identifiers_are_retried_within_the_lease() {
     for body in bad_bodies() {
         let sandbox = sandbox().await;
         sandbox

@@ -1,4 +1,4 @@
-//! What Application Insights is told, and what happens when it does not listen.
+//! What Application Insights receives, and what happens when it does not answer.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ fn expire_locks(sandbox: &Sandbox) {
 }
 
 #[tokio::test]
-async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_contract() {
+async fn a_published_row_is_one_custom_event_with_exact_dimensions() {
     let ingestion = Ingestion::start().await;
     let world = told(sandbox().await, &ingestion, &[]).await;
     let with_record = world.add(NewUpdate {
@@ -63,7 +63,7 @@ async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_
             .crn
     };
     let crns = [crn_of(1), crn_of(2)];
-    // What waits to be sent is sent by the service's own shutdown.
+    // The shutdown sends what is left.
     world.stop().await;
     let mut events = ingestion.of_kind("Event");
     assert_eq!(events.len(), 2, "{events:?}");
@@ -91,7 +91,7 @@ async fn a_published_row_is_one_custom_event_with_exactly_the_dimensions_of_the_
 }
 
 #[tokio::test]
-async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
+async fn a_marked_row_is_one_custom_event_with_two_dimensions() {
     let ingestion = Ingestion::start().await;
     let world = told(sandbox().await, &ingestion, &[]).await;
     let id = world.add(row(404_404, "OFFENDER"));
@@ -99,12 +99,15 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
         let series = format!("offender_updates_total{{type=\"{kind}\"}}");
         world.metric(&series).await == 1.0
     };
-    eventually("kept for a second chance", async || {
+    eventually("left for a second chance", async || {
         is_count("failed").await
     })
     .await;
     expire_locks(&world.sandbox);
-    eventually("given up", async || is_count("permanentlyFailed").await).await;
+    eventually("marked as permanently failed", async || {
+        is_count("permanentlyFailed").await
+    })
+    .await;
     world.stop().await;
     let events = ingestion.of_kind("Event");
     assert_eq!(events.len(), 1, "{events:?}");
@@ -112,7 +115,7 @@ async fn a_row_given_up_is_one_custom_event_with_exactly_two_dimensions() {
     assert_eq!(data["name"], "ProbationOffenderPermanentlyFailedEvent");
     let expected = json!({"offenderDeltaId": id.to_string(), "offenderId": "404404"});
     assert_eq!(data["properties"], expected);
-    // Both times it was no success.
+    // Neither attempt was a success.
     let ended: Vec<_> = ingestion
         .of_kind("Request")
         .iter()
@@ -154,7 +157,7 @@ async fn a_warning_is_a_trace_of_its_row() {
     let traces = ingestion.of_kind("Message");
     assert_eq!(traces.len(), 1, "{traces:?}");
     let data = &traces[0]["data"]["baseData"];
-    let message = "row left locked: the service gives it up if this is still so when it comes back";
+    let message = "row left locked: if this is still so when it comes back, the service marks it as permanently failed";
     assert_eq!(
         (&data["message"], &data["severityLevel"]),
         (&json!(message), &json!(2))
@@ -172,7 +175,7 @@ async fn a_warning_is_a_trace_of_its_row() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
+async fn a_claim_without_answer_is_a_trace_of_its_call() {
     let _log = tracing_subscriber::registry()
         .with(telemetry::traces())
         .set_default();
@@ -190,7 +193,7 @@ async fn a_claim_that_is_given_up_is_a_trace_of_its_call() {
     let traces = ingestion.of_kind("Message");
     let given_up = traces.iter().find(|trace| {
         let message = trace["data"]["baseData"]["message"].as_str().unwrap();
-        message.starts_with("the answer to a claim was lost")
+        message.starts_with("a claim got no answer")
     });
     let given_up = given_up.unwrap_or_else(|| panic!("{traces:?}"));
     let operation = |item: &Value| item["tags"]["ai.operation.id"].clone();
@@ -231,11 +234,11 @@ async fn failed_polls_and_odd_settings_are_traces() {
     assert_eq!(failed["data"]["baseData"]["severityLevel"], 3);
     assert_eq!(properties(&failed)["cause"], "nextUpdate: answered 503");
     assert_eq!(failed["tags"]["ai.cloud.role"], "probation-offender-events");
-    // Many claims made the poll, each of which is an operation.
+    // The poll consisted of many claims, each of which is an operation.
     assert_eq!(failed["tags"]["ai.operation.name"], Value::Null);
 }
 
-/// Lets everything through to `target`, and keeps what is said to it.
+/// Forwards everything to `target`, and records the requests.
 async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -264,7 +267,7 @@ async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
 }
 
 #[tokio::test]
-async fn a_row_is_one_operation_with_its_calls_and_its_event_which_community_api_can_join() {
+async fn a_row_is_one_operation_with_its_calls_and_event() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -378,7 +381,7 @@ async fn health_checks_produce_nothing() {
 }
 
 #[tokio::test]
-async fn whatever_comes_from_outside_is_cut_between_characters() {
+async fn foreign_text_is_cut_between_characters() {
     let ingestion = Ingestion::start().await;
     let sandbox = sandbox().await;
     let crn = format!("X{}", "€".repeat(10_000));
@@ -433,7 +436,7 @@ async fn a_batch_that_is_refused_for_good_is_dropped_and_counted() {
         .await;
         let sent = ingestion.batches()[0].len();
         assert_eq!(dropped(&world, "refused").await, sent as f64);
-        // Whatever comes next is accepted.
+        // From now on, everything is accepted.
         world.add(row(2, "ALIAS"));
         world.drained().await;
         world.stop().await;
@@ -541,17 +544,17 @@ async fn a_fourth_redirect_is_not_followed() {
     assert!(times.iter().all(|times| *times == 4), "{times:?}");
 }
 
-/// A connection string that leads nowhere.
-async fn nobody_listens() -> String {
+/// A connection string whose port is closed.
+async fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     format!("InstrumentationKey={KEY};IngestionEndpoint=http://{address}")
 }
 
 #[tokio::test]
-async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_fit_is_counted() {
+async fn a_dead_endpoint_delays_no_row_and_drops_are_counted() {
     let hanging = Ingestion::answering(Answer::Hang, usize::MAX).await;
-    for connection in [hanging.connection_string(), nobody_listens().await] {
+    for connection in [hanging.connection_string(), closed_port().await] {
         let sandbox = sandbox().await;
         for record in 0..800 {
             let update = NewUpdate {
@@ -578,7 +581,7 @@ async fn an_endpoint_that_hangs_or_is_not_there_delays_no_row_and_what_does_not_
 /// `cargo test --release -p e2e --test slow -- --ignored --nocapture` shows the figures.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute with --release, and much longer without"]
-async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops_are_counted() {
+async fn memory_stays_flat_while_the_endpoint_is_down_for_100_000_rows() {
     let sandbox = Sandbox::start(sandbox::Settings {
         kept_messages: Some(10),
         ..sandbox::Settings::default()
@@ -586,7 +589,7 @@ async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops
     .await
     .unwrap();
     sandbox.delius().seed_people(10_000).unwrap();
-    let connection = nobody_listens().await;
+    let connection = closed_port().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     drop(listener);
@@ -623,7 +626,8 @@ async fn while_the_endpoint_is_down_for_100_000_rows_memory_stays_flat_and_drops
         );
     }
     assert!(memory[1] < memory[0] + 2_048, "{memory:?}");
-    // Six items a row: four calls, the row and its event; at most two for each place in queue and batch are not yet dropped.
+    // Six items a row: four calls, the row and its event; at most two for each place in queue and batch are not yet
+    // dropped.
     assert!(dropped().await >= f64::from(600_000 - 2 * (2_048 + 512)));
     service.terminate().await;
 }

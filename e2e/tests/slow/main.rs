@@ -1,5 +1,5 @@
-//! The service over real sockets, in more tests than the quick tier has time for: every status and many broken bodies of every
-//! call, and what has to wait for batches of telemetry, for timeouts or for other pods.
+//! The service over real sockets, in tests that are too slow for the quick ones: every status and many broken bodies of
+//! every call, and waits for batches of telemetry, timeouts and other pods.
 
 #![allow(
     clippy::unwrap_used,

@@ -91,9 +91,9 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
     }
 }
 
-/// As eight minutes of a lock of ten, with room for a slow machine.
+/// Like eight minutes with a lock of ten, with a margin for a slow machine.
 #[tokio::test]
-async fn an_outage_of_sns_shorter_than_the_lease_delays_rows_by_its_own_length_and_strands_none() {
+async fn a_short_outage_of_sns_delays_rows_and_leaves_none_locked() {
     let outage = Duration::from_secs(7);
     let timings = sandbox::Timings {
         settle_seconds: 0,
@@ -142,10 +142,10 @@ async fn an_outage_of_sns_shorter_than_the_lease_delays_rows_by_its_own_length_a
     world.stop().await;
 }
 
-/// New connections work: no row may have to wait for its lock.
+/// New connections work, so no row may have to wait for its lock.
 #[tokio::test]
 async fn connections_that_go_bad_are_left_behind() {
-    // A claim that is given up on a slow machine would lock its row, so that the limit is no shorter than it has to be.
+    // On a slow machine, a claim that times out would lock its row, so the limit is as long as it can be.
     for (fate, rows, limit) in [(Fate::Deaf, 2, "1s"), (Fate::Closed, 30, "10s")] {
         let sandbox = sandbox().await;
         sandbox.delius().seed_people(rows).unwrap();
@@ -210,7 +210,7 @@ async fn a_short_lived_token_is_renewed_in_time() {
     world.stop().await;
 }
 
-/// The SDK has a limit of its own, of five seconds without a byte.
+/// The SDK's separate limit is five seconds without a byte.
 #[tokio::test]
 async fn a_publish_may_take_as_long_as_its_timeout() {
     let world = World::start_with(&[("HMPPS_SQS_CALLTIMEOUT", "8s")]).await;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What becomes of a connection after its good requests.
+/// How a connection ends after its good requests.
 #[derive(Clone, Copy)]
 pub enum Fate {
     /// It takes further requests and never answers.
@@ -14,8 +14,8 @@ pub enum Fate {
     Closed,
 }
 
-/// Starts a proxy in front of `target`, an `http://` address, whose connections serve this many requests each. The result is
-/// its own address.
+/// Starts a proxy for `target`, an `http://` address, whose connections serve this many requests each. Returns its
+/// address.
 pub async fn start(target: &str, requests: usize, fate: Fate) -> String {
     let target: SocketAddr = target.strip_prefix("http://").unwrap().parse().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -5,10 +5,10 @@ use anyhow::Result;
 use super::rows::{Candidate, Status};
 use super::{Delius, OLDEST_CREATED, OLDEST_EXPIRED};
 
-/// So often does one call try to lock a row of each kind before it answers 409.
+/// How many times one call tries to lock a row of each kind before it answers 409.
 const ATTEMPTS: u8 = 10;
 
-/// How far a call has come: first it tries new rows, and once there are none those whose lock has expired.
+/// How far a call has come. It tries new rows first, and then those whose lock has expired.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim {
     rows: Status,
@@ -24,19 +24,19 @@ impl Default for Claim {
     }
 }
 
-/// What a call does next.
+/// The next step of a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Attempt {
-    /// It tries to lock this row. If another caller is faster, it goes on from the claim.
+    /// It tries to lock this row. If another caller is faster, it continues from the claim.
     Row(Candidate, Claim),
-    /// There is no row: 404.
+    /// There are no rows: 404.
     Nothing,
     /// It has lost its last attempt: 409.
     Conflict,
 }
 
 impl Delius {
-    /// The next attempt of a claim at `now`; nothing is locked yet.
+    /// The next attempt of a claim at `now`. It locks nothing yet.
     pub fn attempt(&self, claim: Claim, now: i64) -> Result<Attempt> {
         let Some(attempts_left) = claim.attempts_left.checked_sub(1) else {
             return Ok(Attempt::Conflict);

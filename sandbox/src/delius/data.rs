@@ -1,4 +1,4 @@
-//! Made-up data for the mini-Delius: more people, a backlog, and changes that might have happened.
+//! Fictional data for the mini-Delius: more people, a backlog, and random changes.
 
 use anyhow::{Result, bail};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params, params_from_iter};
@@ -6,14 +6,14 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params, param
 use super::Delius;
 use crate::locked;
 
-/// A backlog's record ids start here, where no real record of the mini-Delius has one.
+/// The record ids of a backlog start here, above every real record of the mini-Delius.
 const FIRST_BACKLOG_RECORD: i64 = 1_000_000_000;
-/// A seeded backlog is this much older than it needs to be in order to be claimed at once.
+/// How much older a seeded backlog is than it must be to be claimed at once.
 const BACKLOG_AGE_SECONDS: i64 = 60;
-/// How many offenders one synthetic officer looks after.
+/// The number of offenders per synthetic officer.
 const CASELOAD: i64 = 40;
 
-/// Each table that an event stems from, and one (the last) that has no event of its own.
+/// Each table with an event, and one (the last) without a separate event type.
 const SOURCE_TABLES: [&str; 14] = [
     "OFFENDER",
     "ALIAS",
@@ -31,8 +31,7 @@ const SOURCE_TABLES: [&str; 14] = [
     "CONTACT",
 ];
 
-/// What may happen to an offender (`?1`), in words and in SQL; not every change is possible for
-/// every offender.
+/// Changes to an offender (`?1`), in words and in SQL. Not every change is possible for every offender.
 const CHANGES: [(&str, &str); 20] = [
     (
         "date of birth corrected",
@@ -144,10 +143,9 @@ const CHANGES: [(&str, &str); 20] = [
 ];
 
 impl Delius {
-    /// Adds `rows` rows that may be claimed at once, spread over the offenders and all
-    /// source tables.
+    /// Adds `rows` rows that can be claimed at once, spread over the offenders and all source tables.
     ///
-    /// Each is about a record of its own, so that none takes the place of another.
+    /// Each is about a different record, so that none replaces another.
     pub fn seed_backlog(&self, rows: usize) -> Result<()> {
         let age = locked(&self.timings).settle_seconds + BACKLOG_AGE_SECONDS;
         let mut connection = self.connection();
@@ -175,8 +173,7 @@ impl Delius {
             let first_record = FIRST_BACKLOG_RECORD + last_id;
             for (record, row) in (first_record..).zip(0..rows) {
                 let offender = offenders[row % offenders.len()];
-                // Shifted with every round over the offenders, so that each offender meets each
-                // table.
+                // Shifted in each round over the offenders, so that each offender gets each table.
                 let table = SOURCE_TABLES[(row + row / offenders.len()) % SOURCE_TABLES.len()];
                 let action = if row % 10 == 9 { "DELETE" } else { "UPSERT" };
                 statement.execute(params![offender, date_changed, action, table, record, age])?;
@@ -186,8 +183,8 @@ impl Delius {
         Ok(())
     }
 
-    /// Adds `count` synthetic offenders, each with an officer, an address and a conviction, as if
-    /// they had always been there.
+    /// Adds `count` synthetic offenders, each with an officer, an address and a conviction. No rows of
+    /// `OFFENDER_DELTA` remain for them.
     pub fn seed_people(&self, count: usize) -> Result<()> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -206,8 +203,7 @@ impl Delius {
         Ok(())
     }
 
-    /// Makes one change to some offender, by which the triggers fire, and says in words
-    /// what was changed.
+    /// Makes one random change, which fires the triggers, and returns it in words.
     pub fn random_change(&self) -> Result<String> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -215,7 +211,7 @@ impl Delius {
             bail!("there is no offender to change");
         };
         loop {
-            // Comes to an end, as some of the changes are possible for every offender.
+            // This ends, since some of the changes are possible for every offender.
             let (words, sql) = CHANGES[fastrand::usize(..CHANGES.len())];
             if transaction.prepare_cached(sql)?.execute([offender])? > 0 {
                 transaction.commit()?;
@@ -232,8 +228,7 @@ fn offenders_to_change(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
-/// The first from a random id upwards, rather than `ORDER BY random()`, which would read every
-/// offender.
+/// The first one from a random id upwards. `ORDER BY random()` would read every offender.
 fn random_offender(connection: &Connection) -> rusqlite::Result<Option<(i64, String)>> {
     let highest: i64 = connection.query_row(
         "SELECT coalesce(max(OFFENDER_ID), 0) FROM OFFENDER",

@@ -1,5 +1,5 @@
-//! The file that holds the data, which other programs may use as well: what is checked when it is opened, how long a
-//! call waits for it, and what an error means.
+//! The file that holds the data. Other programs may use it as well: what is checked when it is opened, how long a call
+//! waits for it, and what an error means.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,14 +18,14 @@ const TABLES: &str = include_str!("schema.sql");
 const PEOPLE: &str = include_str!("people.sql");
 const TRIGGERS: &str = include_str!("triggers.sql");
 
-/// More than the mini-Delius and the page have together, so that each is prepared once.
+/// More statements than the mini-Delius and the page have together, so that each is prepared once.
 const PREPARED_STATEMENTS: usize = 128;
 /// How long a call waits for another program to end its transaction.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long one attempt waits for it, while no other call has the connection, and the pause before the next attempt.
+/// How long one attempt waits for it while it has the connection, and the pause before the next attempt.
 const ATTEMPT: Duration = Duration::from_millis(10);
 const PAUSE: Duration = Duration::from_millis(40);
-/// Ids start somewhere below it, so that no test can know them.
+/// The first ids are random below this, so that no test can rely on them.
 const HIGHEST_FIRST_ID: u64 = 1_000_000;
 
 const COLUMNS: &str = "
@@ -33,11 +33,11 @@ const COLUMNS: &str = "
         || iif(COLUMNS.\"notnull\", ' NOT NULL', '') || iif(TABLES.STRICT, ' STRICT', '')
     FROM pragma_table_list AS TABLES JOIN pragma_table_xinfo(TABLES.NAME) AS COLUMNS
     WHERE TABLES.TYPE = 'table' AND TABLES.SCHEMA = 'main' AND TABLES.NAME NOT LIKE 'sqlite%'";
-/// Indexes, views and triggers, each by what creates it.
+/// Indexes, views and triggers, with the SQL that creates them.
 const PARTS: &str = "
     SELECT TYPE || ' IF EXISTS ' || NAME, SQL FROM SQLITE_SCHEMA WHERE TYPE <> 'table' AND SQL IS NOT NULL ORDER BY ROWID";
 
-/// Opens the file, or a database in memory, and creates what is missing in it.
+/// Opens the file, or a database in memory, and creates what is missing.
 pub(super) fn open(path: Option<&Path>) -> Result<Connection> {
     let connection = match path {
         Some(path) => Connection::open(path),
@@ -77,7 +77,7 @@ fn create(connection: &Connection) -> Result<()> {
     for script in [TABLES, PEOPLE, TRIGGERS] {
         connection.execute_batch(script)?;
     }
-    // Not from fastrand, whose numbers a simulation has to find as it seeded them.
+    // Not from fastrand, whose sequence belongs to the seed of a simulation.
     let first_id = Uuid::new_v4().as_u64_pair().0 % HIGHEST_FIRST_ID;
     connection.execute(
         "INSERT INTO SQLITE_SEQUENCE (NAME, SEQ) VALUES ('OFFENDER_DELTA', ?1)",
@@ -86,7 +86,7 @@ fn create(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Makes indexes, views and triggers again where they are not those of this version. Tables cannot be changed that way.
+/// Recreates indexes, views and triggers that differ from those of this version. Tables cannot be changed that way.
 fn repair(transaction: &Transaction<'_>) -> Result<()> {
     let wanted = Connection::open_in_memory()?;
     create(&wanted)?;
@@ -122,8 +122,8 @@ fn repair(transaction: &Transaction<'_>) -> Result<()> {
 }
 
 impl Delius {
-    /// Does the work where it may block, again and again while another program has the file locked: it must be one
-    /// transaction. An error after two seconds of that.
+    /// Does the work where it may block, and repeats it while another program has the file locked. So it must be one
+    /// transaction. After two seconds it fails.
     pub async fn patiently<T: Send + 'static>(
         &self,
         work: impl Fn(&Self) -> Result<T> + Send + Sync + 'static,
@@ -154,21 +154,21 @@ fn is_busy(error: &anyhow::Error) -> bool {
     )
 }
 
-/// Names the file, and what to do about the error where that is known.
+/// Names the file, and what to do about the error if that is known.
 fn explain(error: anyhow::Error, path: Option<&Path>) -> anyhow::Error {
     let Some(path) = path.map(Path::display) else {
         return error;
     };
     let remedy = match code(&error) {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "another program has a transaction open on it: end that with COMMIT or ROLLBACK"
+            "another program has an open transaction on it: end that with COMMIT or ROLLBACK"
         }
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             "it cannot be written: make the file and its folder writable, or name another with --database"
         }
         Some(ErrorCode::DiskFull) => "its disk is full: free some space",
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            "it is no database, or a damaged one: delete it and start again, or name another with --database"
+            "it is not a database, or it is damaged: delete it and start again, or name another with --database"
         }
         Some(ErrorCode::CannotOpen) => {
             "it cannot be opened: make the file readable and its folder writable, or name another with --database"

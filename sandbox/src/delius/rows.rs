@@ -1,17 +1,16 @@
-//! What the mini-Delius takes and gives: the rows of `OFFENDER_DELTA` and what an offender is known
-//! by.
+//! The rows of `OFFENDER_DELTA`, and the identifiers of an offender.
 
 use jiff::civil::DateTime;
 use rusqlite::types::ValueRef;
 use rusqlite::{Row, RowIndex};
 use serde::Serialize;
 
-/// How long a row has to rest before it is served, and how long a lock lasts.
+/// When a row is served, and how long a lock lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
-    /// A new row is served once it was last updated this long ago.
+    /// The age from which a new row is served, in seconds since its last update.
     pub settle_seconds: i64,
-    /// A locked row is served again, as a failed update, once it was locked this long ago.
+    /// The age of a lock from which its row is served again, as a failed update.
     pub lock_expiry_seconds: i64,
 }
 
@@ -24,17 +23,17 @@ impl Default for Timings {
     }
 }
 
-/// Where a row of `OFFENDER_DELTA` stands.
+/// The status of a row of `OFFENDER_DELTA`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
     /// Not served yet.
     Created,
-    /// Served, and locked to whoever got it.
+    /// Served, and locked to the caller.
     InProgress,
-    /// Given up; never served again.
+    /// Marked as failed, and never served again.
     Failed,
-    /// Null, or a word that community-api does not know; never served.
+    /// Null, or a word that community-api does not know. Never served.
     None,
 }
 
@@ -58,13 +57,13 @@ impl Status {
     }
 }
 
-/// A row of `OFFENDER_DELTA`; as JSON, the answer of `nextUpdate`.
+/// A row of `OFFENDER_DELTA`. As JSON it is the answer of `nextUpdate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateRow {
     /// The offender whose data changed.
     pub offender_id: i64,
-    /// When it changed, in London, without zone.
+    /// When it changed, in London time, without a zone.
     pub date_changed: String,
     /// `UPSERT` or `DELETE`.
     pub action: String,
@@ -78,12 +77,12 @@ pub struct UpdateRow {
     pub source_record_id: Option<i64>,
     /// Where the row stands.
     pub status: Status,
-    /// The lock of an earlier caller had expired when this one was taken.
+    /// An earlier lock had expired when this one was set.
     pub failed_update: bool,
     /// When the row was added, in Unix seconds.
     #[serde(skip)]
     pub created: i64,
-    /// When its status last changed, in Unix seconds; the version of the optimistic lock.
+    /// When its status last changed, in Unix seconds. It is the version of the optimistic lock.
     #[serde(skip)]
     pub last_updated: i64,
 }
@@ -105,7 +104,7 @@ impl UpdateRow {
     }
 }
 
-/// A time as community-api prints it: with seconds, and without trailing zeros. What is no time is kept as it was typed.
+/// A time as community-api prints it: with seconds, and without trailing zeros. Other text is kept as it was typed.
 fn printed(typed: String) -> String {
     let time = typed.trim().parse::<DateTime>();
     time.map_or(typed, |time| {
@@ -113,7 +112,7 @@ fn printed(typed: String) -> String {
     })
 }
 
-/// Any cell as text. As in Oracle, an empty text is null.
+/// Any cell as text. As in Oracle, empty text is null.
 pub(crate) fn text(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<String>> {
     let text = match row.get_ref(column)? {
         ValueRef::Null => return Ok(None),
@@ -126,14 +125,14 @@ pub(crate) fn text(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Opt
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// A row to be added to `OFFENDER_DELTA` as it is, past the triggers.
+/// A row to be added to `OFFENDER_DELTA` as given, without triggers.
 #[derive(Clone, Debug)]
 pub struct NewUpdate {
     /// The offender, who need not exist.
     pub offender_id: i64,
-    /// London local time; not checked, so that a test may write nonsense.
+    /// London local time. It is not checked, so that a test can write nonsense.
     pub date_changed: String,
-    /// `UPSERT` or `DELETE`; the table refuses anything else.
+    /// `UPSERT` or `DELETE`. The table refuses anything else.
     pub action: String,
     /// The table that was changed.
     pub source_table: Option<String>,
@@ -153,7 +152,7 @@ impl Default for NewUpdate {
     }
 }
 
-/// A row that could be locked at the moment it was looked for.
+/// A row that could be locked when it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub(super) offender_delta_id: i64,
@@ -175,7 +174,7 @@ impl Candidate {
     }
 }
 
-/// What an offender is known by; as JSON, the `primaryIdentifiers`.
+/// The identifiers of an offender. As JSON they are the `primaryIdentifiers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identifiers {
@@ -193,7 +192,7 @@ pub struct Identifiers {
     /// The National Insurance number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ni_number: Option<String>,
-    /// The prison number, for those who have one.
+    /// The prison number, if the offender has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noms_number: Option<String>,
     /// The number of an immigrant.
@@ -202,7 +201,7 @@ pub struct Identifiers {
     /// The latest booking in a prison.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most_recent_prisoner_number: Option<String>,
-    /// Those of other kinds; in the JSON they are outside the `primaryIdentifiers`.
+    /// Those of other kinds. In the JSON they are outside the `primaryIdentifiers`.
     #[serde(skip)]
     pub additional: Vec<AdditionalIdentifier>,
 }
@@ -223,7 +222,7 @@ impl Identifiers {
     }
 }
 
-/// An identifier beside the primary ones.
+/// An identifier of another kind than the primary ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdditionalIdentifier {

@@ -1,5 +1,5 @@
 -- Every change to a table of Delius adds a row to OFFENDER_DELTA. Only what SQLite has built in is used, so that
--- the sqlite3 command may change the data as well. Created after the first people, who are no news.
+-- the sqlite3 command may change the data as well. Created after the first people, whose rows must not be published.
 
 CREATE TRIGGER OFFENDER_INSERT AFTER INSERT ON OFFENDER BEGIN
     INSERT INTO OFFENDER_CHANGE VALUES (NEW.OFFENDER_ID, 'UPSERT', 'OFFENDER', NEW.OFFENDER_ID);

@@ -1,5 +1,4 @@
-//! Rules as they are written on the command line: `ENDPOINT=FAULT[@PROBABILITY]`, for example
-//! `next-update=503@0.05`.
+//! Rules in the form of the command line: `ENDPOINT=FAULT[@PROBABILITY]`, for example `next-update=503@0.05`.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +13,7 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self> {
         let (endpoint, rest) = text
             .split_once('=')
-            .context("a fault is written ENDPOINT=FAULT[@PROBABILITY]")?;
+            .context("a fault must have the form ENDPOINT=FAULT[@PROBABILITY]")?;
         let (fault, probability) = match rest.split_once('@') {
             Some((fault, probability)) => (
                 fault,
@@ -26,7 +25,7 @@ impl FromStr for Rule {
         };
         ensure!(
             (0.0..=1.0).contains(&probability),
-            "the probability {probability} is not between 0 and 1"
+            "the probability must be from 0 to 1, but is {probability}"
         );
         let rule = Self {
             probability,
@@ -35,7 +34,7 @@ impl FromStr for Rule {
         ensure!(
             !matches!(rule.fault, Fault::Race)
                 || [Endpoint::DeleteUpdate, Endpoint::MarkAsFailed].contains(&rule.endpoint),
-            "the fault race is for delete-update and mark-as-failed"
+            "the fault race is possible only for delete-update and mark-as-failed"
         );
         Ok(rule)
     }

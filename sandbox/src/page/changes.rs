@@ -1,6 +1,6 @@
-//! What the page can change about somebody in the mini-Delius, and what each change raises: a table of forms.
+//! What the page can change about a person in the mini-Delius, and what each change raises: a table of forms.
 //!
-//! The events are written down here once more rather than asked of the service, so that the page can be compared with it.
+//! The events are written here again, and not read from the service, so that a test can compare the two.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,16 @@ use crate::delius::{Delius, text};
 /// Longer than any name in Delius.
 pub(super) const MOST_CHARACTERS: usize = 100;
 
-/// What was typed into a form, or is to be shown in it.
 pub(super) type Values = BTreeMap<String, String>;
 
-/// A change that is made by one statement, so by the triggers of one table.
+/// A change made by one statement, and so by the triggers of one table.
 pub(super) struct Change {
     /// In addresses.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     /// What is unusual about it.
     pub(super) hint: &'static str,
-    /// What the service publishes because of it.
+    /// The events that the service publishes for it.
     pub(super) events: &'static [&'static str],
     pub(super) fields: &'static [Field],
     /// With `:offender` and a parameter for each field.
@@ -34,7 +33,7 @@ pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) label: &'static str,
     pub(super) kind: Kind,
-    /// What the field holds at first, for offender `?1`.
+    /// The SQL for the initial value, for offender `?1`.
     initial: &'static str,
 }
 
@@ -44,7 +43,7 @@ pub(super) enum Kind {
     OptionalText,
     Date,
     Score,
-    /// One of the records that this finds for offender `?1`: id and label.
+    /// One of the records that this SQL finds for offender `?1`: id and label.
     Choice(&'static str),
 }
 
@@ -70,7 +69,7 @@ const CONVICTIONS: &str = "SELECT EVENT_ID, 'Conviction ' || EVENT_ID || coalesc
     WHERE OFFENDER_ID = ?1 ORDER BY EVENT_ID DESC";
 const SENTENCES: &str = "SELECT DISPOSAL_ID, DISPOSAL_TYPE || ' of ' || DISPOSAL_DATE FROM DISPOSAL JOIN EVENT USING (EVENT_ID)
     WHERE OFFENDER_ID = ?1 ORDER BY DISPOSAL_ID DESC";
-/// With two officers of many the page stays small; the present one is left out.
+/// A limit, so that the page stays small with many officers. The current manager is left out.
 const OTHER_OFFICERS: &str = "SELECT OFFICER_ID, FORENAME || ' ' || SURNAME FROM OFFICER WHERE OFFICER_ID NOT IN
     (SELECT OFFICER_ID FROM OFFENDER_MANAGER WHERE OFFENDER_ID = ?1 AND ACTIVE_FLAG = 1) ORDER BY OFFICER_ID LIMIT 50";
 
@@ -124,7 +123,7 @@ pub(super) const CHANGES: &[Change] = &[
     Change {
         name: "officer",
         title: "Name of the manager",
-        hint: "Reaches every offender whom this officer manages: each gets a row and events.",
+        hint: "This changes every offender whom the officer manages. Each gets a row and events.",
         events: &["OFFENDER_CHANGED", "OFFENDER_OFFICER_CHANGED"],
         fields: &[
             field("forename", "First name", Kind::Text,
@@ -233,7 +232,7 @@ pub(super) const CHANGES: &[Change] = &[
     Change {
         name: "contact",
         title: "Contact",
-        hint: "A table without an event type of its own: the type is made of its name.",
+        hint: "The table has no separate event type, so the type is the name of the table and _CHANGED.",
         events: &["CONTACT_CHANGED"],
         fields: &[field("type", "Contact", Kind::Text, "SELECT 'Telephone call'")],
         sql: "INSERT INTO CONTACT (OFFENDER_ID, CONTACT_TYPE, CONTACT_DATE) VALUES (:offender, :type, (SELECT TODAY FROM LONDON_NOW))",
@@ -245,7 +244,6 @@ impl Change {
         CHANGES.iter().find(|change| change.name == name)
     }
 
-    /// What the form's fields hold at first.
     pub(super) fn initial(&self, delius: &Delius, offender: i64) -> Result<Values> {
         let connection = delius.connection();
         let values = self.fields.iter().map(|field| {
@@ -258,7 +256,6 @@ impl Change {
         values.collect()
     }
 
-    /// What is wrong with the values, by field.
     pub(super) fn faults(&self, values: &Values) -> Vec<(&'static Field, String)> {
         let fault = |field: &'static Field| {
             let value = values.get(field.name).map_or("", String::as_str);
@@ -267,7 +264,7 @@ impl Change {
         self.fields.iter().filter_map(fault).collect()
     }
 
-    /// Makes the change, by which the triggers fire; `false` if what was to be changed is not there.
+    /// Makes the change, which fires the triggers. `false` if the record does not exist.
     pub(super) fn make(&self, delius: &Delius, offender: i64, values: &Values) -> Result<bool> {
         let names: Vec<String> = self
             .fields
@@ -297,7 +294,7 @@ impl Change {
 }
 
 impl Field {
-    /// The records that a choice is between, by id; `None` where it is typed in.
+    /// The records to choose from, by id. `None` if the field is typed.
     pub(super) fn choices(
         &self,
         delius: &Delius,
@@ -326,17 +323,28 @@ impl Field {
                 ));
             }
             Kind::OptionalText => true,
-            _ if value.is_empty() => return Some(format!("{label} is missing")),
+            _ if value.is_empty() => return Some(format!("Enter {}", in_a_sentence(label))),
             Kind::Text => true,
             Kind::Date => value.parse::<Date>().is_ok(),
             Kind::Score => value.parse::<u8>().is_ok_and(|score| score <= 100),
             Kind::Choice(_) => value.parse::<i64>().is_ok(),
         };
         let wanted = match self.kind {
-            Kind::Date => "a date that exists, such as 1980-02-29",
+            Kind::Date => "a real date, such as 1980-02-29",
             Kind::Score => "a whole number from 0 to 100",
-            _ => "one of those in the list",
+            _ => "in the list",
         };
         (!good).then(|| format!("{label} must be {wanted}"))
+    }
+}
+
+/// A label within a sentence: `First name` becomes `first name`, and `CRN` stays.
+fn in_a_sentence(label: &str) -> String {
+    let mut letters = label.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            format!("{}{}", first.to_lowercase(), &label[first.len_utf8()..])
+        }
+        _ => label.to_owned(),
     }
 }

@@ -1,7 +1,7 @@
-//! An SNS filter policy over message attributes: read and refused as SNS does, then asked about messages.
+//! An SNS filter policy over message attributes: read and refused as SNS does it, then applied to messages.
 //!
-//! Source of limits and matching: the SNS developer guide, "Filter policy constraints" and "String value matching" with
-//! their neighbours. The words of a refusal are those of SNS where they are known.
+//! Source of limits and matching: the SNS developer guide, "Filter policy constraints", "String value matching" and
+//! related pages. Texts of refusals are those of SNS, if they are known.
 
 mod terraform;
 #[cfg(test)]
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 const MOST_BYTES: usize = 256 * 1024;
 const MOST_NAMES: usize = 5;
 const MOST_COMBINATIONS: usize = 150;
-/// What a number in a policy stays below, on either side of zero.
+/// The largest absolute value of a number in a policy.
 const HIGHEST_NUMBER: f64 = 1e9;
 /// Numbers are compared with five digits after the decimal point.
 const NUMBER_SCALE: f64 = 1e5;
@@ -28,12 +28,12 @@ type Attributes = BTreeMap<String, (String, String)>;
 #[derive(Debug)]
 pub(super) struct FilterPolicy(Vec<Condition>);
 
-/// All conditions of a policy have to be met.
+/// A message must meet all conditions of a policy.
 #[derive(Debug)]
 enum Condition {
-    /// The attribute, of which one pattern has to match.
+    /// The attribute. One of the patterns must match.
     Attribute(String, Vec<Pattern>),
-    /// One of these sets has to be met.
+    /// One of these sets must be met.
     Or(Vec<Vec<Condition>>),
 }
 
@@ -101,7 +101,7 @@ fn names(policy: &Map<String, Value>) -> usize {
     policy.iter().map(of).sum()
 }
 
-/// The number of values of each name, multiplied; those of alternatives added.
+/// The number of values per name, multiplied. Those of alternatives are added.
 fn combinations(conditions: &[Condition]) -> usize {
     let of = |condition: &Condition| match condition {
         Condition::Attribute(_, patterns) => patterns.len(),
@@ -129,7 +129,7 @@ fn read_condition(name: &str, value: &Value) -> Result<Condition> {
         !values.is_empty(),
         "FilterPolicy: Empty arrays are not allowed"
     );
-    // With fewer than two sets, or with anything else in it, `$or` is a name like any other.
+    // With fewer than two sets, or anything else in it, `$or` is an ordinary name.
     if name == "$or" && values.len() > 1 && values.iter().all(Value::is_object) {
         let sets = values
             .iter()
@@ -257,7 +257,7 @@ fn read_cidr(text: &str) -> Result<Pattern> {
         .context("FilterPolicy: Malformed CIDR, one '/' required")?;
     let address: Ipv4Addr = address
         .parse()
-        .context("FilterPolicy: this sandbox understands cidr with IPv4 addresses only")?;
+        .context("FilterPolicy: this sandbox supports cidr with IPv4 addresses only")?;
     let bits = bits
         .parse()
         .ok()
@@ -275,7 +275,7 @@ fn all_met(conditions: &[Condition], attributes: &Attributes) -> bool {
                 .map(|(data_type, value)| values(data_type, value))
                 .unwrap_or_default();
             patterns.iter().any(|pattern| match pattern {
-                // An empty set of attributes meets nothing, not even this.
+                // A message without attributes meets nothing, not even this.
                 Pattern::Exists(exists) => !attributes.is_empty() && *exists != values.is_empty(),
                 _ => values.iter().any(|value| pattern.matches(value)),
             })
@@ -283,7 +283,7 @@ fn all_met(conditions: &[Condition], attributes: &Attributes) -> bool {
     })
 }
 
-/// What an attribute is compared by: each element of an array, and nothing where it is binary.
+/// What an attribute is compared with: each element of an array, and nothing if it is binary.
 fn values(data_type: &str, value: &str) -> Vec<Value> {
     // A custom type such as Number.java.lang.Long counts as its first part.
     match data_type.split('.').next() {
@@ -321,7 +321,7 @@ impl Pattern {
                         .unwrap_or(0)
                         == 0
                 }),
-            // Decided by whoever knows whether the attribute is there.
+            // The caller knows whether the attribute exists, and decides.
             Self::Exists(exists) => *exists,
         }
     }

@@ -1,4 +1,4 @@
-//! Who may use the page: its own forms, in a browser that was led to this machine by a name that nobody else can own.
+//! Who may use the page: its own forms, in a browser that opened it by a name that no one else can own.
 
 use axum::extract::Request;
 use axum::http::header::{
@@ -23,12 +23,14 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (CACHE_CONTROL, "no-store"),
 ];
 
-/// Refuses requests that another site's page may have sent, and adds the headers that keep a browser careful.
+/// Refuses requests that may come from another site's page, and adds security headers.
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     let mut response = if !is_own_host(request.headers()) {
-        refuse("This page answers to localhost and to IP addresses only.")
+        refuse(
+            "Open this page at localhost or at an IP address. It does not answer to other names.",
+        )
     } else if request.method() == Method::POST && !is_same_origin(request.headers()) {
-        refuse("This form was sent by another site.")
+        refuse("This form came from another site, so nothing was changed.")
     } else {
         next.run(request).await
     };
@@ -48,7 +50,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A name could be made to lead here by its owner, and the owner's page would then pass for this one (DNS rebinding).
+/// The owner of another name could make it lead here. Their page would then pass for this one (DNS rebinding).
 fn is_own_host(headers: &HeaderMap) -> bool {
     let Some(host) = text(headers, &HOST) else {
         return false;
@@ -61,7 +63,7 @@ fn is_own_host(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
 }
 
-/// Every browser of today says where a form comes from; whoever says nothing is no browser.
+/// Every current browser says where a form comes from. A request that does not is not from a browser.
 fn is_same_origin(headers: &HeaderMap) -> bool {
     if let Some(site) = text(headers, &FETCH_SITE) {
         return matches!(site, "same-origin" | "none");

@@ -1,4 +1,4 @@
-//! The parts of the page that change by themselves, each rendered whole.
+//! The parts of the page that change without a reload, each rendered as a whole.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use crate::ways::Way;
 
 const MOST_ROWS: usize = 50;
 const MOST_WAYS: usize = 6;
-/// The latest messages are in view at once, the others on demand.
+/// The latest messages are always visible, the older ones on request.
 const LATEST_MESSAGES: usize = 20;
-/// The height of a drawing, and the room left above and below the line.
+/// The height of a chart, and the margin above and below the line.
 const HEIGHT: f64 = 28.0;
 const MARGIN: f64 = 2.0;
 
-/// All of them, by the id of the element that they are the content of.
+/// All fragments, by the id of the element that contains them.
 pub(super) fn fragments(page: &Page) -> BTreeMap<String, String> {
     let record = page.0.vital_signs.record();
     let mut fragments = BTreeMap::from(
@@ -42,7 +42,7 @@ pub(super) fn fragments(page: &Page) -> BTreeMap<String, String> {
     fragments
 }
 
-/// The button of an outage, which says what is, whoever has switched it.
+/// The button of an outage. It shows the current state, also if something else switched it.
 pub(super) fn switch(page: &Page, outage: &Outage) -> Markup {
     let (name, on) = (outage.name, outage.is_on(&page.0.faults));
     html! {
@@ -58,7 +58,7 @@ pub(super) fn rows(page: &Page) -> Markup {
     let (rows, count) = match (delius.first_updates(MOST_ROWS), delius.count_updates()) {
         (Ok(rows), Ok(count)) => (rows, count),
         (Err(error), _) | (_, Err(error)) => {
-            return html! { p.trouble { "The rows cannot be read: " (error) } };
+            return html! { p.trouble { "The page cannot read the rows:  " (error) } };
         }
     };
     let lock = delius.timings().lock_expiry_seconds;
@@ -98,7 +98,7 @@ fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
                 " "
                 @match row.status {
                     Status::Created => "waits to be claimed",
-                    Status::InProgress if left > 0 => { "claimed; the lock lasts another " (duration(left)) }
+                    Status::InProgress if left > 0 => { "claimed; locked for another " (duration(left)) }
                     Status::InProgress => "the lock has expired; waits to be claimed again",
                     Status::Failed => "marked as failed; never served again",
                     Status::None => "never served",
@@ -115,7 +115,7 @@ fn duration(seconds: i64) -> String {
     }
 }
 
-/// How far the rows that were claimed last have come.
+/// The progress of the latest claimed rows.
 pub(super) fn ways(page: &Page) -> Markup {
     let ways = page.0.ways.latest(MOST_WAYS);
     html! {
@@ -123,7 +123,7 @@ pub(super) fn ways(page: &Page) -> Markup {
             p.empty { "No row has been claimed yet." }
         } @else {
             table.ways {
-                caption.hidden { "The rows claimed last" }
+                caption.hidden { "Latest claimed rows" }
                 thead { tr {
                     th scope="col" { "Row" } th scope="col" { "Claimed" } th scope="col" { "Identifiers" }
                     th scope="col" { "Published" } th scope="col" { "Settled" }
@@ -154,7 +154,7 @@ fn way_row(way: &Way) -> Markup {
     }
 }
 
-/// The messages that the subscription receives, the latest first, and how many there were without its policy.
+/// The messages that pass the subscription's policy, latest first, and all messages.
 fn received(page: &Page, show: impl Fn(&[&Arrival], &[Arrival], bool) -> Markup) -> Markup {
     let arrivals = page.0.inbox.latest();
     let subscription = locked(&page.0.subscription);
@@ -169,7 +169,7 @@ fn received(page: &Page, show: impl Fn(&[&Arrival], &[Arrival], bool) -> Markup)
 pub(super) fn messages(page: &Page) -> Markup {
     received(page, |received, all, filtered| {
         html! {
-            @if let Some(trouble) = page.0.inbox.trouble() { p.trouble { "The queue does not work as it should. " (trouble) } }
+            @if let Some(trouble) = page.0.inbox.trouble() { p.trouble { "There is a problem with the queue. " (trouble) } }
             @if filtered {
                 p { "This subscription received " (received.len()) " of the latest " (all.len()) " messages." }
             }
@@ -211,7 +211,7 @@ fn message(arrival: &Arrival, all: &[Arrival]) -> Markup {
     }
 }
 
-/// What the service makes of an outage, in words.
+/// What the service does in an outage, in words.
 pub(super) fn reaction(record: &Record) -> Markup {
     let Some(now) = record.now() else {
         return html! { p { (silence(record)) } };
@@ -229,7 +229,7 @@ pub(super) fn reaction(record: &Record) -> Markup {
                     Poll::Answered => { span.tag.created { "Claims run" } " community-api answered the latest poll. " }
                     Poll::Failed => { span.tag.failed { "Polls fail" } " The latest poll failed, so no row can be claimed. " }
                     Poll::Refused => { span.tag.failed { "Polls are refused" } " The service has no token that community-api accepts. " }
-                    Poll::Unknown => { span.tag { "No poll seen" } " No poll has ended since the page started to watch. " }
+                    Poll::Unknown => { span.tag { "No poll seen" } " No poll has ended since the sandbox started. " }
             }
             "Rows held: " (now.in_flight) ". "
             @if down.is_empty() { "All health checks are UP." } @else { "Health is DOWN because of " (down.join(", ")) "." }
@@ -240,10 +240,12 @@ pub(super) fn reaction(record: &Record) -> Markup {
 fn silence(record: &Record) -> String {
     match (&record.address, &record.trouble) {
         (None, _) => "The sandbox does not know where the service is.".into(),
-        (Some(address), None) => format!("The service at {address} has not been asked yet."),
+        (Some(address), None) => {
+            format!("The page has not requested metrics of the service at {address} yet.")
+        }
         (Some(address), Some(trouble)) => {
             format!(
-                "The service at {address} does not answer ({trouble}). The page asks again every 2 seconds."
+                "The service at {address} does not answer ({trouble}). The page tries again every 2 seconds."
             )
         }
     }
@@ -254,11 +256,11 @@ pub(super) fn signs(record: &Record) -> Markup {
         @if record.now().is_none() { p.trouble { (silence(record)) } }
         table.signs {
             caption { "Metrics" }
-            thead { tr { th scope="col" { "Sign" } th scope="col" { "Now" } th scope="col" { "Last 5 minutes" } } }
+            thead { tr { th scope="col" { "Metric" } th scope="col" { "Now" } th scope="col" { "Last 5 minutes" } } }
             tbody {
-                (sign(record, "Update age, last", age_between, "s"))
-                (sign(record, "Update age, average", |_, now| (now.age_count > 0.0).then(|| now.age_sum / now.age_count), "s"))
-                (sign(record, "Update age, longest", |_, now| Some(now.age_max), "s"))
+                (sign(record, "Age of events, last", age_between, "s"))
+                (sign(record, "Age of events, average", |_, now| (now.age_count > 0.0).then(|| now.age_sum / now.age_count), "s"))
+                (sign(record, "Age of events, longest", |_, now| Some(now.age_max), "s"))
                 (counter(record, "Events published", |sample| sample.published))
                 (counter(record, "Rows failed", |sample| sample.failed))
                 (counter(record, "Rows permanently failed", |sample| sample.permanently_failed))
@@ -284,7 +286,7 @@ pub(super) fn signs(record: &Record) -> Markup {
     }
 }
 
-/// A number that is drawn as it is.
+/// A number whose value is drawn.
 fn sign(
     record: &Record,
     title: &str,
@@ -301,7 +303,7 @@ fn sign(
     )
 }
 
-/// A number that only grows: its growth is drawn.
+/// A number that only grows. Its growth is drawn.
 fn counter(record: &Record, title: &str, value: impl Fn(&Sample) -> f64) -> Markup {
     let growth = series(record, |before, now| {
         Some((value(now) - value(before)).max(0.0))
@@ -320,7 +322,7 @@ fn row(title: &str, now: Option<f64>, unit: &str, values: &[Option<f64>]) -> Mar
     }
 }
 
-/// A line from the oldest sample to the latest at the right edge; where the service did not answer there is none.
+/// A line from the oldest sample to the latest at the right edge, with gaps where the service did not answer.
 fn sparkline(values: &[Option<f64>]) -> Markup {
     let highest = values.iter().flatten().copied().fold(0.0, f64::max);
     let scale = (HEIGHT - 2.0 * MARGIN) / if highest > 0.0 { highest } else { 1.0 };
@@ -333,7 +335,7 @@ fn sparkline(values: &[Option<f64>]) -> Markup {
         .chunk_by(|before, next| next.0 == before.0 + 1)
         .map(|line| {
             let points: Vec<String> = line.iter().map(|(x, y)| format!("{x},{y:.1}")).collect();
-            // A point by itself is drawn as a dot: its round ends are all there is of it.
+            // A single point is drawn as a dot, by its round line ends.
             if let [only] = &points[..] {
                 format!("{only} {only}")
             } else {
@@ -352,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_the_service_did_not_answer_the_line_is_broken() {
+    fn the_line_has_a_gap_where_the_service_did_not_answer() {
         let html = sparkline(&[Some(0.0), Some(4.0), None, Some(2.0)]).into_string();
         assert_eq!(html.matches("<polyline").count(), 2, "{html}");
         assert!(

@@ -1,4 +1,4 @@
-//! The messages as a subscriber gets them, from the sandbox's own topic or from an SQS queue; only the latest are kept.
+//! The messages that a subscriber receives, from the sandbox's topic or from an SQS queue. Only the latest are kept.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -15,9 +15,9 @@ use crate::topic::{Message, Topic};
 use crate::ways::Ways;
 
 const MOST_MESSAGES: usize = 200;
-/// Of so many messages the ids are remembered, so that a redelivery after a lock of ten minutes is still seen.
+/// How many messages' ids are remembered, so that a redelivery after a lock of ten minutes is recognised.
 const MOST_IDS: usize = 10_000;
-/// The two events of one change are sent together, so that their `timestamp` differs by less than this.
+/// The two events of one change are sent together, so their `timestamp` differs by less than this.
 const SENT_TOGETHER_MILLISECONDS: i64 = 50;
 static LONDON: TimeZone = tz::get!("Europe/London");
 
@@ -41,11 +41,10 @@ struct Kept {
     arrivals: VecDeque<Arrival>,
     message_ids: Seen,
     ids: Seen,
-    /// What is wrong with the queue at present.
+    /// What is currently wrong with the queue.
     trouble: Option<String>,
 }
 
-/// The ids that were seen last.
 #[derive(Default)]
 struct Seen {
     order: VecDeque<String>,
@@ -78,7 +77,7 @@ impl Inbox {
 
     pub(super) fn take_in(&self, message: Message) {
         let mut kept = locked(&self.kept);
-        // The queue hands a message out again if it could not be deleted there.
+        // The queue returns a message again if it could not be deleted there.
         if !kept.message_ids.insert(&message.message_id) {
             return;
         }
@@ -101,7 +100,7 @@ impl Inbox {
         }
     }
 
-    /// Those kept, the latest first.
+    /// The kept messages, latest first.
     pub(super) fn latest(&self) -> Vec<Arrival> {
         locked(&self.kept).arrivals.iter().rev().cloned().collect()
     }
@@ -114,7 +113,7 @@ impl Inbox {
         locked(&self.kept).trouble = trouble;
     }
 
-    /// Takes in what the topic publishes, until it is dropped.
+    /// Receives what the topic publishes, until it is dropped.
     pub(super) async fn follow_topic(self, topic: Topic) {
         let mut published = topic.subscribe();
         let mut last = 0;
@@ -129,7 +128,7 @@ impl Inbox {
         }
     }
 
-    /// Takes in what arrives in the queue, then deletes it there, until it is dropped.
+    /// Receives what arrives in the queue, and then deletes it there, until it is dropped.
     pub(super) async fn follow_queue(self, queue: Queue) {
         loop {
             let trouble = self.empty(&queue).await.err();
@@ -141,7 +140,8 @@ impl Inbox {
         }
     }
 
-    /// Takes in some messages, and deletes each. An error if one could not be deleted; it keeps back none of the others.
+    /// Receives some messages, and deletes each. If one cannot be deleted, it is an error, but the others are still
+    /// deleted.
     async fn empty(&self, queue: &Queue) -> Result<()> {
         let received = queue.receive().await?;
         for (message, _) in &received {
@@ -155,7 +155,8 @@ impl Inbox {
     }
 }
 
-/// An SQS queue of LocalStack, asked in SQS' own JSON protocol. LocalStack checks no signatures; from the credentials it takes the region.
+/// An SQS queue of LocalStack, over SQS' own JSON protocol. LocalStack checks no signatures, and reads only the region
+/// from the credentials.
 pub(super) struct Queue {
     url: String,
     http: reqwest::Client,
@@ -168,7 +169,7 @@ impl Queue {
         Self { url, http }
     }
 
-    /// Messages, each with the receipt by which it is deleted.
+    /// Messages, each with the receipt that deletes it.
     async fn receive(&self) -> Result<Vec<(Message, Value)>> {
         let wanted = json!({"QueueUrl": self.url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 5, "MessageAttributeNames": ["All"]});
         let answer = self.call("ReceiveMessage", &wanted).await?;
@@ -259,8 +260,8 @@ pub(super) fn attribute<'a>(message: &'a Message, name: &str) -> Option<&'a str>
         .map(|(_, value)| value.as_str())
 }
 
-/// Seconds from the change in Delius to the arrival, as the service reckons the age of a row. The generic event does not
-/// say when the change was: then it is the change of the event that was sent together with it.
+/// Seconds from the change in Delius to the arrival, like the service's age of a row. The generic event does not say
+/// when the change was, so the time of the event sent with it is used.
 pub(super) fn seconds_since_change(message: &Message, all: &[Arrival]) -> Option<f64> {
     let about = About::read(message);
     let changed = about.changed.or_else(|| {
@@ -277,7 +278,7 @@ pub(super) fn seconds_since_change(message: &Message, all: &[Arrival]) -> Option
     Some(age(changed, message.received_at))
 }
 
-/// In the hour that London has twice, the reading that gives the smallest age not below zero.
+/// In the hour that occurs twice when summer time ends, the smallest age that is not negative.
 fn age(changed: DateTime, at: Timestamp) -> f64 {
     let readings = LONDON.to_ambiguous_timestamp(changed);
     let ages = [readings.later(), readings.earlier()]
@@ -293,7 +294,7 @@ fn sent_at(message: &Message) -> Option<i64> {
     attribute(message, "timestamp")?.parse().ok()
 }
 
-/// What a message says of the change.
+/// What a message says about the change.
 struct About {
     offender: Option<i64>,
     source_id: Option<i64>,
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_id_is_a_redelivery_and_only_the_latest_messages_are_kept() {
+    fn a_repeated_id_is_a_redelivery() {
         let inbox = Inbox::default();
         for number in 0..=MOST_MESSAGES {
             inbox.take_in(message(&number.to_string(), "{}", 0));
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn both_events_of_a_change_say_how_long_it_took() {
+    fn both_events_of_a_change_have_its_age() {
         let specific = message(
             "a",
             r#"{"offenderId":1,"eventDatetime":"2020-07-19T13:56:43"}"#,
@@ -382,8 +383,8 @@ mod tests {
     }
 
     #[test]
-    fn an_age_in_the_hour_that_comes_twice_is_the_smallest_not_below_zero() {
-        // The clocks of London go back at 01:00 UTC.
+    fn in_the_repeated_hour_the_age_is_the_smallest_possible() {
+        // London's clocks go back at 01:00 UTC.
         for (arrived, seconds) in [
             ("2026-10-25T00:30:05Z", 5.0),
             ("2026-10-25T01:30:05Z", 5.0),
@@ -404,7 +405,7 @@ mod tests {
         );
     }
 
-    /// SQS with two messages, of which the first is never deleted and so comes again.
+    /// SQS with two messages. The first is never deleted, and so is received again.
     fn stubborn_queue(body: &Bytes, received: &Mutex<Vec<String>>) -> Result<String, StatusCode> {
         let asked: Value = serde_json::from_slice(body).unwrap_or_default();
         let message = |id: &str| json!({"MessageId": id, "Body": "{}", "ReceiptHandle": id});
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_cannot_be_deleted_loses_no_other_and_is_shown_once() {
+    async fn an_undeletable_message_is_shown_once_and_loses_no_other() {
         let receipts = Arc::<Mutex<Vec<String>>>::default();
         let seen = receipts.clone();
         let router = axum::Router::new().route(
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_from_a_queue_with_and_without_the_envelope_of_sns() {
+    fn messages_are_read_with_and_without_the_sns_envelope() {
         let envelope = json!({"Type": "Notification", "MessageId": "m", "Message": "{}",
             "MessageAttributes": {"id": {"Type": "String", "Value": "x"}}});
         let raw = json!({"MessageId": "m", "Body": "{}",

@@ -1,4 +1,4 @@
-//! A form that is sent twice is acted on once: a double click, a second Enter, a second try after a lost answer.
+//! A form that is sent twice acts once: after a double click, a second Enter, or a retry after a lost answer.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,16 +14,16 @@ use axum::response::{IntoResponse, Response};
 use super::{MOST_BYTES, Page};
 use crate::locked;
 
-/// Of the forms acted on last.
+/// How many forms are remembered.
 const MOST_FORMS: usize = 1_000;
 
-/// Each form, by its hash, and where the browser was sent after it was acted on. Whoever acts on it holds its lock.
+/// Each form, by its hash, and where the browser was sent after it was handled. A task that handles the form holds its lock.
 #[derive(Default)]
 pub(super) struct Once(Mutex<VecDeque<(u64, Form)>>);
 
 type Form = Arc<tokio::sync::Mutex<Option<HeaderValue>>>;
 
-/// Forms are equal if all that was typed is, and the token of the page that they were filled in on.
+/// Forms are equal if everything that was typed is equal, and the token of the page that they came from.
 pub(super) async fn once(State(page): State<Page>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
@@ -46,7 +46,7 @@ pub(super) async fn once(State(page): State<Page>, request: Request, next: Next)
 }
 
 impl Once {
-    /// Equal forms one after the other, so that the second finds what became of the first. Others do not wait.
+    /// Handles equal forms one after the other, so that the second finds the result of the first. Others do not wait.
     async fn act(&self, form: Option<u64>, request: Request, next: Next) -> Response {
         let Some(form) = form else {
             return next.run(request).await;

@@ -1,11 +1,11 @@
-//! The outages that the page can switch on and off: sets of faults, each with a name that it ends by.
+//! The outages that the page can switch on and off: sets of faults, each with a name by which it is ended.
 
 use std::time::Duration;
 
 use crate::auth::Auth;
 use crate::faults::{Endpoint, Fault, Faults, Rule};
 
-/// Longer than the service waits for a health check, shorter than for a call.
+/// Longer than the service waits for a health check, but shorter than it waits for a call.
 const SLOW: Duration = Duration::from_secs(3);
 
 const PUBLISHING: &[Endpoint] = &[Endpoint::Publish, Endpoint::PublishBatch];
@@ -44,10 +44,10 @@ pub(super) struct Outage {
     pub(super) name: &'static str,
     pub(super) system: System,
     pub(super) title: &'static str,
-    /// What the service is to make of it.
+    /// What the service is expected to do.
     pub(super) effect: &'static str,
     endpoints: &'static [Endpoint],
-    /// How many of a hundred calls it hits.
+    /// The percentage of calls that fail.
     percent: u8,
     fault: fn() -> Fault,
 }
@@ -84,7 +84,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "next-update-conflict",
         system: System::Community,
         title: "nextUpdate answers 409",
-        effect: "Other callers always lock the row first. That is no fault. Rows wait.",
+        effect: "Other callers always lock the row first. The service does not count this as a failure. Rows wait.",
         endpoints: &[Endpoint::NextUpdate],
         percent: 100,
         fault: || Fault::status(409),
@@ -102,7 +102,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "auth-down",
         system: System::Auth,
         title: "Down",
-        effect: "It closes connections, and tokens issued so far are void. The service cannot claim rows.",
+        effect: "It closes connections, and refuses the tokens that it has issued. The service cannot claim rows.",
         endpoints: Endpoint::AUTH,
         percent: 100,
         fault: || Fault::DropConnection,
@@ -111,7 +111,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         name: "auth-refuses",
         system: System::Auth,
         title: "Refuses the client",
-        effect: "It answers 401, and tokens issued so far are void. Health stays UP, but the service cannot claim rows.",
+        effect: "It answers 401, and refuses the tokens that it has issued. Health stays UP, but the service cannot claim rows.",
         endpoints: &[Endpoint::Token],
         percent: 100,
         fault: || Fault::status(401),

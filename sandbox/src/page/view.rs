@@ -1,4 +1,4 @@
-//! The page as HTML, rendered on the server; [`super::live`] renders what changes by itself.
+//! The page as HTML, rendered on the server. [`super::live`] renders the parts that change.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, Render, html};
@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 const MOST_PEOPLE: usize = 12;
 
-/// Which person is shown, and what came of the last form.
+/// Which person is shown, and the result of the last form.
 pub(super) struct Shown {
-    /// `None`: the first.
+    /// `None` means the first.
     pub(super) person: Option<i64>,
     pub(super) outcome: Outcome,
 }
 
-/// What every form of a page sends along: the person that is shown, and by what the form is known.
+/// What every form of a page sends as well: the person that is shown, and the form's token.
 struct Hidden {
     person: Option<i64>,
     token: String,
@@ -38,7 +38,7 @@ impl Render for Hidden {
 
 pub(super) enum Outcome {
     None,
-    /// The change, outage or field that was dealt with.
+    /// The change, outage or field whose form succeeded.
     Done(String),
     Refused {
         what: String,
@@ -153,16 +153,16 @@ pub(super) fn document(page: &Page, shown: &Shown) -> Result<Markup> {
             }
             body {
                 a.skip href="#main" { "Skip to main content" }
-                header { div.width { "Offender events sandbox" span { "Everyone here is made up" } } }
+                header { div.width { "Offender events sandbox" span { "All people here are fictional" } } }
                 div.width {
-                    p #gone.trouble role="alert" hidden { "The sandbox does not answer. What you see may be old." }
+                    p #gone.trouble role="alert" hidden { "The sandbox does not answer. This page may be out of date." }
                     main #main tabindex="-1" {
                         div #problems { (error_summary(outcome)) }
                         h1 { "See it happen" }
                         (introduction())
                         div.columns {
                             section aria-labelledby="people" { (people_section(page, &people, person.as_ref(), outcome, &hidden)?) }
-                            // To be scrolled with the keys, it has to be able to have the focus.
+                            // Only an element that can have the focus can be scrolled with the keyboard.
                             div #follow.follow tabindex="0" role="region" aria-label="Rows and messages" {
                                 (rows_section(page))
                                 section aria-labelledby="arrivals" { (messages_section(page, outcome, &hidden)) }
@@ -185,7 +185,7 @@ fn rows_section(page: &Page) -> Markup {
             h2 #delta { "OFFENDER_DELTA" }
             p.hint { "Locked rows first. The service deletes a row after SNS accepts its events." }
             div #rows { (live::rows(page)) }
-            h3 { "The rows claimed last" }
+            h3 { "Latest claimed rows" }
             div #ways { (live::ways(page)) }
         }
     }
@@ -193,10 +193,10 @@ fn rows_section(page: &Page) -> Markup {
 
 fn vital_section(record: &Record) -> Markup {
     html! {
-        h2 #vital { "Vital signs of the service" }
+        h2 #vital { "Health and metrics of the service" }
         @if let Some(link) = &record.link {
             p {
-                "Of the service itself: "
+                "Pages of the service: "
                 a href={ (link) "/swagger-ui.html" } { "API docs" } ", "
                 a href={ (link) "/prometheus" } { "metrics" } ", "
                 a href={ (link) "/health" } { "health" }
@@ -208,10 +208,10 @@ fn vital_section(record: &Record) -> Markup {
 
 fn introduction() -> Markup {
     html! {
-        p.lead { "Change someone in the mini-Delius, and watch the change become messages." }
+        p.lead { "Change a person in the mini-Delius, and see which events the service publishes." }
         ol.way {
             li { strong { "Change" } " A form below changes a table, as Delius does. A database trigger writes a row into OFFENDER_DELTA." }
-            li { strong { "Claim" } " The service polls community-api. When the row is 2 seconds old, the service gets it and locks it." }
+            li { strong { "Claim" } " The service polls community-api. When the row is 2 seconds old, the service claims it, and community-api locks it." }
             li { strong { "Publish" } " The service gets the offender’s identifiers and publishes a specific event. For some tables it also publishes OFFENDER_CHANGED, which is deprecated." }
             li { strong { "Delete" } " The service deletes the row after SNS accepts all events." }
         }
@@ -229,12 +229,12 @@ fn error_summary(outcome: &Outcome) -> Markup {
     }
 }
 
-/// Says beside the form that it was done.
+/// Confirms beside the form that it succeeded.
 fn notice(outcome: &Outcome, what: &str, text: &Markup) -> Markup {
     html! { @if outcome.is_done(what) { p #outcome.done role="status" tabindex="-1" { (text) } } }
 }
 
-/// A label, what is wrong, and the field itself.
+/// A label, its error if there is one, and the field.
 fn labelled(id: &str, label: &str, outcome: &Outcome, field: &Markup) -> Markup {
     let fault = outcome.fault(id);
     html! {
@@ -269,7 +269,7 @@ fn people_section(
         }
         @if people.len() == MOST_PEOPLE {
             form.inline action="/" method="get" {
-                (labelled("crn", "CRN of someone else", outcome, &html! {
+                (labelled("crn", "CRN of another person", outcome, &html! {
                     input #crn name="crn" maxlength="10" aria-describedby=[described(outcome, "crn")];
                 }))
                 button { "Show" }
@@ -285,7 +285,7 @@ fn people_section(
             }
             @for change in CHANGES { (change_form(page, person.id, change, outcome, hidden)?) }
         } @else {
-            p { "No one has this number." }
+            p { "There is no person with this number." }
         }
     })
 }
@@ -317,7 +317,7 @@ fn change_form(
             &control(&id, field, value, choices.as_deref(), outcome),
         ));
     }
-    // The first is open, so that one sees what to do.
+    // The first form is open, as an example.
     let open = typed.is_some()
         || outcome.is_done(change.name)
         || (matches!(outcome, Outcome::None) && change.name == CHANGES[0].name);
@@ -332,11 +332,11 @@ fn change_form(
             }
             @if !change.hint.is_empty() { p.hint { (change.hint) } }
             (notice(outcome, change.name, &html! {
-                strong { "Changed." } " The trigger has written a row. Soon it becomes " (change.events.join(" and ")) ". "
+                strong { "Changed." } " The trigger has written a row. The service will publish " (change.events.join(" and ")) ". "
                 a href="#delta" { "Follow the row" }
             }))
             @if missing {
-                p.hint { "There is no record to change." }
+                p.hint { "There is no record that you can change. Add one first." }
             } @else {
                 form action={ "/people/" (offender) "/" (change.name) } method="post" {
                     (hidden)
@@ -383,15 +383,15 @@ fn messages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
     html! {
         h2 #arrivals { "Messages" }
         p.hint {
-            "What a subscriber of the topic receives, the latest first. Times are London’s. "
+            "What a subscriber of the topic receives, latest first. Times are in London time. "
             @if page.0.queue_url.is_some() { "The messages come from a queue that only this page reads." }
         }
         details.plain open[open] {
             summary { "Filter policy of the subscription" }
-            (notice(outcome, "policy", &html! { @if text.is_empty() { "The subscription receives everything." } @else { "The subscription has this filter policy." } }))
+            (notice(outcome, "policy", &html! { @if text.is_empty() { "The subscription receives every message." } @else { "The subscription has this filter policy." } }))
             form action="/subscription" method="post" {
                 (hidden)
-                (labelled("policy", "Filter policy, as JSON or as in Terraform; nothing for every message", outcome, &html! {
+                (labelled("policy", "Filter policy, as JSON or Terraform. Leave it empty to receive every message", outcome, &html! {
                     textarea #policy name="policy" rows="4" spellcheck="false" aria-describedby=[described(outcome, "policy")] { "\n" (text) }
                 }))
                 button { "Subscribe" }
@@ -405,7 +405,7 @@ fn messages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
 fn outages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
     html! {
         h2 #outages { "Outages" }
-        p.hint { "Switch one on, make a change, and see what the service does." }
+        p.hint { "Switch on an outage, make a change, and see what the service does." }
         div #reaction.reaction { (live::reaction(&page.0.vital_signs.record())) }
         @for system in System::ALL {
             h3 id={ "system-" (system.name()) } { (system.title()) }
@@ -417,7 +417,7 @@ fn outages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
             }
         }
         h3 { "Lock" }
-        p.hint { "How long community-api keeps a claimed row from other callers. In production this is 600 seconds. The service uses its own setting, "
+        p.hint { "How long community-api locks a claimed row. In production this is 600 seconds. The service uses its own setting, "
             span.code { "OFFENDERUPDATEPOLL_LOCKEXPIRY" } ". A shorter lock here causes redeliveries." }
         form.inline action="/lock" method="post" {
             (hidden)
@@ -429,7 +429,7 @@ fn outages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
             }))
             button { "Set lock" }
         }
-        (notice(outcome, "lock", &html! { "The lock holds for " (page.0.delius.timings().lock_expiry_seconds) " seconds from now on." }))
+        (notice(outcome, "lock", &html! { "From now on, rows are locked for " (page.0.delius.timings().lock_expiry_seconds) " seconds." }))
     }
 }
 
@@ -440,7 +440,7 @@ fn switch(page: &Page, outage: &Outage, outcome: &Outcome, hidden: &Hidden) -> M
             div {
                 strong id={ "outage-" (outage.name) } { (outage.title) }
                 p.hint id={ "effect-" (outage.name) } { (outage.effect) }
-                (notice(outcome, outage.name, &html! { @if on { "On." } @else { "Off again." } }))
+                (notice(outcome, outage.name, &html! { @if on { "The outage is on." } @else { "The outage is off." } }))
             }
             form action={ "/outages/" (outage.name) } method="post" {
                 (hidden)

@@ -1,4 +1,4 @@
-//! The service's vital signs: its `/prometheus` and `/health` asked every two seconds, and remembered for some minutes.
+//! The service's `/prometheus` and `/health`, requested every two seconds and kept for some minutes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -21,14 +21,14 @@ pub(super) struct VitalSigns(Arc<Mutex<Record>>);
 
 #[derive(Clone, Default)]
 pub(super) struct Record {
-    /// Where the service is; `None`: nobody has said.
+    /// Where the service is, if that is known.
     pub(super) address: Option<String>,
     /// Where a browser reaches it.
     pub(super) link: Option<String>,
-    /// `None` where the service did not answer.
+    /// `None` if the service did not answer.
     pub(super) samples: VecDeque<Option<Sample>>,
     pub(super) components: Vec<Component>,
-    /// Why the service cannot be asked at present.
+    /// Why the service cannot be reached at present.
     pub(super) trouble: Option<String>,
 }
 
@@ -50,12 +50,12 @@ pub(super) struct Sample {
 /// How the latest poll ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Poll {
-    /// With rows, without any, or with a conflict.
+    /// With rows, without rows, or with a conflict.
     Answered,
     Failed,
-    /// community-api does not take the token, or hmpps-auth gives none.
+    /// community-api does not accept the token, or hmpps-auth issues none.
     Refused,
-    /// No poll has ended for as long as there are samples.
+    /// No poll has ended since the first sample.
     Unknown,
 }
 
@@ -64,7 +64,7 @@ pub(super) enum Poll {
 pub(super) struct Component {
     pub(super) name: String,
     pub(super) status: String,
-    /// What it says when it is not up.
+    /// The error, if it is not up.
     pub(super) error: String,
 }
 
@@ -81,7 +81,7 @@ impl VitalSigns {
         locked(&self.0).clone()
     }
 
-    /// Asks the service again and again, until it is dropped.
+    /// Requests both repeatedly, until it is dropped.
     pub(super) async fn follow(self, http: reqwest::Client) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -112,12 +112,12 @@ impl VitalSigns {
 }
 
 impl Record {
-    /// The latest answer, unless the service has ceased to answer.
+    /// The latest sample, unless the service has stopped answering.
     pub(super) fn now(&self) -> Option<&Sample> {
         self.samples.back()?.as_ref()
     }
 
-    /// By the counter that has grown last.
+    /// Found by the counter that was the last to grow.
     pub(super) fn latest_poll(&self) -> Poll {
         let samples: Vec<&Sample> = self.samples.iter().flatten().collect();
         let grown = |pair: &[&Sample]| {
@@ -153,7 +153,7 @@ async fn ask_metrics(http: &reqwest::Client, address: &str) -> Result<Sample> {
     Ok(Sample::read(&get(http, address, "/prometheus").await?))
 }
 
-/// Whatever its status: 503 comes with the components as well.
+/// With any status, since a 503 has the components as well.
 async fn ask_health(http: &reqwest::Client, address: &str) -> Result<Vec<Component>> {
     let health: Value = serde_json::from_str(&get(http, address, "/health").await?)
         .context("the answer of /health is not JSON")?;
@@ -207,7 +207,7 @@ impl Sample {
     }
 }
 
-/// A number for each sample, made of it and the one before.
+/// A number for each sample, computed from it and the one before.
 pub(super) fn series(
     record: &Record,
     value: impl Fn(&Sample, &Sample) -> Option<f64>,

@@ -14,7 +14,7 @@ pub(super) fn publish_reply(message_id: &str) -> Reply {
     reply("Publish", &format!("<MessageId>{message_id}</MessageId>"))
 }
 
-/// One result for each entry's id: the id of the message, or why there is none.
+/// One result per entry: the id of the message, or why there is none.
 pub(super) fn batch_reply(
     results: impl Iterator<Item = (String, Result<String, Refusal>)>,
 ) -> Reply {

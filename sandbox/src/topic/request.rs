@@ -1,5 +1,4 @@
-//! What is asked of the topic, read from the form that the AWS query protocol sends, and the checks
-//! of SNS.
+//! Requests to the topic, read from the form of the AWS query protocol, and SNS' checks of them.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -9,9 +8,9 @@ use serde::Deserialize;
 use super::error_reply;
 use crate::http::Reply;
 
-/// No more entries in a batch.
+/// The most entries in a batch.
 const MOST_ENTRIES: usize = 10;
-/// No more bytes in a request, attributes included.
+/// The most bytes in a request, including attributes.
 const MOST_BYTES: usize = 262_144;
 
 /// Why SNS refuses a request or an entry of a batch.
@@ -40,7 +39,7 @@ impl Refusal {
     }
 }
 
-/// A request to the topic, read but not checked.
+/// A request to the topic that is read but not yet checked.
 #[derive(Default)]
 pub(super) struct TopicRequest {
     pub(super) action: String,
@@ -64,7 +63,7 @@ pub(super) struct AttributeValue {
     value: String,
 }
 
-/// An entry under construction: attributes are numbered, and their parts may come in any order.
+/// An incomplete entry: attributes are numbered, and their parts may come in any order.
 #[derive(Default)]
 struct Draft {
     entry: Entry,
@@ -88,7 +87,7 @@ impl TopicRequest {
                 },
             }
         }
-        // What Publish sends has no number, and so do parameters that belong to no entry.
+        // `Publish` sends no numbers, and neither do parameters that belong to no entry.
         let single = drafts.remove(&0).map(Draft::finish);
         request.entries = if request.action == "Publish" {
             vec![single.unwrap_or_default()]
@@ -110,7 +109,7 @@ impl TopicRequest {
         Ok(entry)
     }
 
-    /// What SNS refuses a batch as a whole for.
+    /// The checks of a whole batch.
     pub(super) fn check_batch(&self) -> Result<(), Refusal> {
         if self.entries.is_empty() {
             return Err(Refusal::new(
@@ -187,7 +186,7 @@ impl Draft {
     }
 }
 
-/// `3.Value.DataType` → 3 and the rest; numbers start at 1.
+/// `3.Value.DataType` → 3 and the rest. Numbers start at 1.
 fn numbered(text: &str) -> Option<(usize, &str)> {
     let (number, rest) = text.split_once('.')?;
     let number = number.parse().ok().filter(|number| *number > 0)?;
@@ -195,7 +194,7 @@ fn numbered(text: &str) -> Option<(usize, &str)> {
 }
 
 impl Entry {
-    /// What SNS refuses a single message for.
+    /// The checks of a single message.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         if self.message.is_empty() {
             return Err(Refusal::new(

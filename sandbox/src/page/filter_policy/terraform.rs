@@ -1,12 +1,12 @@
-//! A filter policy as it stands in a Terraform file: a string of JSON, or `jsonencode({…})` of literal values.
+//! A filter policy in Terraform: a JSON string, or `jsonencode({…})` of literal values.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-/// Deeper than any policy, and not deep enough for the stack to end.
+/// Deeper than any policy, but not deep enough to exhaust the stack.
 const MOST_DEPTH: usize = 20;
 
-/// The policy in `filter_policy = …`, somewhere in a block of Terraform or by itself; `None` if the text is JSON.
+/// The policy in `filter_policy = …`, within a block of Terraform or alone. `None` if the text is JSON.
 pub(super) fn read(text: &str) -> Result<Option<Value>> {
     ensure!(
         !(text.contains("filter_policy_scope") && text.contains("MessageBody")),
@@ -26,13 +26,13 @@ pub(super) fn read(text: &str) -> Result<Option<Value>> {
         let policy = reader.value(0)?;
         ensure!(
             reader.take(")"),
-            "FilterPolicy: the brackets of jsonencode do not end"
+            "FilterPolicy: jsonencode has no closing bracket"
         );
         return Ok(Some(policy));
     }
     ensure!(
         reader.rest.starts_with('"'),
-        "FilterPolicy: after filter_policy an equals sign and a string in quotation marks or jsonencode are expected"
+        "FilterPolicy: an equals sign must follow filter_policy, and then a string in quotation marks or jsonencode"
     );
     let json = reader.string()?;
     let policy = serde_json::from_str(&json).context("FilterPolicy: failed to parse JSON")?;
@@ -59,7 +59,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Steps over white space and comments.
+    /// Skips white space and comments.
     fn skip(&mut self) {
         loop {
             self.rest = self.rest.trim_start();
@@ -86,7 +86,10 @@ impl Reader<'_> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Value> {
-        ensure!(depth < MOST_DEPTH, "FilterPolicy: the policy is too deep");
+        ensure!(
+            depth < MOST_DEPTH,
+            "FilterPolicy: the policy is nested too deeply"
+        );
         if self.take("{") {
             return self.object(depth);
         }
@@ -95,7 +98,10 @@ impl Reader<'_> {
             while !self.take("]") {
                 values.push(self.value(depth + 1)?);
                 if !self.take(",") {
-                    ensure!(self.take("]"), "FilterPolicy: a list does not end");
+                    ensure!(
+                        self.take("]"),
+                        "FilterPolicy: a list has no closing bracket"
+                    );
                     break;
                 }
             }
@@ -106,11 +112,11 @@ impl Reader<'_> {
         }
         let word = self.word();
         serde_json::from_str(word).with_context(|| {
-            format!("FilterPolicy: {word:?} is no literal value; variables and functions are not known here")
+            format!("FilterPolicy: {word:?} is not a literal value: this page does not evaluate variables and functions")
         })
     }
 
-    /// Its members are ended by commas or by the ends of lines.
+    /// Its members end with commas or line ends.
     fn object(&mut self, depth: usize) -> Result<Value> {
         let mut members = Map::new();
         while !self.take("}") {
@@ -119,10 +125,13 @@ impl Reader<'_> {
             } else {
                 self.word().to_owned()
             };
-            ensure!(!name.is_empty(), "FilterPolicy: an object does not end");
+            ensure!(
+                !name.is_empty(),
+                "FilterPolicy: an object has no closing brace"
+            );
             ensure!(
                 self.take("=") || self.take(":"),
-                "FilterPolicy: after {name} an equals sign is expected"
+                "FilterPolicy: an equals sign must follow {name}"
             );
             members.insert(name, self.value(depth + 1)?);
             self.take(",");
@@ -139,17 +148,19 @@ impl Reader<'_> {
         word
     }
 
-    /// Its escapes are those of JSON.
+    /// It has the escapes of JSON.
     fn string(&mut self) -> Result<String> {
         let mut strings = serde_json::Deserializer::from_str(self.rest).into_iter::<String>();
         let string = strings
             .next()
-            .context("FilterPolicy: there is no string")?
-            .context("FilterPolicy: the string does not end, or has bad escapes")?;
+            .context("FilterPolicy: a string is missing")?
+            .context(
+                "FilterPolicy: a string has no closing quotation mark, or an invalid escape",
+            )?;
         self.rest = &self.rest[strings.byte_offset()..];
         if string.contains("${") || string.contains("%{") {
             bail!(
-                "FilterPolicy: {string:?} is a template; variables and functions are not known here"
+                "FilterPolicy: {string:?} is a template: this page does not evaluate variables and functions"
             );
         }
         Ok(string)

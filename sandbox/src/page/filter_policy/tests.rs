@@ -140,7 +140,7 @@ fn jsonencode_is_read_as_terraform_does() {
 resource "aws_sns_topic_subscription" "events" {
   filter_policy_scope = "MessageAttributes"
   filter_policy = jsonencode({
-    # What this service wants.
+    # The events for this subscriber.
     eventType = [
       "OFFENDER_MERGED", // and no more
       { prefix = "NOTHING" }, /* yet */
@@ -169,7 +169,7 @@ fn a_policy_that_sns_would_refuse_is_refused_with_the_reason() {
     let huge = format!(r#"{{"a": ["{}"]}}"#, "x".repeat(MOST_BYTES));
     for (policy, reason) in [
         ("", "failed to parse JSON"),
-        (&deep, "too deep"),
+        (&deep, "nested too deeply"),
         ("{", "failed to parse JSON"),
         ("[]", "must be a JSON object"),
         (
@@ -178,23 +178,20 @@ fn a_policy_that_sns_would_refuse_is_refused_with_the_reason() {
         ),
         ("filter_policy", "a string in quotation marks or jsonencode"),
         ("jsonencode {}", "jsonencode needs brackets"),
-        ("jsonencode({}", "do not end"),
-        ("jsonencode({ eventType = [\"A\" })", "a list does not end"),
-        ("jsonencode({ eventType = [\"A\"]", "an object does not end"),
-        (
-            "jsonencode({ eventType [\"A\"] })",
-            "an equals sign is expected",
-        ),
+        ("jsonencode({}", "no closing bracket"),
+        ("jsonencode({ eventType = [\"A\" })", "a list has no"),
+        ("jsonencode({ eventType = [\"A\"]", "an object has no"),
+        ("jsonencode({ eventType [\"A\"] })", "must follow"),
         (
             "jsonencode({ eventType = var.types })",
-            "is no literal value",
+            "not a literal value",
         ),
         (
             "jsonencode({ eventType = [\"${var.type}\"] })",
             "is a template",
         ),
         ("jsonencode([])", "must be a JSON object"),
-        (r#"filter_policy = "{}"#, "does not end"),
+        (r#"filter_policy = "{}"#, "no closing"),
         (
             r#"{"eventType": "A"}"#,
             r#""eventType" must be an object or an array"#,
