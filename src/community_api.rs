@@ -1,6 +1,7 @@
 //! community-api over HTTP: the source of changed rows. Status codes become meanings here, and nothing of HTTP leaves
 //! this room.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,11 +37,6 @@ struct Asked {
     has_body: bool,
 }
 
-struct Answer {
-    body: Vec<u8>,
-    is_compressed: bool,
-}
-
 const fn named(call: &'static str, route: &'static str) -> CallName {
     CallName {
         dependency: Dependency::CommunityApi,
@@ -66,16 +62,20 @@ impl CommunityApi {
         }
     }
 
-    /// Makes a call. `None` if the answer is 404.
+    /// Makes a call, and reads the body of its answer. `None` if the answer is 404.
     ///
     /// A token may be refused before it expires, since keys rotate. The call is then repeated once with a new token.
-    async fn call(&self, asked: Asked) -> Result<Option<Answer>, CallError> {
+    async fn call<R, E: Display>(
+        &self,
+        asked: Asked,
+        read: impl Fn(&[u8]) -> Result<R, E>,
+    ) -> Result<Option<R>, CallError> {
         let named = |error: CallError| CallError {
             cause: format!("{}: {}", asked.name.call, error.cause),
             ..error
         };
         let token = self.tokens.get(asked.purpose).await.map_err(named)?;
-        let answer = self.timed(&asked, &token).await;
+        let answer = self.timed(&asked, &token, &read).await;
         let is_refused = |answer: &Result<_, CallError>| {
             let error = answer.as_ref().err();
             error.is_some_and(|error| error.kind == CallErrorKind::TokenRefused)
@@ -84,7 +84,7 @@ impl CommunityApi {
             return answer.map_err(named);
         }
         let token = self.tokens.get(asked.purpose).await.map_err(named)?;
-        let answer = self.timed(&asked, &token).await;
+        let answer = self.timed(&asked, &token, &read).await;
         if is_refused(&answer) {
             self.tokens.new_one_refused(&token);
         }
@@ -92,19 +92,25 @@ impl CommunityApi {
     }
 
     /// Makes a call with a token. A call without a token is never made, and not counted.
-    async fn timed(&self, asked: &Asked, token: &Token) -> Result<Option<Answer>, CallError> {
+    async fn timed<R, E: Display>(
+        &self,
+        asked: &Asked,
+        token: &Token,
+        read: impl Fn(&[u8]) -> Result<R, E>,
+    ) -> Result<Option<R>, CallError> {
         let mut call = Call::start(&self.metrics, asked.name, http::host_of(&self.base_url));
-        let answer = self.answer(&mut call, asked, token).await;
+        let answer = self.answer(&mut call, asked, token, read).await;
         call.ended(answer.as_ref().err());
         answer
     }
 
-    async fn answer(
+    async fn answer<R, E: Display>(
         &self,
         call: &mut Call<'_>,
         asked: &Asked,
         token: &Token,
-    ) -> Result<Option<Answer>, CallError> {
+        read: impl Fn(&[u8]) -> Result<R, E>,
+    ) -> Result<Option<R>, CallError> {
         let address = format!("{}{}", self.base_url, asked.path);
         let request = self
             .http
@@ -128,10 +134,17 @@ impl CommunityApi {
             let _ = timeout(Duration::from_millis(100), body).await;
             Vec::new()
         };
-        Ok(Some(Answer {
-            body,
-            is_compressed,
-        }))
+        read(&body).map(Some).map_err(|problem| {
+            let hint = if is_compressed {
+                // The request does not ask for that.
+                "; it is compressed, so something between the service and community-api changes it"
+            } else {
+                ""
+            };
+            // The status says that the call had its effect: a row may be locked now.
+            let cause = format!("unreadable answer: {problem}{hint}");
+            CallError::new(CallErrorKind::AnswerLost, cause)
+        })
     }
 
     async fn settle(&self, name: CallName, method: Method, path: String) -> Result<(), CallError> {
@@ -142,7 +155,8 @@ impl CommunityApi {
             purpose: Purpose::Finish,
             has_body: false,
         };
-        self.call(asked).await.map(drop)
+        let read = |_: &[u8]| Ok::<_, Infallible>(());
+        self.call(asked, read).await.map(drop)
     }
 }
 
@@ -155,14 +169,8 @@ impl Updates for CommunityApi {
             purpose: Purpose::Claim,
             has_body: true,
         };
-        let Some(answer) = self.call(asked).await? else {
-            return Ok(None);
-        };
-        ClaimedRow::from_json(&answer.body).map_err(|problem| {
-            // The status says that a row may be locked now.
-            let cause = format!("nextUpdate: {}", answer.unreadable(problem));
-            CallError::new(CallErrorKind::AnswerLost, cause)
-        })
+        let row = self.call(asked, ClaimedRow::from_json).await?;
+        Ok(row.flatten())
     }
 
     async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, CallError> {
@@ -174,14 +182,7 @@ impl Updates for CommunityApi {
             purpose: Purpose::Finish,
             has_body: true,
         };
-        let Some(answer) = self.call(asked).await? else {
-            return Ok(None);
-        };
-        Identifiers::from_json(&answer.body)
-            .map(Some)
-            .map_err(|problem| {
-                CallError::unavailable(format!("identifiers: {}", answer.unreadable(problem)))
-            })
+        self.call(asked, Identifiers::from_json).await
     }
 
     async fn delete(&self, row: OffenderDeltaId) -> Result<(), CallError> {
@@ -198,18 +199,5 @@ impl Updates for CommunityApi {
         let name = named("markAsFailed", route);
         let path = format!("/secure/offenders/update/{row}/markAsFailed");
         self.settle(name, Method::PUT, path).await
-    }
-}
-
-impl Answer {
-    /// What is wrong with the body. The request does not ask for compression, so a compressed body comes from something
-    /// in between.
-    fn unreadable(&self, problem: impl Display) -> String {
-        let compressed = if self.is_compressed {
-            "; it is compressed, although that was not asked for"
-        } else {
-            ""
-        };
-        format!("unreadable answer: {problem}{compressed}")
     }
 }
