@@ -167,7 +167,7 @@ impl Environment {
     async fn is_visible(&self, offender: OffenderId) -> Result<bool, String> {
         let answer = timeout(self.call_timeout, self.updates.identifiers(offender)).await;
         let answer = answer.unwrap_or_else(|_| {
-            let error = CallError::no_answer_within(self.call_timeout);
+            let error = CallError::no_answer_within(self.call_timeout, "API_CALLTIMEOUT");
             let cause = format!("identifiers: {}", error.cause);
             Err(CallError { cause, ..error })
         });

@@ -13,6 +13,8 @@ pub(crate) struct Episode {
     /// The first failure and the last one.
     failures: Option<(Instant, Instant)>,
     last_line: Option<Instant>,
+    /// The first failure since the last success.
+    unbroken_since: Option<Instant>,
 }
 
 impl Episode {
@@ -21,6 +23,7 @@ impl Episode {
     pub fn failed(&mut self, worth_a_line: Duration, now: Instant) -> Option<Duration> {
         let (since, last_failure) = self.failures.get_or_insert((now, now));
         *last_failure = now;
+        self.unbroken_since.get_or_insert(now);
         let lasted = now.duration_since(*since);
         let is_news = |line| now.duration_since(line) >= REMINDER;
         let is_due = lasted >= worth_a_line && self.last_line.is_none_or(is_news);
@@ -30,12 +33,14 @@ impl Episode {
         })
     }
 
-    /// Records a success. An episode that is in the log ends with the first success at least `steady` after the last
-    /// failure. The result is then how long it lasted.
+    /// Records a success. An episode that is in the log ends with the first success after failures for at least `steady`,
+    /// or with the first one at least `steady` after the last failure. The result is then how long it lasted.
     pub fn succeeded(&mut self, steady: Duration, now: Instant) -> Option<Duration> {
         let (since, last_failure) = self.failures?;
         let has_line = self.last_line.is_some();
-        if has_line && now.duration_since(last_failure) < steady {
+        let is_steady = |since| now.duration_since(since) >= steady;
+        let was_unbroken = self.unbroken_since.take().is_some_and(is_steady);
+        if has_line && !was_unbroken && !is_steady(last_failure) {
             return None;
         }
         *self = Self::default();
@@ -64,10 +69,20 @@ mod tests {
             .map(|lasted| lasted.as_secs())
             .collect();
         assert_eq!(lines, [5, 605, 1205]);
-        assert_eq!(episode.succeeded(STEADY, at(1_500)), None);
+        // After this long without a success, the first one ends it.
         let lasted = Duration::from_secs(1_499);
-        assert_eq!(episode.succeeded(STEADY, at(1_559)), Some(lasted));
-        assert_eq!(episode.succeeded(STEADY, at(1_560)), None);
+        assert_eq!(episode.succeeded(STEADY, at(1_500)), Some(lasted));
+        assert_eq!(episode.succeeded(STEADY, at(1_501)), None);
+    }
+
+    #[test]
+    fn a_short_episode_ends_once_it_has_been_steady() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut episode = Episode::default();
+        assert!(episode.failed(Duration::ZERO, start).is_some());
+        assert_eq!(episode.succeeded(STEADY, at(59)), None);
+        assert!(episode.succeeded(STEADY, at(60)).is_some());
     }
 
     #[test]

@@ -128,6 +128,10 @@ impl Health {
         loop {
             sleep(CHECK_INTERVAL).await;
             let Some(report) = self.report().await else {
+                // A check that panicked has found nothing up.
+                for (dependency, _) in DEPENDENCIES {
+                    self.checks.metrics.dependency_up.of(dependency).set(0);
+                }
                 continue;
             };
             for ((dependency, name), episode) in DEPENDENCIES.iter().zip(&mut episodes) {
@@ -244,7 +248,9 @@ impl Checks {
         check: impl Future<Output = Result<R, String>>,
     ) -> Result<R, String> {
         let answer = timeout(self.timeout, check).await;
-        answer.unwrap_or_else(|_| Err(CallError::no_answer_within(self.timeout).cause))
+        answer.unwrap_or_else(|_| {
+            Err(CallError::no_answer_within(self.timeout, "API_HEALTHTIMEOUT").cause)
+        })
     }
 
     async fn pinged(&self, base_url: &str) -> Result<Component, String> {

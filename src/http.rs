@@ -269,6 +269,13 @@ fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
         return Some(cause.to_owned());
     }
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        // What an io::Error wraps is not among its causes.
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(tls) = tls {
+            return Some(tls.to_string());
+        }
         let is_dns = |error: &std::io::Error| error.to_string().starts_with("failed to lookup");
         let is_plain = error.raw_os_error().is_some() || is_dns(error);
         return is_plain.then(|| error.to_string());

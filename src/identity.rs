@@ -4,6 +4,7 @@ use aws_sdk_sts::Client;
 use aws_sdk_sts::error::ProvideErrorMetadata;
 
 use crate::http::cause_of;
+use crate::http::sdk::caught;
 
 #[derive(Debug)]
 pub struct Identity(Client);
@@ -16,7 +17,8 @@ impl Identity {
 
     /// The ARN of the user or role. STS needs no permission for this.
     pub async fn arn(&self) -> Result<String, String> {
-        match self.0.get_caller_identity().send().await {
+        let answer = caught(self.0.get_caller_identity().send()).await;
+        match answer.ok_or("STS: the AWS SDK panicked; check the credentials for odd characters")? {
             Ok(answer) => answer
                 .arn
                 .ok_or_else(|| "the answer of STS has no ARN".to_owned()),

@@ -198,7 +198,7 @@ fn name(fields: &Fields, field: &str) -> Result<String, String> {
     let text = fields.text(field)?;
     if text.len() > LONGEST_TEXT {
         Err(format!("{field} is too long"))
-    } else if text.contains(char::is_control) {
+    } else if text.contains(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) {
         Err(format!("{field} has a control character"))
     } else {
         Ok(text)

@@ -279,7 +279,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let claimed = timeout(limit, updates.next()).await;
         let mut claims = self.claims.lock();
         claims.under_way = None;
-        let claimed = claimed.unwrap_or_else(|_| Err(CallError::no_answer_within(limit)));
+        let claimed =
+            claimed.unwrap_or_else(|_| Err(CallError::no_answer_within(limit, "API_CLAIMTIMEOUT")));
         metrics.last_claim.set(match &claimed {
             Ok(Some(_)) => PollResult::Found,
             Ok(None) => PollResult::Empty,

@@ -95,10 +95,10 @@ impl CallError {
 
     /// The service stopped waiting after `limit`. The call may have taken effect.
     #[must_use]
-    pub fn no_answer_within(limit: Duration) -> Self {
+    pub fn no_answer_within(limit: Duration, setting: &str) -> Self {
         Self::new(
             CallErrorKind::AnswerLost,
-            format!("no answer within {limit:?}"),
+            format!("no answer within {limit:?} ({setting})"),
         )
     }
 }

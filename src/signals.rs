@@ -15,10 +15,15 @@ const STOP: [(SignalKind, &str); 4] = [
 ];
 
 /// These have no meaning for the service, and would end the process with rows held.
-const IGNORED: [SignalKind; 3] = [
+const IGNORED: [SignalKind; 8] = [
     SignalKind::user_defined1(),
     SignalKind::user_defined2(),
     SignalKind::alarm(),
+    SignalKind::io(),
+    SignalKind::from_raw(24), // SIGXCPU
+    SignalKind::from_raw(25), // SIGXFSZ: the log's file has reached its limit
+    SignalKind::from_raw(26), // SIGVTALRM
+    SignalKind::from_raw(27), // SIGPROF
 ];
 
 /// The token is cancelled by the first signal that stops the service. Later signals change nothing.

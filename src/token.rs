@@ -292,10 +292,10 @@ pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     authorization.set_sensitive(true);
     let life = fields.present("expires_in").and_then(seconds);
     let life = life.unwrap_or(UNTOLD_LIFE).max(SHORTEST_LIFE);
-    let used_for = life
-        .checked_sub(RENEWED_EARLY)
-        .filter(|used| !used.is_zero())
-        .unwrap_or(life / 2);
+    let used_for = match life.checked_sub(RENEWED_EARLY) {
+        Some(used) if life > RENEWED_EARLY => used.max(SHORTEST_LIFE),
+        _ => life / 2,
+    };
     Ok(Token {
         authorization,
         number: 0,
@@ -333,6 +333,7 @@ mod tests {
             (r#","expires_in":3600"#, (3540, 3600)),
             (r#","expires_in":"3600""#, (3540, 3600)),
             (r#","expires_in":3600.5"#, (3540, 3600)),
+            (r#","expires_in":60.001"#, (10, 60)),
             (r#","expires_in":40"#, (20, 40)),
             (r#","expires_in":0"#, (5, 10)),
             ("", (240, 300)),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use self::errors::{call_error, code_label, entry_error};
 use crate::calls::{Call, CallName};
 use crate::event::Event;
+use crate::http::sdk::caught;
 use crate::metrics::Metrics;
 use crate::outcome::Dependency;
 use crate::ports::{CallError, CallErrorKind, Topic};
@@ -26,6 +27,7 @@ const PUBLISH: CallName = CallName {
     call: "publish",
     route: "PublishBatch",
 };
+const PANICKED: &str = "SNS: the AWS SDK panicked; check the credentials for odd characters";
 /// Codes that say that credentials have expired, or are unknown.
 const OUTDATED_CREDENTIALS: [&str; 3] =
     ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
@@ -136,12 +138,8 @@ impl SnsTopic {
 
     /// Requests the topic's attributes, which publishes nothing. The error is a text for `/health`.
     pub(crate) async fn attributes(&self) -> Result<TopicAttributes, String> {
-        let answer = self
-            .sns()
-            .get_topic_attributes()
-            .topic_arn(&self.arn)
-            .send()
-            .await;
+        let request = self.sns().get_topic_attributes().topic_arn(&self.arn);
+        let answer = caught(request.send()).await.ok_or(PANICKED)?;
         let attributes = answer
             .map_err(|error| call_error(&error).cause)?
             .attributes
@@ -171,7 +169,9 @@ impl SnsTopic {
             .publish_batch()
             .topic_arn(&self.arn)
             .set_publish_batch_request_entries(Some(entries));
-        match request.send().await {
+        let answer = caught(request.send()).await;
+        let panicked = || CallError::new(CallErrorKind::Unauthorised, PANICKED);
+        match answer.ok_or_else(panicked)? {
             Ok(answer) => {
                 let answers: Vec<_> = (0..events.len())
                     .map(|index| {

@@ -68,6 +68,8 @@ impl Kind {
                 let number = text.parse().ok().filter(|number| range.contains(number));
                 number.map(|number| set(draft, number)).is_some()
             }
+            // The AWS SDK panics over a key with one.
+            Self::Text(_, _) if text.contains(char::is_control) => false,
             Self::Text(_, set) => {
                 set(draft, text.to_owned());
                 true
@@ -182,6 +184,14 @@ pub(super) fn connection(text: &str) -> Option<InsightsSettings> {
         let location = part("Location").map_or_else(String::new, |name| name + ".");
         format!("https://{location}dc.{suffix}")
     });
+    let is_host = |part: String| part.bytes().all(|byte| is_allowed(byte) || byte == b'.');
+    let are_hosts = ["EndpointSuffix", "Location"]
+        .into_iter()
+        .filter_map(part)
+        .all(is_host);
+    if !are_hosts {
+        return None;
+    }
     Some(InsightsSettings {
         instrumentation_key: key.into(),
         endpoint: base_address(&endpoint).filter(|endpoint| !endpoint.ends_with('.'))?,

@@ -231,11 +231,18 @@ impl Reader {
         let variable = VARIABLES.iter().find(|variable| variable.name == name);
         let has = match self.layers.get(name) {
             None => "is not set".to_owned(),
+            Some((text, _)) if text.contains(char::is_control) => {
+                "has a control character".to_owned()
+            }
             Some(_) if variable.is_none_or(|variable| variable.is_secret) => {
                 "is set to something else".to_owned()
             }
-            // An address may hold a password.
+            // An address may hold a password or a token, and secrets may be swapped with what is not secret.
             Some((text, _)) if text.contains('@') => "is an address with a user in it".to_owned(),
+            Some((text, _)) if text.contains('?') => "is an address with a query in it".to_owned(),
+            Some((text, _)) if name == TOPIC_ARN && !text.starts_with("arn:") => {
+                "does not start with arn:".to_owned()
+            }
             Some((text, _)) => format!("is {text:?}"),
         };
         self.fault(name, wants, &has);

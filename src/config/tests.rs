@@ -174,7 +174,8 @@ fn every_bad_value_is_one_fault_that_names_it() {
             let faults = read_with(&[(name, value)]).unwrap_err().0;
             assert_eq!(faults.len(), 1, "{faults:?}");
             let is_told = faults[0].starts_with(&format!("{name} must be "))
-                && faults[0].ends_with(&format!(", but is {value:?}"));
+                && (faults[0].ends_with(&format!(", but is {value:?}"))
+                    || HIDDEN.iter().any(|hidden| faults[0].ends_with(hidden)));
             assert!(is_told, "{faults:?}");
         }
     }
@@ -285,6 +286,33 @@ fn a_traceparent_without_an_operation_to_join_is_a_warning() {
         let settings = read_with(variables).unwrap();
         assert_eq!(settings.topic.traceparent, is_on, "{variables:?}");
         assert_eq!(settings.warnings.len(), warnings, "{variables:?}");
+    }
+}
+
+/// What is said instead of a value that may hold a secret.
+const HIDDEN: [&str; 3] = [
+    ", but is an address with a query in it",
+    ", but does not start with arn:",
+    ", but has a control character",
+];
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_printed() {
+    for (name, value) in [
+        ("COMMUNITY_ENDPOINT_URL", "https://x?token=hush-hush"),
+        ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", "hush-hush"),
+        ("OAUTH_CLIENT_SECRET", "hush-hush\nX"),
+        (
+            "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID",
+            "hush-hush\nX",
+        ),
+    ] {
+        let faults = read_with(&[(name, value)]).unwrap_err().to_string();
+        assert!(
+            HIDDEN.iter().any(|hidden| faults.contains(hidden)),
+            "{faults}"
+        );
+        assert!(!faults.contains("hush-hush"), "{faults}");
     }
 }
 

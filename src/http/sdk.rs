@@ -1,5 +1,7 @@
 //! The AWS SDK's calls over the client of all other calls: one TLS stack, and one set of rules for connections.
 
+use std::panic::AssertUnwindSafe;
+
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -7,6 +9,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use futures_util::FutureExt;
 use reqwest::{Body, Request};
 
 use super::HttpClient as OurClient;
@@ -52,6 +55,14 @@ impl HttpConnector for SdkHttp {
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::user(error.into()))
         })
     }
+}
+
+/// The result of a call of the SDK. `None` if it panics, as it does over credentials with a character that headers cannot
+/// have.
+pub fn caught<R>(call: impl Future<Output = R> + Send) -> impl Future<Output = Option<R>> + Send {
+    // Boxed, since the SDK's futures have many kilobytes.
+    let call = AssertUnwindSafe(Box::pin(call)).catch_unwind();
+    call.map(Result::ok)
 }
 
 fn as_reqwest(request: HttpRequest) -> Result<Request, ConnectorError> {

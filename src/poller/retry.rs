@@ -152,7 +152,9 @@ impl Retry<'_> {
             };
             let started = Instant::now();
             let answer = timeout(limit, call(attempts)).await;
-            let error = match answer.unwrap_or_else(|_| Err(CallError::no_answer_within(limit))) {
+            let error = match answer
+                .unwrap_or_else(|_| Err(CallError::no_answer_within(limit, step.timeout_setting())))
+            {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };

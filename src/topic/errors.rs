@@ -10,6 +10,9 @@ use aws_sdk_sns::types::BatchResultErrorEntry;
 use crate::http::{cause_of, causes, printable};
 use crate::ports::{CallError, CallErrorKind};
 
+const NOT_MADE: &str =
+    "SNS: the request could not be made; check the address of SNS and the credentials";
+
 /// SNS refused one event of a batch.
 pub fn entry_error(failed: &BatchResultErrorEntry) -> CallError {
     CallError::new(
@@ -67,7 +70,12 @@ where
         ),
         // Not from the HTTP client, so nothing was sent: the SDK's cache of credentials stopped waiting for them.
         SdkError::DispatchFailure(failure) if failure.is_other() => {
-            CallError::new(CallErrorKind::Unauthorised, "SNS: no credentials in time")
+            let is_late = causes(error).any(|error| error.to_string().contains("timed out"));
+            if is_late {
+                CallError::new(CallErrorKind::Unauthorised, "SNS: no credentials in time")
+            } else {
+                CallError::unavailable(NOT_MADE)
+            }
         }
         SdkError::DispatchFailure(failure) => {
             let kind = if failure.is_user() || never_sent(error) {
@@ -78,9 +86,7 @@ where
             CallError::new(kind, format!("SNS: {}", cause_of(error)))
         }
         // The request could not be built. The SDK's text may contain all of it.
-        _ => CallError::unavailable(
-            "SNS: the request could not be made; check the address of SNS and the credentials",
-        ),
+        _ => CallError::unavailable(NOT_MADE),
     }
 }
 

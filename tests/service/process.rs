@@ -112,7 +112,7 @@ async fn other_signals_and_a_second_sigterm_change_nothing() {
     add(&sandbox, row(1, "ALIAS"));
     let service = Service::start(&sandbox, &[]);
     sandbox.topic().wait_for(2, PATIENCE).await.unwrap();
-    for signal in ["USR1", "USR2", "ALRM"] {
+    for signal in ["USR1", "USR2", "ALRM", "XFSZ", "PROF"] {
         service.send(signal).await;
     }
     add(&sandbox, row(2, "ALIAS"));

@@ -154,6 +154,36 @@ async fn a_topic_that_refuses_every_call_costs_no_row() {
     world.stop().await;
 }
 
+/// The SDK panics over them. No row is left, and health shows it.
+#[tokio::test]
+async fn odd_credentials_of_the_chain_hold_rows() {
+    let sandbox = sandbox().await;
+    add(&sandbox, row(1, "CONTACT"));
+    let port = free_port().to_string();
+    let more = [
+        ("AWS_ACCESS_KEY_ID", "AKIA\nX"),
+        ("AWS_SECRET_ACCESS_KEY", "hush"),
+        ("SERVER_PORT", &*port),
+    ];
+    let service = with_default_chain(&sandbox, "", &more);
+    let text = async |path: &str| {
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await;
+        answer.unwrap().text().await.unwrap()
+    };
+    let in_trouble = "offender_rows_in_trouble{step=\"publish\"} 1";
+    eventually("it is in trouble", async || {
+        sandbox.faults().calls(Endpoint::Identifiers) > 0
+            && text("/prometheus").await.contains(in_trouble)
+    })
+    .await;
+    let health = text("/health").await;
+    assert!(
+        health.contains("check the credentials for odd characters"),
+        "{health}"
+    );
+    service.terminate().await;
+}
+
 /// What was never sent cannot be on the topic, so publishing it later is not a redelivery.
 #[tokio::test]
 async fn late_credentials_cause_no_redelivery() {
