@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::check::Environment;
 use crate::community_api::CommunityApi;
-use crate::config::{Settings, TopicSettings};
+use crate::config::{Settings, TopicSettings, sdk_address};
 use crate::health::{Checks, Health};
 use crate::heartbeat::Heartbeat;
 use crate::http::HttpClient;
@@ -255,11 +255,13 @@ impl Clients {
     async fn new(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let http = HttpClient::new(settings.connect_timeout).context("cannot make HTTP calls")?;
         let aws = aws(settings, http.clone()).await;
-        let aws_address = aws.endpoint_url().map(|address| match address {
-            // It may be a password.
-            _ if address.contains('@') => "hidden".to_owned(),
-            _ => address.to_owned(),
-        });
+        // The service's own settings are checked already.
+        anyhow::ensure!(
+            aws.endpoint_url()
+                .is_none_or(|address| sdk_address(address).is_some()),
+            "endpoint_url in AWS' config file must be an http(s) address in full, such as http://localhost:4566"
+        );
+        let aws_address = aws.endpoint_url().map(str::to_owned);
         let sns = aws_sdk_sns::config::Builder::from(&aws);
         let sns = match &settings.topic.endpoint {
             Some(endpoint) => sns.endpoint_url(endpoint),

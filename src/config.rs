@@ -18,6 +18,7 @@ use crate::event::mappings::EventOption;
 pub use self::listing::listing;
 pub use self::variables::{VARIABLES, Variable};
 
+pub(crate) use self::kind::sdk_address;
 use self::reader::Layers;
 
 /// The settings of the service, complete and checked.

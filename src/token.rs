@@ -254,10 +254,8 @@ impl Inner {
         let status = response.status();
         if status.as_u16() == 400 || status.as_u16() == 401 {
             let advice = "check OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET";
-            return Err(CallError::unavailable(format!(
-                "answered {}: {advice}",
-                status.as_u16()
-            )));
+            let cause = format!("answered {}: {advice}", status.as_u16());
+            return Err(CallError::new(CallErrorKind::Unauthorised, cause));
         }
         if !status.is_success() {
             return Err(http::refused(status, response.headers()));

@@ -135,7 +135,8 @@ pub(super) fn is_open(address: &str) -> bool {
     })
 }
 
-fn sdk_address(text: &str) -> Option<String> {
+/// An address that both this service and the AWS SDK understand.
+pub(crate) fn sdk_address(text: &str) -> Option<String> {
     let uri: http::Uri = text.parse().ok()?;
     uri.scheme().and(uri.authority())?;
     base_address(text)
