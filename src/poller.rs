@@ -347,7 +347,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         } else {
             tracing::info!(
                 for_seconds,
-                "no poll has found a row (404): this is normal only if nothing changes in Delius"
+                "no poll has found a row (404): if changes are made in Delius, something is wrong"
             );
         }
     }
@@ -356,7 +356,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         if let Some(lease) = self.claims.lock().under_way {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
-                "the pod stops before a claim was answered: it may have locked a row, which comes back when the lock expires"
+                "the pod stops, and a claim has had no answer: it may have locked a row, which comes back when the lock expires"
             );
         }
         let held = self.held.rows();
@@ -457,7 +457,7 @@ impl<U, T> Pod<U, T> {
             tracing::error!(
                 limit = self.settings.brake_limit,
                 window_seconds = self.settings.brake_window.as_secs(),
-                "too many rows were marked as permanently failed: the service marks no more until the window has passed; check what community-api and SNS answer"
+                "the brake is on: this pod has marked as many rows as it may, and marks no more until the window has passed; check what community-api and SNS answer"
             );
         }
         self.show_brake();

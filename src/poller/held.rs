@@ -227,7 +227,7 @@ impl HeldRow {
                     rows_in_trouble = state.places.in_trouble(),
                     failing_for_seconds = lasted.as_secs(),
                     asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                    "calls for claimed rows are failing: the service retries them, and claims fewer and fewer rows until one is settled"
+                    "calls for claimed rows are failing: the service retries them, and claims new rows more and more slowly until it settles one"
                 );
             }
         });
@@ -266,7 +266,7 @@ impl Drop for HeldRow {
             tracing::error!(
                 offenderDeltaId = row.map(|row| row.0),
                 comes_back_in_seconds = lease.comes_back_in(now).as_secs(),
-                "the task of this row panicked: unless the row is already deleted, it comes back when the lock expires; report this as a bug"
+                "the task for this row panicked: report this as a bug. If the row is not already deleted, it comes back when the lock expires"
             );
         }
     }

@@ -54,7 +54,7 @@ pub fn log(
                 milliseconds,
                 cause,
                 comes_back_at = %comes_back_at(lease),
-                "row left locked: if this is still so when it comes back, the service marks it as permanently failed"
+                "row left locked: if the service still cannot make events of it when it comes back, it marks it as permanently failed"
             );
         }
         Outcome::LeftLocked(_) => tracing::warn!(

@@ -83,7 +83,7 @@ fn outage(endpoint: Option<Endpoint>, symptom: Symptom, rows: usize) -> Plan {
 fn idle_hours_are_one_line_a_pod() {
     let mut plan = healthy(Kind::Chaos, PODS);
     plan.trouble_ends = HOUR * 3;
-    let line = "no poll has found a row (404): this is normal only if nothing changes in Delius";
+    let line = "no poll has found a row (404): if changes are made in Delius, something is wrong";
     assert_eq!(lines_of(plan), [line; PODS]);
 }
 

@@ -157,7 +157,7 @@ async fn a_warning_is_a_trace_of_its_row() {
     let traces = ingestion.of_kind("Message");
     assert_eq!(traces.len(), 1, "{traces:?}");
     let data = &traces[0]["data"]["baseData"];
-    let message = "row left locked: if this is still so when it comes back, the service marks it as permanently failed";
+    let message = "row left locked: if the service still cannot make events of it when it comes back, it marks it as permanently failed";
     assert_eq!(
         (&data["message"], &data["severityLevel"]),
         (&json!(message), &json!(2))
