@@ -1,6 +1,7 @@
 //! Settings: the table's defaults, a profile's over them, the environment over both. They are checked as a whole, so that the
 //! service lists all faults at one start.
 
+mod draft;
 mod kind;
 mod listing;
 mod reader;

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::InsightsSettings;
-use super::reader::Draft;
+use super::draft::Draft;
 
 /// Where Application Insights takes telemetry if the connection string does not say: the public cloud.
 const ENDPOINT_SUFFIX: &str = "services.visualstudio.com";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use config::{Config, ConfigError, Map, Source, Value};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::draft::Draft;
 use super::kind::{Kind, is_open, shown, topic_region};
 use super::variables::{
     LOCALSTACK_TOPIC, LOCK_EXPIRY, PROFILES, PROVIDER, REGION, TOPIC_ARN, Unset, VARIABLES,
@@ -26,25 +27,6 @@ const SHORT_CLAIM: &str = "API_CLAIMTIMEOUT is below 30 s, after which community
     locks a row for 10 minutes that no pod works on";
 const LONG_LOCK: &str = "OFFENDERUPDATEPOLL_LOCKEXPIRY is above 10 minutes: if community-api's lock is shorter, two pods \
     publish the same row";
-
-/// The settings while they are read, with values that only become settings together with others.
-#[derive(Debug, Default)]
-pub(super) struct Draft {
-    /// Where most values go at once.
-    pub to: Settings,
-    pub localstack_url: String,
-    pub aws_url: Option<String>,
-    pub instance: Option<String>,
-    pub no_colours: bool,
-    /// Names of addresses that are reached without encryption.
-    pub open: Vec<&'static str>,
-}
-
-impl Draft {
-    pub fn warn(&mut self, warning: &str) {
-        self.to.warnings.push(warning.to_owned());
-    }
-}
 
 /// The value of each variable that has one, and where it came from.
 pub(super) struct Layers {
