@@ -149,7 +149,7 @@ pub const VARIABLES: &[Variable] = &[
             draft.to.poller.max_in_flight = rows;
             draft.to.poller.held_limit = rows + HELD_BESIDE_PLACES;
         }),
-        "Rows worked on at once while they go well. Below 4, each offender whose calls hang may delay the others by API_CALLTIMEOUT"),
+        "Most rows worked on at once, not counting rows in trouble. Below 4, each offender whose calls hang can delay other offenders by API_CALLTIMEOUT"),
     variable(LOCK_EXPIRY, As("10m"), Time(LOCK, |draft, time| draft.to.poller.lock_expiry = time),
         "After which community-api serves a locked row again; at least 3 times API_CALLTIMEOUT and HMPPS_SQS_CALLTIMEOUT, and at least API_CLAIMTIMEOUT"),
     variable("OFFENDERUPDATEPOLL_MAXPERMANENTFAILURES", As("10"),
@@ -161,9 +161,9 @@ pub const VARIABLES: &[Variable] = &[
         Flag(|draft, is_on| draft.to.poller.event_options = is_on.then_some(EventOption::ContactDeleted).into_iter().collect()),
         "Whether a deleted contact raises CONTACT_DELETED instead of CONTACT_CHANGED"),
     variable("HMPPS_SQS_CALLTIMEOUT", As("5s"), Time(CALL, |draft, time| draft.to.poller.publish_timeout = time),
-        "Longest time of a publish; twice as long after one without an answer"),
+        "Longest time of a publish. After a publish without an answer, the row's next attempts may take twice as long"),
     variable("HMPPS_SQS_TRACEPARENT", As("false"), Flag(|draft, is_on| draft.to.topic.traceparent = is_on),
-        "Whether messages carry the attribute `traceparent`, by which a subscriber's telemetry joins the row's operation. None does without Application Insights"),
+        "Whether messages carry the attribute `traceparent`, by which a subscriber's telemetry joins the row's operation. Without Application Insights, no message has it"),
     variable("API_CONNECTTIMEOUT", As("2s"), Time(CALL, |draft, time| draft.to.connect_timeout = time), "Longest time to connect"),
     variable("API_CALLTIMEOUT", As("10s"), Time(CALL, |draft, time| draft.to.poller.call_timeout = time), "Longest time of a call"),
     variable("API_CLAIMTIMEOUT", As("35s"), Time(CALL, |draft, time| draft.to.poller.claim_timeout = time),
