@@ -27,7 +27,7 @@ pub struct Call<'a> {
     started: Instant,
     status: Option<StatusCode>,
     outcome: CallOutcome,
-    told: insights::Call,
+    span: insights::Call,
 }
 
 impl<'a> Call<'a> {
@@ -40,14 +40,14 @@ impl<'a> Call<'a> {
             started: Instant::now(),
             status: None,
             outcome: CallOutcome::TimedOut,
-            told: insights::start_call(name.dependency.name(), target, name.route),
+            span: insights::start_call(name.dependency.name(), target, name.route),
         }
     }
 
     /// The header with which the other side can join the operation (W3C Trace Context).
     #[must_use]
     pub fn traceparent(&self) -> Option<(&'static str, String)> {
-        self.told.traceparent()
+        self.span.traceparent()
     }
 
     /// Sends the request. An answer with any status is a success.
@@ -76,7 +76,7 @@ impl<'a> Call<'a> {
         let code = self.status.map(|status| status.as_u16().to_string());
         let failure = error.filter(|error| error.kind != CallErrorKind::Contended);
         let failure = failure.map(|error| error.cause.as_str());
-        self.told
+        self.span
             .ended(code.map_or(name.into(), Into::into), failure);
     }
 }
