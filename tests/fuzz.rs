@@ -56,7 +56,7 @@ fn bytes_like(document: &'static str) -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn rows_are_read_or_kept_as_unreadable(body in bytes_like(ROW)) {
@@ -109,7 +109,7 @@ fn an_event_counts_as_accepted_only_with_a_message_id() {
         body: "{}".into(),
     });
     let config = ProptestConfig {
-        cases: 300,
+        cases: 100,
         failure_persistence: None,
         ..ProptestConfig::default()
     };

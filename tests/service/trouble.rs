@@ -238,7 +238,7 @@ async fn bad_rows_delay_no_good_ones() {
                 ..row(offender, "CONTACT")
             },
         );
-        if (120..154).contains(&offender) {
+        if (120..130).contains(&offender) {
             let rule = Rule {
                 offender_id: Some(offender),
                 ..Rule::new(Endpoint::Identifiers, Fault::status(500))
@@ -246,11 +246,11 @@ async fn bad_rows_delay_no_good_ones() {
             sandbox.faults().inject(rule);
         }
     }
-    let world = World::around(sandbox, &[]).await;
-    world.messages(166).await;
+    let world = World::around(sandbox, &[("OFFENDERUPDATEPOLL_MAXINFLIGHT", "8")]).await;
+    world.messages(190).await;
     let in_trouble = "offender_rows_in_trouble{step=\"identifiers\"}";
     eventually("they are in trouble", async || {
-        world.metric(in_trouble).await == 34.0
+        world.metric(in_trouble).await == 10.0
     })
     .await;
     world.stop().await;

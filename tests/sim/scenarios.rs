@@ -128,7 +128,7 @@ fn an_outage_of_auth_leaves_no_row_locked() {
 
 #[test]
 fn bad_rows_delay_no_other_row_by_more_than_seconds_and_are_tried_again_each_time() {
-    let good_rows = 200;
+    let good_rows = 60;
     // The number of bad offenders, and of rows of each.
     for (offenders, rows_of_each) in [(1, 1), (40, 1), (1, 40)] {
         for bad in [Some(Offender::Fails), Some(Offender::Hangs), None] {
