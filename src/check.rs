@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::community_api::CommunityApi;
-use crate::config::InsightsSettings;
+use crate::config::{CALL_TIMEOUT, InsightsSettings};
 use crate::health::{Component, Health, Status};
 use crate::identity::Identity;
 use crate::insights::export;
@@ -167,7 +167,7 @@ impl Environment {
     async fn is_visible(&self, offender: OffenderId) -> Result<bool, String> {
         let answer = timeout(self.call_timeout, self.updates.identifiers(offender)).await;
         let answer = answer.unwrap_or_else(|_| {
-            let error = CallError::no_answer_within(self.call_timeout, "API_CALLTIMEOUT");
+            let error = CallError::no_answer_within(self.call_timeout, CALL_TIMEOUT);
             let cause = format!("identifiers: {}", error.cause);
             Err(CallError { cause, ..error })
         });

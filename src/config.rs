@@ -21,6 +21,7 @@ pub use self::variables::{VARIABLES, Variable};
 
 pub(crate) use self::kind::sdk_address;
 use self::reader::Layers;
+pub(crate) use self::variables::{CALL_TIMEOUT, CLAIM_TIMEOUT, HEALTH_TIMEOUT, PUBLISH_TIMEOUT};
 
 /// The settings of the service, complete and checked.
 #[derive(Clone, Debug, Default)]

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use crate::config::HEALTH_TIMEOUT;
 use crate::episode::Episode;
 use crate::heartbeat::Heartbeat;
 use crate::http::{self, HttpClient};
@@ -249,7 +250,7 @@ impl Checks {
     ) -> Result<R, String> {
         let answer = timeout(self.timeout, check).await;
         answer.unwrap_or_else(|_| {
-            Err(CallError::no_answer_within(self.timeout, "API_HEALTHTIMEOUT").cause)
+            Err(CallError::no_answer_within(self.timeout, HEALTH_TIMEOUT).cause)
         })
     }
 

@@ -18,7 +18,7 @@ impl Identity {
     /// The ARN of the user or role. STS needs no permission for this.
     pub async fn arn(&self) -> Result<String, String> {
         let answer = caught(self.0.get_caller_identity().send()).await;
-        match answer.ok_or("STS: the AWS SDK panicked; check the credentials for odd characters")? {
+        match answer.map_err(|cause| format!("STS: {cause}"))? {
             Ok(answer) => answer
                 .arn
                 .ok_or_else(|| "the answer of STS has no ARN".to_owned()),

@@ -50,17 +50,6 @@ label! {
     }
 }
 
-impl Step {
-    /// The setting that limits the call.
-    #[must_use]
-    pub fn timeout_setting(self) -> &'static str {
-        match self {
-            Self::Publish => "HMPPS_SQS_CALLTIMEOUT",
-            Self::Identifiers | Self::Delete | Self::MarkAsFailed => "API_CALLTIMEOUT",
-        }
-    }
-}
-
 /// How the work on a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod brake;
+mod claims;
 mod held;
 pub mod lanes;
 pub mod lease;
@@ -27,16 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::brake::{Brake, BrakeAnswer};
+use self::claims::Claims;
 use self::held::{Held, HeldRow};
 use self::lanes::Lanes;
 use self::lease::Lease;
-use self::monotony::Monotony;
 use self::places::Places;
 use self::published::PublishedRows;
 use self::row::Row;
-use self::row_log::comes_back_at;
-use crate::config::PollerSettings;
-use crate::episode::Episode;
+use crate::config::{CLAIM_TIMEOUT, PollerSettings};
 use crate::event::similar_table;
 use crate::heartbeat::Heartbeat;
 use crate::insights::{Insights, Operation};
@@ -58,8 +57,6 @@ const QUICK_FAILURE: Duration = Duration::from_secs(2);
 /// A row's own calls wait this long, so that the next claim goes first. The drain waits for claims. If all calls take
 /// equally long, community-api otherwise answers them in step with the claims, one by one (docs/performance.md).
 const NEXT_CLAIM_FIRST: Duration = Duration::from_millis(1);
-/// An outage of polls ends when no claim has failed for this long. If every second claim fails, the outage lasts.
-const STEADY: Duration = Duration::from_mins(1);
 /// How many ids of held rows the log shows when the pod stops.
 const IDS_SHOWN: usize = 20;
 
@@ -86,20 +83,6 @@ struct Pod<U, T> {
     brake: Mutex<Brake>,
     similar_table_logged: Once,
     stopping: CancellationToken,
-}
-
-/// What the log needs to know about claims.
-#[derive(Debug, Default)]
-struct Claims {
-    outage: Episode,
-    /// Polls return no rows, without failing.
-    monotony: Monotony,
-    /// The lease of the row that the current claim may lock.
-    under_way: Option<Lease>,
-    /// Claims of the outage that got no answer. Each may have locked a row that this pod does not know.
-    lost: u32,
-    /// The lease of the row that the last of them may have locked.
-    last_lost: Option<Lease>,
 }
 
 /// How a drain ended.
@@ -196,7 +179,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             let end = self.drain(stop).await;
             if let Some(result) = end.result(metrics.read.get() > read_before) {
                 metrics.poll_results.of(result).inc();
-                self.log_monotony(result);
+                self.claims.lock().poll_ended(result);
             }
             if let DrainEnd::Failed(error) = &end {
                 self.claims.lock().poll_failed(error);
@@ -275,12 +258,12 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             ..
         } = &*self.pod;
         let limit = settings.claim_timeout;
-        self.claims.lock().under_way = Some(lease);
+        self.claims.lock().sent(lease);
         let claimed = timeout(limit, updates.next()).await;
         let mut claims = self.claims.lock();
-        claims.under_way = None;
+        claims.ended();
         let claimed =
-            claimed.unwrap_or_else(|_| Err(CallError::no_answer_within(limit, "API_CLAIMTIMEOUT")));
+            claimed.unwrap_or_else(|_| Err(CallError::no_answer_within(limit, CLAIM_TIMEOUT)));
         metrics.last_claim.set(match &claimed {
             Ok(Some(_)) => PollResult::Found,
             Ok(None) => PollResult::Empty,
@@ -334,31 +317,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         });
     }
 
-    fn log_monotony(&self, result: PollResult) {
-        let Some(lasted) = self.claims.lock().monotony.ended(result, Instant::now()) else {
-            return;
-        };
-        let for_seconds = lasted.as_secs();
-        if result == PollResult::Contended {
-            tracing::warn!(
-                for_seconds,
-                "every poll lost its rows to other callers (409): rows wait in Delius until the other callers stop"
-            );
-        } else {
-            tracing::info!(
-                for_seconds,
-                "no poll has found a row (404): if changes are made in Delius, something is wrong"
-            );
-        }
-    }
-
     fn log_what_is_held(&self) {
-        if let Some(lease) = self.claims.lock().under_way {
-            tracing::warn!(
-                comes_back_at = %comes_back_at(lease),
-                "the pod stops, and a claim has had no answer: it may have locked a row, which comes back when the lock expires"
-            );
-        }
+        self.claims.lock().stopped();
         let held = self.held.rows();
         let Some(last) = held.iter().map(|(_, comes_back_in)| *comes_back_in).max() else {
             return;
@@ -374,50 +334,6 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             all_come_back_within_seconds = last.as_secs(),
             "the pod stops with rows that it could not settle: they come back when their locks expire"
         );
-    }
-}
-
-impl Claims {
-    /// Records a claim that got no answer, and may have locked a row.
-    fn lost(&mut self, lease: Lease) {
-        self.lost += 1;
-        // If answers are lost repeatedly, only the first is worth a line. The outage's next line counts the others.
-        if self.last_lost.replace(lease).is_none() {
-            tracing::warn!(
-                comes_back_at = %comes_back_at(lease),
-                "a claim got no answer: it may have locked a row, which comes back when the lock expires"
-            );
-        }
-    }
-
-    fn answered(&mut self, now: Instant) {
-        if let Some(lasted) = self.outage.succeeded(STEADY, now) {
-            tracing::info!(
-                failed_for_seconds = lasted.as_secs(),
-                claims_without_answer = self.lost,
-                rows_come_back_by = self
-                    .last_lost
-                    .map(comes_back_at)
-                    .map(tracing::field::display),
-                "polls succeed again"
-            );
-        }
-        if !self.outage.lasts() {
-            (self.lost, self.last_lost) = (0, None);
-        }
-    }
-
-    fn poll_failed(&mut self, error: &CallError) {
-        if let Some(lasted) = self.outage.failed(Duration::ZERO, Instant::now()) {
-            tracing::error!(
-                cause = %error,
-                failing_for_seconds = lasted.as_secs(),
-                claims_without_answer = self.lost,
-                rows_come_back_by = self.last_lost.map(comes_back_at).map(tracing::field::display),
-                asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                "poll failed: the service retries at each poll interval"
-            );
-        }
     }
 }
 

@@ -27,7 +27,6 @@ const PUBLISH: CallName = CallName {
     call: "publish",
     route: "PublishBatch",
 };
-const PANICKED: &str = "SNS: the AWS SDK panicked; check the credentials for odd characters";
 /// Codes that say that credentials have expired, or are unknown.
 const OUTDATED_CREDENTIALS: [&str; 3] =
     ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
@@ -139,7 +138,7 @@ impl SnsTopic {
     /// Requests the topic's attributes, which publishes nothing. The error is a text for `/health`.
     pub(crate) async fn attributes(&self) -> Result<TopicAttributes, String> {
         let request = self.sns().get_topic_attributes().topic_arn(&self.arn);
-        let answer = caught(request.send()).await.ok_or(PANICKED)?;
+        let answer = caught(request.send()).await.map_err(panicked)?;
         let attributes = answer
             .map_err(|error| call_error(&error).cause)?
             .attributes
@@ -170,8 +169,8 @@ impl SnsTopic {
             .topic_arn(&self.arn)
             .set_publish_batch_request_entries(Some(entries));
         let answer = caught(request.send()).await;
-        let panicked = || CallError::new(CallErrorKind::Unauthorised, PANICKED);
-        match answer.ok_or_else(panicked)? {
+        let error = |cause| CallError::new(CallErrorKind::Unauthorised, panicked(cause));
+        match answer.map_err(error)? {
             Ok(answer) => {
                 let answers: Vec<_> = (0..events.len())
                     .map(|index| {
@@ -221,6 +220,10 @@ impl Topic for SnsTopic {
         call.ended(error);
         answers
     }
+}
+
+fn panicked(cause: &str) -> String {
+    format!("SNS: {cause}")
 }
 
 fn entry(

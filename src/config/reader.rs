@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::draft::Draft;
 use super::kind::{Kind, is_open, shown, topic_region};
 use super::variables::{
-    LOCALSTACK_TOPIC, LOCK_EXPIRY, PROFILES, PROVIDER, REGION, TOPIC_ARN, Unset, VARIABLES,
-    Variable,
+    CLAIM_TIMEOUT, LOCALSTACK_TOPIC, LOCK_EXPIRY, PROFILES, PROVIDER, REGION, TOPIC_ARN, Unset,
+    VARIABLES, Variable,
 };
 use super::{Faults, Settings};
 
@@ -179,7 +179,7 @@ impl Reader {
             ("3 times API_CALLTIMEOUT", poller.call_timeout * 3),
             ("3 times HMPPS_SQS_CALLTIMEOUT", poller.publish_timeout * 3),
             // What is answered later is a row that has no lock any more.
-            ("API_CLAIMTIMEOUT", claim),
+            (CLAIM_TIMEOUT, claim),
         ];
         let least = least.into_iter().max_by_key(|(_, least)| *least);
         if let Some((what, least)) = least.filter(|(_, least)| lock < *least) {

@@ -13,6 +13,11 @@ use crate::event::mappings::EventOption;
 pub(super) const TOPIC_ARN: &str = "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN";
 pub(super) const REGION: &str = "HMPPS_SQS_REGION";
 pub(super) const PROVIDER: &str = "HMPPS_SQS_PROVIDER";
+/// Limits of calls, as errors name them.
+pub(crate) const PUBLISH_TIMEOUT: &str = "HMPPS_SQS_CALLTIMEOUT";
+pub(crate) const CALL_TIMEOUT: &str = "API_CALLTIMEOUT";
+pub(crate) const CLAIM_TIMEOUT: &str = "API_CLAIMTIMEOUT";
+pub(crate) const HEALTH_TIMEOUT: &str = "API_HEALTHTIMEOUT";
 pub(super) const LOCK_EXPIRY: &str = "OFFENDERUPDATEPOLL_LOCKEXPIRY";
 
 /// The topic that LocalStack is set up with.
@@ -160,15 +165,15 @@ pub const VARIABLES: &[Variable] = &[
     variable(EventOption::ContactDeleted.setting(), As("false"),
         Flag(|draft, is_on| draft.to.poller.event_options = is_on.then_some(EventOption::ContactDeleted).into_iter().collect()),
         "Whether a deleted contact raises CONTACT_DELETED instead of CONTACT_CHANGED"),
-    variable("HMPPS_SQS_CALLTIMEOUT", As("5s"), Time(CALL, |draft, time| draft.to.poller.publish_timeout = time),
+    variable(PUBLISH_TIMEOUT, As("5s"), Time(CALL, |draft, time| draft.to.poller.publish_timeout = time),
         "Longest time of a publish. After a publish without an answer, the row's next attempts may take twice as long"),
     variable("HMPPS_SQS_TRACEPARENT", As("false"), Flag(|draft, is_on| draft.to.topic.traceparent = is_on),
         "Whether messages carry the attribute `traceparent`, by which a subscriber's telemetry joins the row's operation. Without Application Insights, no message has it"),
     variable("API_CONNECTTIMEOUT", As("2s"), Time(CALL, |draft, time| draft.to.connect_timeout = time), "Longest time to connect"),
-    variable("API_CALLTIMEOUT", As("10s"), Time(CALL, |draft, time| draft.to.poller.call_timeout = time), "Longest time of a call"),
-    variable("API_CLAIMTIMEOUT", As("35s"), Time(CALL, |draft, time| draft.to.poller.claim_timeout = time),
+    variable(CALL_TIMEOUT, As("10s"), Time(CALL, |draft, time| draft.to.poller.call_timeout = time), "Longest time of a call"),
+    variable(CLAIM_TIMEOUT, As("35s"), Time(CALL, |draft, time| draft.to.poller.claim_timeout = time),
         "Longest time of a claim. A claim that gets no answer may have locked a row, which comes back when the lock expires. community-api itself answers an error after 30 s"),
-    variable("API_HEALTHTIMEOUT", As("2s"), Time(CHECK, |draft, time| draft.to.health_timeout = time),
+    variable(HEALTH_TIMEOUT, As("2s"), Time(CHECK, |draft, time| draft.to.health_timeout = time),
         "Longest time of one check in `/health`"),
     variable("SHUTDOWN_GRACEPERIOD", As("25s"), Time(GRACE, |draft, time| draft.to.poller.grace_period = time),
         "Time for claimed rows to be settled after SIGTERM"),

@@ -57,12 +57,16 @@ impl HttpConnector for SdkHttp {
     }
 }
 
-/// The result of a call of the SDK. `None` if it panics, as it does over credentials with a character that headers cannot
-/// have.
-pub fn caught<R>(call: impl Future<Output = R> + Send) -> impl Future<Output = Option<R>> + Send {
+const PANICKED: &str = "the AWS SDK panicked; check the credentials for odd characters";
+
+/// The result of a call of the SDK, which panics over credentials with a character that headers cannot have. The error is in
+/// words.
+pub fn caught<R>(
+    call: impl Future<Output = R> + Send,
+) -> impl Future<Output = Result<R, &'static str>> + Send {
     // Boxed, since the SDK's futures have many kilobytes.
     let call = AssertUnwindSafe(Box::pin(call)).catch_unwind();
-    call.map(Result::ok)
+    call.map(|result| result.map_err(|_| PANICKED))
 }
 
 fn as_reqwest(request: HttpRequest) -> Result<Request, ConnectorError> {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::held::HeldRow;
 use super::lease::Lease;
-use crate::config::PollerSettings;
+use crate::config::{CALL_TIMEOUT, PUBLISH_TIMEOUT, PollerSettings};
 use crate::outcome::{Reason, RedeliveryCause, Step};
 use crate::ports::{CallError, CallErrorKind};
 
@@ -153,7 +153,7 @@ impl Retry<'_> {
             let started = Instant::now();
             let answer = timeout(limit, call(attempts)).await;
             let error = match answer
-                .unwrap_or_else(|_| Err(CallError::no_answer_within(limit, step.timeout_setting())))
+                .unwrap_or_else(|_| Err(CallError::no_answer_within(limit, setting_of(step))))
             {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
@@ -185,6 +185,14 @@ impl Retry<'_> {
             () = sleep(wait) => {}
             () = stopping => {}
         }
+    }
+}
+
+/// The setting that limits the call.
+fn setting_of(step: Step) -> &'static str {
+    match step {
+        Step::Publish => PUBLISH_TIMEOUT,
+        Step::Identifiers | Step::Delete | Step::MarkAsFailed => CALL_TIMEOUT,
     }
 }
 
