@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use crate::faults::{Call, Fault};
 
 /// The largest body that is read. SNS' own limit is a quarter of it.
-const MOST_BYTES: usize = 1024 * 1024;
+pub(crate) const MOST_BYTES: usize = 1024 * 1024;
 /// A body that takes longer than this is taken to be endless.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// A connection is closed after this time without a request.

@@ -79,8 +79,8 @@ struct Serve {
     #[arg(long, env = "SANDBOX_LOCK_MILLISECONDS", default_value_t = 3)]
     lock_milliseconds: u64,
     /// Lifetime of a token
-    #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
-    token_lifetime_seconds: u32,
+    #[arg(long, env = "SANDBOX_TOKEN_LIFETIME_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i64).range(0..=YEAR_SECONDS))]
+    token_lifetime_seconds: i64,
     /// Id of the client that hmpps-auth accepts
     #[arg(long, env = "SANDBOX_CLIENT_ID", default_value_t = Settings::default().client_id)]
     client_id: String,
@@ -115,7 +115,7 @@ impl Serve {
             database: self.database.clone(),
             client_id: self.client_id.clone(),
             client_secret: self.client_secret.clone(),
-            token_lifetime: Duration::from_secs(self.token_lifetime_seconds.into()),
+            token_lifetime: Duration::from_secs(self.token_lifetime_seconds.unsigned_abs()),
             community_address: SocketAddr::new(self.bind, self.community_port),
             auth_address: SocketAddr::new(self.bind, self.auth_port),
             topic_address: SocketAddr::new(self.bind, self.topic_port),

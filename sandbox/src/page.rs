@@ -52,8 +52,6 @@ use crate::locked;
 use crate::topic::Topic;
 use crate::ways::Ways;
 
-/// Enough for a filter policy of 256 KB with each character escaped in the form.
-const MOST_BYTES: usize = 1024 * 1024;
 /// How often the page checks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const LOCK_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;

@@ -58,7 +58,7 @@ pub(super) fn rows(page: &Page) -> Markup {
     let (rows, count) = match (delius.first_updates(MOST_ROWS), delius.count_updates()) {
         (Ok(rows), Ok(count)) => (rows, count),
         (Err(error), _) | (_, Err(error)) => {
-            return html! { p.trouble { "The page cannot read the rows:  " (error) } };
+            return html! { p.trouble { "The page cannot read the rows: " (error) } };
         }
     };
     let lock = delius.timings().lock_expiry_seconds;

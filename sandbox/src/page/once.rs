@@ -11,7 +11,8 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{MOST_BYTES, Page};
+use super::Page;
+use crate::http::MOST_BYTES;
 use crate::locked;
 
 /// How many forms are remembered.
