@@ -14,6 +14,7 @@ mod bad_input;
 #[path = "../../../tests/service/binary.rs"]
 #[allow(dead_code, reason = "shared with the tests of the service")]
 mod binary;
+mod delivery;
 #[path = "../../../tests/service/ingestion.rs"]
 #[allow(dead_code, reason = "shared with the tests of the service")]
 mod ingestion;

@@ -1,6 +1,7 @@
-//! A connection between the service and a stand-in that goes bad after some requests, while new connections work.
+//! Proxies between the service and a stand-in: connections that go bad after some requests, or whose requests are recorded.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,4 +52,32 @@ async fn serve(mut client: TcpStream, target: SocketAddr, mut requests: usize, f
             },
         }
     }
+}
+
+/// Forwards everything to `target`, and records the requests.
+pub async fn listen_in(target: String) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let heard_here = heard.clone();
+    tokio::spawn(async move {
+        loop {
+            let (caller, _) = listener.accept().await.unwrap();
+            let other = TcpStream::connect(target.trim_start_matches("http://"))
+                .await
+                .unwrap();
+            let (mut from_caller, mut to_caller) = caller.into_split();
+            let (mut from_other, mut to_other) = other.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_other, &mut to_caller).await });
+            let heard = heard_here.clone();
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 65_536];
+                while let Ok(read @ 1..) = from_caller.read(&mut buffer).await {
+                    heard.lock().unwrap().extend(&buffer[..read]);
+                    to_other.write_all(&buffer[..read]).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, heard)
 }
