@@ -55,8 +55,16 @@ fn bytes_like(document: &'static str) -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// The quick tests try this many inputs. `PROPTEST_CASES`, as CI sets it, asks for more.
+fn cases(quick: u32) -> u32 {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default().cases,
+        None => quick,
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(1_000), ..ProptestConfig::default() })]
 
     #[test]
     fn rows_are_read_or_kept_as_unreadable(body in bytes_like(ROW)) {
@@ -109,7 +117,7 @@ fn an_event_counts_as_accepted_only_with_a_message_id() {
         body: "{}".into(),
     });
     let config = ProptestConfig {
-        cases: 100,
+        cases: cases(100),
         failure_persistence: None,
         ..ProptestConfig::default()
     };

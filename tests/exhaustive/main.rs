@@ -276,7 +276,7 @@ fn a_brake_that_allows_one_row_delays_the_others() {
 }
 
 #[test]
-fn a_refused_message_in_front_of_good_rows_is_given_up() {
+fn a_refused_message_in_front_of_good_rows_is_marked() {
     let rows = [
         (1, 1, Kind::Refused),
         (1, 2, Kind::Good),

@@ -227,13 +227,12 @@ impl Pod {
 
     fn start(&mut self, world: &mut World, index: usize) -> Kept {
         let Task { row, lease, .. } = self.tasks[index];
-        match self
-            .has_published(world, row, lease)
-            .then_some(Known::PublishedBefore)
-        {
-            Some(known) => self.go_on(world, index, &known),
-            None => self.go_on(world, index, &Known::Claimed),
-        }
+        let known = if self.has_published(world, row, lease) {
+            Known::PublishedBefore
+        } else {
+            Known::Claimed
+        };
+        self.go_on(world, index, &known)
     }
 
     /// Moves a row on: its turn has come, its next attempt is sent, or its call is answered.

@@ -41,9 +41,13 @@ impl Default for Options {
     }
 }
 
+/// What the environment asks for.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 impl Options {
     pub fn from_environment() -> Self {
-        let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
         let defaults = Self::default();
         Self {
             first: number("SIM_FIRST_SEED").unwrap_or(defaults.first),

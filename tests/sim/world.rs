@@ -147,10 +147,8 @@ impl World {
         } else {
             Fate::draw(&plan.rates, endpoint, limit, rng)
         };
-        state.last_call += 1;
-        let number = state.last_call;
         drop(state);
-        self.note(pod, What::Sent(number, call.clone()));
+        let number = self.begin_well(pod, call.clone());
         if let Some(kind) = fate.kind {
             self.note(pod, What::Faulted(number, kind));
         }
