@@ -14,7 +14,8 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY e2e/Cargo.toml e2e/
 COPY sandbox/Cargo.toml sandbox/
 # Empty sources stand in for ours while the dependencies are compiled, so this layer stays until Cargo.lock or a manifest
-# changes. Both packages are named in every build: then both use the same crates with the same features, compiled once.
+# changes. Every build names both packages, so that both use the same crates with the same features, and Cargo compiles them
+# once.
 RUN for crate in src sandbox/src e2e/src e2e/benches; do \
       mkdir -p $crate \
       && echo '//! Empty.' | tee $crate/lib.rs >$crate/main.rs && echo 'fn main() {}' >>$crate/main.rs; \
@@ -32,8 +33,8 @@ RUN touch sandbox/src/lib.rs sandbox/src/main.rs \
  && mv target/$PROFILE/sandbox /
 
 
-# Not distroless: changes in the mini-Delius are made with sqlite3, which must run in this container (both use shared
-# memory, which a mount from a Mac does not have). curl is for the health check, socat for the front in docker-compose.yml.
+# Not distroless, since you change the mini-Delius with sqlite3, which must run in this container: it shares memory with the
+# sandbox, and a mount from macOS cannot do that. curl is for the health check, socat for the front in docker-compose.yml.
 FROM debian:trixie-slim AS sandbox
 RUN apt-get update \
  && apt-get install -y --no-install-recommends curl socat sqlite3 \
@@ -45,7 +46,7 @@ LABEL maintainer="dps-hmpps@digital.justice.gov.uk" \
       org.opencontainers.image.description="A mini-Delius with community-api, hmpps-auth and an SNS topic, for local use" \
       org.opencontainers.image.source="https://github.com/ministryofjustice/probation-offender-events" \
       org.opencontainers.image.licenses="MIT"
-# Other containers reach it by any of its addresses. Mount a volume on /data to keep the database.
+# Listens on all addresses, so that other containers can reach it. Mount a volume on /data to keep the database.
 ENV SANDBOX_BIND=0.0.0.0 SANDBOX_DATABASE=/data/delius.sqlite
 USER 2000:2000
 EXPOSE 8090 8095 8096 4575
@@ -64,17 +65,17 @@ RUN touch src/lib.rs src/main.rs \
  && mv target/$PROFILE/probation-offender-events /
 
 
-# The C library and the certificates of the authorities; no shell, no package manager.
+# Contains the C library and the CA certificates, but no shell and no package manager.
 FROM gcr.io/distroless/cc-debian13:nonroot
 COPY --from=service-build /probation-offender-events /usr/local/bin/
-# Kubernetes' runAsNonRoot needs a number; 2000 is the number in all our charts.
+# Kubernetes's runAsNonRoot needs a number; 2000 is the number in all our charts.
 USER 2000:2000
 EXPOSE 8080
 # For docker and docker-compose. Kubernetes has its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
   CMD ["/usr/local/bin/probation-offender-events", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/probation-offender-events"]
-# Different in each build, so last. What the service shows in /info.
+# These differ in each build, so they come last to keep the layers above cached. The service shows them in /info.
 ARG BUILD_NUMBER
 ARG GIT_REF
 ARG GIT_BRANCH

@@ -1,7 +1,7 @@
 //! Takes the two files of Swagger UI that the service shows out of the archive that comes with utoipa, as gzip files.
 //!
-//! `utoipa-swagger-ui` would embed the whole archive: 1.1 MB, of which browsers load 0.5 MB. The archive's own
-//! compression is kept; only the frame around it is another.
+//! `utoipa-swagger-ui` would embed the whole archive: 1.1 MB, of which browsers load 0.5 MB. The archive's compression
+//! is kept. Only the header and trailer around it are replaced.
 
 use std::error::Error;
 use std::io::{Cursor, Read};

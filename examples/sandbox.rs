@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
         sandbox.delius().seed_people(rows.min(10_000))?;
         sandbox.delius().seed_backlog(rows)?;
     }
-    let application = Application::build_with(settings_for(&sandbox)?, metrics).await?;
+    let application = Application::build(settings_for(&sandbox)?, metrics).await?;
     let port = application.address()?.port();
     print_addresses(&sandbox, &format!("http://127.0.0.1:{port}"));
     let stop = CancellationToken::new();
@@ -91,7 +91,7 @@ fn settings_for(sandbox: &Sandbox) -> anyhow::Result<Settings> {
     // A fifth of the real interval, so that a change is visible soon.
     variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "2000".into());
     Ok(Settings::from_variables(|name| {
-        variables.get(name).cloned().map(Ok)
+        variables.get(name).cloned()
     })?)
 }
 
@@ -123,7 +123,7 @@ async fn show_messages(sandbox: &Sandbox, change_every: Option<u64>) -> anyhow::
         }
         let messages = sandbox.topic().messages();
         for (index, message) in messages.iter().enumerate().skip(printed) {
-            // The generic event has no time of the change. It is that of the specific event after it.
+            // The generic event does not contain the time of the change, so it is taken from the specific event after it.
             let change = date_changed(message).or_else(|| date_changed(messages.get(index + 1)?));
             print_message(message, change);
         }

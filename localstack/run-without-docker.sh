@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs LocalStack (SNS and SQS only) without Docker, from a Python virtual environment of its own.
+# Runs LocalStack (SNS and SQS only) without Docker, in a separate Python virtual environment.
 #
 #   run-without-docker.sh install   only install (the other commands install when needed)
 #   run-without-docker.sh start     start in the background, wait until ready, create the topic and its queue
@@ -90,7 +90,7 @@ launch() {
     GATEWAY_SERVER=hypercorn
     # Queue URLs with the address that the client used, since the default's host name needs a DNS server.
     SQS_ENDPOINT_STRATEGY=dynamic
-    # Nothing from or to the internet, and no DNS server of its own.
+    # Nothing from or to the internet, and no separate DNS server.
     SKIP_SSL_CERT_DOWNLOAD=1 DISABLE_EVENTS=1 DNS_ADDRESS=0
     # Its files in our directory, even in a container, where it would take itself to be in its own image.
     OVERRIDE_IN_DOCKER=0 FILESYSTEM_ROOT="$cache/files" XDG_CACHE_HOME="$cache"

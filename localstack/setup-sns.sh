@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates the probation_offender_events topic and two queues subscribed to it, so that published events can be looked at.
+# Creates the probation_offender_events topic and two queues subscribed to it, so that you can read published events.
 # Runs in two places: as LocalStack's own ready hook in its Docker image (mounted in /etc/localstack/init/ready.d/),
 # and by run-without-docker.sh. Both have awslocal on the PATH. Safe to run again: every call finds what is there.
 set -euo pipefail
@@ -9,7 +9,7 @@ if ! command -v awslocal >/dev/null; then
   exit 1
 fi
 
-# LocalStack takes the account 000000000000 from these dummy credentials; somebody's real ones must not be used.
+# LocalStack takes the account 000000000000 from these dummy credentials; someone's real ones must not be used.
 unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 export AWS_DEFAULT_REGION=eu-west-2 AWS_REGION=eu-west-2 AWS_DEFAULT_OUTPUT=text AWS_PAGER=""
@@ -30,7 +30,7 @@ queue_url=$(awslocal sqs create-queue --queue-name probation_offender_events_que
 # Neither a filter nor raw delivery: the queue gets every event, in SNS's envelope, as real subscribers do by default.
 awslocal sns subscribe --topic-arn "$topic_arn" --protocol sqs --notification-endpoint "$queue_arn" >/dev/null
 
-# The sandbox's page empties a queue of its own, so that it takes nothing away from the one above.
+# The sandbox's page empties a separate queue, so that it takes nothing away from the one above.
 awslocal sqs create-queue --queue-name sandbox_page_queue --query QueueUrl >/dev/null
 awslocal sns subscribe --topic-arn "$topic_arn" --protocol sqs --notification-endpoint "$queue_arn_prefix:sandbox_page_queue" >/dev/null
 

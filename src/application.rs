@@ -23,8 +23,6 @@ use crate::health::{Checks, Health};
 use crate::heartbeat::Heartbeat;
 use crate::http::HttpClient;
 use crate::http::sdk::SdkHttp;
-use crate::identity::Identity;
-use crate::insights::Insights;
 use crate::insights::export::{self, Exporting};
 use crate::metrics::Metrics;
 use crate::poller::Poller;
@@ -33,7 +31,7 @@ use crate::topic::SnsTopic;
 use crate::web::server::{self, Limits};
 use crate::web::{self, Pages};
 
-/// How long a stop waits for Application Insights: at least and at most, for any rest of the grace period.
+/// A stop waits for Application Insights for the rest of the grace period, but at least and at most this long.
 const SHORTEST_FLUSH: Duration = Duration::from_secs(1);
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
@@ -50,13 +48,8 @@ pub struct Application {
 }
 
 impl Application {
-    /// Builds the service. Nothing that it depends on has to be up.
-    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
-        Self::build_with(settings, Arc::new(Metrics::new()?)).await
-    }
-
-    /// The same, with metrics that the caller counts in as well.
-    pub async fn build_with(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+    /// Builds the service, with metrics that the caller may update as well. Nothing that it depends on has to be up.
+    pub async fn build(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let clients = Clients::new(&settings, metrics).await?;
         let version = settings.build_number.as_str();
         clients
@@ -64,7 +57,11 @@ impl Application {
             .build_info
             .with_label_values(&[version])
             .set(1);
-        let (insights, exporting) = insights(&settings, &clients.metrics)?;
+        let telemetry = settings.insights.as_ref().map(|insights| {
+            let dropped = clients.metrics.telemetry_dropped.clone();
+            export::start(insights, &settings.build_number, dropped)
+        });
+        let (insights, exporting) = telemetry.transpose()?.unzip();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -76,7 +73,7 @@ impl Application {
                 settings.poller.clone(),
                 clients.metrics.clone(),
             )
-            .reporting_to(insights)
+            .reporting_to(insights.unwrap_or_default())
         });
         let heartbeat = poller.as_ref().map(Poller::heartbeat);
         let health = clients.health(&settings, heartbeat, stop.clone());
@@ -125,7 +122,10 @@ impl Application {
         let ended = self.run(stop).await;
         match &ended {
             Ok(()) => tracing::info!("stopped"),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "stopped"),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "stopped because of an error: Kubernetes restarts the pod. Report the error if it repeats"
+            ),
         }
         ended
     }
@@ -210,34 +210,17 @@ fn say_settings(settings: &Settings, aws_address: Option<&str>) {
     );
 }
 
-fn insights(
-    settings: &Settings,
-    metrics: &Metrics,
-) -> anyhow::Result<(Insights, Option<Exporting>)> {
-    let Some(insights) = &settings.insights else {
-        return Ok((Insights::off(), None));
-    };
-    let dropped = metrics.telemetry_dropped.clone();
-    let (insights, exporting) = export::start(insights, &settings.build_number, dropped)?;
-    Ok((insights, Some(exporting)))
-}
-
 /// What `check` checks, with the clients that the service itself would use.
 pub async fn environment(settings: Settings) -> anyhow::Result<Environment> {
     let clients = Clients::new(&settings, Arc::new(Metrics::new()?)).await?;
     let updates = clients.updates(&settings);
     let health = clients.health(&settings, None, CancellationToken::new());
     Ok(Environment {
-        insights: settings.insights,
+        settings,
         health,
         updates,
         tokens: clients.tokens,
-        identity: clients.identity,
-        call_timeout: settings.poller.call_timeout,
-        auth_url: settings.auth_url,
-        community_url: settings.community_url,
-        localstack_url: (settings.topic.endpoint).filter(|_| settings.topic.is_localstack),
-        warnings: settings.warnings,
+        sts: clients.sts,
     })
 }
 
@@ -246,20 +229,21 @@ struct Clients {
     http: HttpClient,
     tokens: TokenSource,
     topic: Arc<SnsTopic>,
-    identity: Option<Identity>,
-    /// Where the SDK sends calls of a service that has no separate address: from the environment or AWS' config file.
+    sts: Option<aws_sdk_sts::Client>,
+    /// Where the SDK sends calls of a service that has no separate address: from the environment or AWS's config file.
     aws_address: Option<String>,
 }
 
 impl Clients {
     async fn new(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let http = HttpClient::new(settings.connect_timeout).context("cannot make HTTP calls")?;
+        let http =
+            HttpClient::new(settings.connect_timeout).context("cannot set up the HTTP client")?;
         let aws = aws(settings, http.clone()).await;
         // The service's own settings are checked already.
         anyhow::ensure!(
             aws.endpoint_url()
                 .is_none_or(|address| sdk_address(address).is_some()),
-            "endpoint_url in AWS' config file must be an http(s) address in full, such as http://localhost:4566"
+            "endpoint_url in AWS's config file must be a full http(s) address, such as http://localhost:4566"
         );
         let aws_address = aws.endpoint_url().map(str::to_owned);
         let sns = aws_sdk_sns::config::Builder::from(&aws);
@@ -285,7 +269,7 @@ impl Clients {
                 )
                 .with_traceparent(settings.topic.traceparent),
             ),
-            identity: (!settings.topic.is_localstack).then(|| identity(settings, &aws)),
+            sts: (!settings.topic.is_localstack).then(|| sts(settings, &aws)),
             aws_address,
             http,
             metrics,
@@ -325,7 +309,7 @@ fn listen(port: u16, variable: &str) -> anyhow::Result<TcpListener> {
     server::listen(port).with_context(|| format!("cannot listen on {variable} {port}"))
 }
 
-/// Clients of AWS make each call once. The SDK does not repeat failed entries of a batch and knows nothing of leases,
+/// AWS clients make each call once. The SDK does not repeat failed entries of a batch and knows nothing of leases,
 /// so retries and time limits are the poller's.
 async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
     let TopicSettings { region, keys, .. } = settings.topic.clone();
@@ -334,7 +318,7 @@ async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
         .region(Region::new(region))
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled())
-        // It would end each call after five seconds without a byte.
+        // It would end each call after 5 s without a byte.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some((id, secret)) = keys {
         loader = loader.credentials_provider(Credentials::new(
@@ -348,17 +332,16 @@ async fn aws(settings: &Settings, http: HttpClient) -> SdkConfig {
     loader.load().await
 }
 
-/// The service's identity at AWS.
-fn identity(settings: &Settings, aws: &SdkConfig) -> Identity {
+fn sts(settings: &Settings, aws: &SdkConfig) -> aws_sdk_sts::Client {
     let sts = aws_sdk_sts::config::Builder::from(aws);
     let sts = match &settings.topic.sts_endpoint {
         Some(endpoint) => sts.endpoint_url(endpoint),
         None => sts,
     };
-    Identity::new(aws_sdk_sts::Client::from_conf(sts.build()))
+    aws_sdk_sts::Client::from_conf(sts.build())
 }
 
-/// What `/info` answers. The time of the build is when this binary was written.
+/// The content of `/info`. The build time is when this binary was written to disk.
 fn info(settings: &Settings) -> Value {
     let name = env!("CARGO_PKG_NAME");
     let built = std::env::current_exe()

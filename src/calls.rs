@@ -45,7 +45,6 @@ impl<'a> Call<'a> {
     }
 
     /// The header with which the other side can join the operation (W3C Trace Context).
-    #[must_use]
     pub fn traceparent(&self) -> Option<(&'static str, String)> {
         self.span.traceparent()
     }

@@ -1,18 +1,17 @@
 //! The `check` subcommand: would the service work in this environment? Nothing is claimed and nothing is published.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::community_api::CommunityApi;
-use crate::config::{CALL_TIMEOUT, InsightsSettings};
+use crate::config::{CALL_TIMEOUT, Settings};
 use crate::health::{Component, Health, Status};
-use crate::identity::Identity;
+use crate::identity;
 use crate::insights::export;
 use crate::offender_update::OffenderId;
-use crate::ports::{CallError, CallErrorKind, Updates};
+use crate::ports::{CallErrorKind, Updates, within};
 use crate::token::{Purpose, Token, TokenSource};
 
 /// The roles that community-api wants of the token, and what for.
@@ -21,61 +20,40 @@ const ROLES: [(&str, &str); 2] = [
     ("ROLE_COMMUNITY", "to look up identifiers"),
 ];
 
-/// What to do about errors of the topic, by what is in their text.
+/// Advice for errors of the topic, by a part of their text.
+#[rustfmt::skip]
 const TOPIC_ADVICE: [(&str, &str); 6] = [
-    (
-        "NotFound",
-        "there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?",
-    ),
-    (
-        "InvalidParameter",
-        "this address knows no topic with this ARN: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?",
-    ),
-    (
-        "AuthorizationError",
-        "have sns:GetTopicAttributes and sns:Publish on the topic granted to these credentials",
-    ),
+    ("NotFound", "there is no such topic: check HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN"),
+    ("InvalidParameter", "no topic at this address has this ARN: check HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN"),
+    ("AuthorizationError", "grant these credentials sns:GetTopicAttributes and sns:Publish on the topic"),
     ("InvalidClientTokenId", BAD_KEYS),
     ("SignatureDoesNotMatch", BAD_KEYS),
-    (
-        "credentials",
-        "set both keys of the topic, or give the pod a role by its service account",
-    ),
+    ("credentials", "set both keys of the topic, or give the pod's service account a role"),
 ];
 const BAD_KEYS: &str =
-    "are HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY right?";
+    "check HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY";
 
-/// What is looked at.
+/// What `check` checks.
 #[derive(Debug)]
 pub struct Environment {
-    /// What is odd about the settings.
-    pub warnings: Vec<String>,
-    /// Base address of hmpps-auth.
-    pub auth_url: String,
-    /// Base address of community-api.
-    pub community_url: String,
-    /// The address of LocalStack, if that is used.
-    pub localstack_url: Option<String>,
+    /// The settings in force.
+    pub settings: Settings,
     /// The same checks as those of `/health`.
     pub health: Health,
     /// Where the token comes from.
     pub tokens: TokenSource,
     /// Whether community-api accepts it.
     pub updates: CommunityApi,
-    /// Longest time of a call to community-api.
-    pub call_timeout: Duration,
-    /// Where telemetry goes; `None`: nowhere.
-    pub insights: Option<InsightsSettings>,
-    /// The service's identity at AWS. LocalStack has none.
-    pub identity: Option<Identity>,
+    /// Who the service is to AWS. LocalStack has no identities.
+    pub sts: Option<aws_sdk_sts::Client>,
 }
 
-/// A line of the answer.
+/// One line of the output.
 #[derive(Debug)]
 pub struct Finding {
-    /// What was looked at.
+    /// What was checked.
     pub what: &'static str,
-    /// What was seen, or what is wrong and what to do about it.
+    /// What was found, or what is wrong and what to do about it.
     pub outcome: Result<String, String>,
 }
 
@@ -97,7 +75,7 @@ impl fmt::Display for Finding {
 }
 
 impl Environment {
-    /// Looks at everything, and leaves it as it was. With an offender, also asks for its identifiers.
+    /// Checks everything, and changes nothing. With an offender, it also requests the offender's identifiers.
     pub async fn findings(&self, offender: Option<OffenderId>) -> Vec<Finding> {
         let (report, token, holder, insights) = tokio::join!(
             self.health.report(),
@@ -106,14 +84,19 @@ impl Environment {
             self.insights()
         );
         let mut components = report.map(|report| report.components).unwrap_or_default();
-        let mut component = |name| components.remove(name).ok_or("the check broke off");
+        let mut component = |name| {
+            components
+                .remove(name)
+                .ok_or("the check did not finish: report this as a bug")
+        };
         let auth = component("OAuthApiHealth").map_err(str::to_owned);
-        let auth = auth.and_then(|auth| ping(&auth, &self.auth_url, "OAUTH_ENDPOINT_URL"));
+        let auth = auth.and_then(|auth| ping(&auth, &self.settings.auth_url, "OAUTH_ENDPOINT_URL"));
         let api = component("communityApiHealth").map_err(str::to_owned);
-        let api = api.and_then(|api| ping(&api, &self.community_url, "COMMUNITY_ENDPOINT_URL"));
+        let api =
+            api.and_then(|api| ping(&api, &self.settings.community_url, "COMMUNITY_ENDPOINT_URL"));
         let topic = component("probationevents-health").map_err(str::to_owned);
         let topic = topic.and_then(|topic| self.topic(&topic, holder));
-        // What has failed already is not told twice.
+        // Report no failure twice.
         let (acceptance, offender) = match offender {
             _ if api.is_err() || token.is_err() => (None, None),
             None => (Some(self.acceptance().await), None),
@@ -140,56 +123,56 @@ impl Environment {
 
     fn configuration(&self) -> String {
         let complete = "complete; `config` shows it".to_owned();
-        self.warnings
-            .iter()
-            .fold(complete, |text, warning| format!("{text}; {warning}"))
+        let warnings = self.settings.warnings.iter();
+        warnings.fold(complete, |text, warning| format!("{text}; {warning}"))
     }
 
-    /// Asks for an offender that does not exist. That changes nothing, and needs a token that community-api trusts.
+    /// Requests an offender that does not exist. That changes nothing, and needs a token that community-api trusts.
     async fn acceptance(&self) -> Result<String, String> {
         let accepted = self.is_visible(OffenderId(0)).await;
         accepted.map(|_| "community-api accepts the token".to_owned())
     }
 
-    /// Asks for the identifiers of an offender, as the service does before it publishes.
+    /// Requests the identifiers of an offender, as the service does before it publishes.
     async fn offender(&self, offender: OffenderId) -> Result<String, String> {
         if self.is_visible(offender).await? {
             return Ok(format!(
-                "community-api has identifiers for offender {offender}"
+                "community-api has identifiers for offender {}",
+                offender.0
             ));
         }
         Err(format!(
-            "identifiers answered 404: offender {offender} is not visible to community-api, so its rows will \
-             be marked as permanently failed; ask the community-api team why"
+            "identifiers answered 404: offender {} is not visible to community-api, so its rows will \
+             be marked as permanently failed; ask the community-api team why",
+            offender.0
         ))
     }
 
     async fn is_visible(&self, offender: OffenderId) -> Result<bool, String> {
-        let answer = timeout(self.call_timeout, self.updates.identifiers(offender)).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let error = CallError::no_answer_within(self.call_timeout, CALL_TIMEOUT);
-            let cause = format!("identifiers: {}", error.cause);
-            Err(CallError { cause, ..error })
-        });
-        match answer {
+        let limit = self.settings.poller.call_timeout;
+        let identifiers = self.updates.identifiers(offender);
+        match within(limit, CALL_TIMEOUT, identifiers).await {
             Ok(identifiers) => Ok(identifiers.is_some()),
-            Err(error) => Err(format!("{}: {}", error.cause, question(error.kind))),
+            Err(error) => Err(format!("{}: {}", error.cause, advice(error.kind))),
         }
     }
 
     async fn holder(&self) -> Result<String, String> {
-        match &self.identity {
-            None => Ok("the keys are LocalStack's dummies".to_owned()),
-            Some(identity) => match timeout(self.call_timeout, identity.arn()).await {
-                Ok(Ok(arn)) => Ok(format!("the credentials are those of {arn}")),
-                Err(_) => Err(format!("STS: no answer within {:?}", self.call_timeout)),
-                Ok(Err(error)) => Err(format!("whose the credentials are is not known: {error}")),
-            },
+        let Some(sts) = &self.sts else {
+            return Ok("the keys are LocalStack's dummy keys".to_owned());
+        };
+        let limit = self.settings.poller.call_timeout;
+        match timeout(limit, identity::arn(sts)).await {
+            Ok(Ok(arn)) => Ok(format!("the credentials belong to {arn}")),
+            Ok(Err(error)) => Err(format!(
+                "the owner of the credentials is not known: {error}"
+            )),
+            Err(_) => Err(format!("STS: no answer within {limit:?}")),
         }
     }
 
     async fn insights(&self) -> Result<String, String> {
-        let Some(insights) = &self.insights else {
+        let Some(insights) = &self.settings.insights else {
             let off =
                 "Application Insights is off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set";
             return Ok(off.to_owned());
@@ -197,10 +180,11 @@ impl Environment {
         let endpoint = &insights.endpoint;
         match export::try_endpoint(insights).await {
             Ok(()) => Ok(format!(
-                "{endpoint} answers; whether it knows the key shows only when something is sent"
+                "{endpoint} answers; this check cannot show whether it accepts the key"
             )),
             Err(error) => Err(format!(
-                "{endpoint}: {error}; is APPLICATIONINSIGHTS_CONNECTION_STRING right, and may it be reached from here?"
+                "{endpoint}: {error}; check APPLICATIONINSIGHTS_CONNECTION_STRING, and whether the endpoint can be \
+                 reached from here"
             )),
         }
     }
@@ -213,31 +197,34 @@ impl Environment {
         let arn = detail(component, "topicArn");
         if component.status == Status::Up {
             return Ok(format!(
-                "{arn} has {} confirmed subscriptions and {} pending; {}; whether they may publish shows only when \
-                 something is published",
+                "{arn}; confirmed subscriptions: {}, pending: {}; {}; this check cannot show whether the credentials may publish",
                 detail(component, "subscriptionsConfirmed"),
                 detail(component, "subscriptionsPending"),
                 holder.unwrap_or_else(|unknown| unknown),
             ));
         }
         let error = detail(component, "error");
-        let told = TOPIC_ADVICE.iter().find(|(sign, _)| error.contains(sign));
-        let advice = match (&self.localstack_url, told) {
+        let known = TOPIC_ADVICE.iter().find(|(sign, _)| error.contains(sign));
+        let topic = &self.settings.topic;
+        let localstack = topic.endpoint.as_ref().filter(|_| topic.is_localstack);
+        let advice = match (localstack, known) {
             (_, Some((_, advice))) => (*advice).to_owned(),
-            (Some(url), None) => format!("does LocalStack run at {url} (HMPPS_SQS_LOCALSTACKURL)?"),
-            (None, None) => "can SNS be reached from here?".to_owned(),
+            (Some(url), None) => {
+                format!("check that LocalStack runs at {url} (HMPPS_SQS_LOCALSTACKURL)")
+            }
+            (None, None) => "check that SNS can be reached from here".to_owned(),
         };
         let holder = holder.map_or_else(|_| String::new(), |holder| format!("{holder}; "));
         Err(format!("{arn}: {error}; {holder}{advice}"))
     }
 }
 
-/// What to ask next about identifiers that fail like this.
-fn question(kind: CallErrorKind) -> &'static str {
+/// What to do about identifiers calls that fail like this.
+fn advice(kind: CallErrorKind) -> &'static str {
     match kind {
-        CallErrorKind::TokenRefused => "does community-api trust this hmpps-auth?",
-        CallErrorKind::Unauthorised => "has the token ROLE_COMMUNITY?",
-        _ => "are community-api and its database well, and what does its log say?",
+        CallErrorKind::TokenRefused => "check that community-api trusts this hmpps-auth",
+        CallErrorKind::Unauthorised => "check that the client has ROLE_COMMUNITY",
+        _ => "check community-api, its database and its log",
     }
 }
 
@@ -251,11 +238,12 @@ fn detail<'a>(component: &'a Component, name: &str) -> &'a str {
 
 fn ping(component: &Component, url: &str, variable: &str) -> Result<String, String> {
     if component.status == Status::Up {
-        return Ok(format!("{url} answers its ping"));
+        return Ok(format!("{url} answers the ping"));
     }
     let error = detail(component, "error");
     Err(format!(
-        "{url}/health/ping: {error}; is {variable} right, is it up, and may it be reached from here?"
+        "{url}/health/ping: {error}; check {variable}, whether the service is up, and whether it can be reached from \
+         here"
     ))
 }
 
@@ -273,7 +261,7 @@ fn roles(token: &Token) -> Result<String, String> {
         Ok(format!("issued, with {first} and {second}"))
     } else {
         Err(format!(
-            "issued, but it lacks {}; have that added to the client in hmpps-auth",
+            "issued, but it lacks {}; add it to the client in hmpps-auth",
             missing.join(" and ")
         ))
     }

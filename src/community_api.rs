@@ -1,5 +1,4 @@
-//! community-api over HTTP: the source of changed rows. Status codes become meanings here, and nothing of HTTP leaves
-//! this room.
+//! community-api over HTTP: the source of rows. This room gives status codes their meaning. No type of HTTP leaves it.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -28,14 +27,19 @@ pub struct CommunityApi {
     metrics: Arc<Metrics>,
 }
 
-struct Asked {
-    name: CallName,
-    method: Method,
-    path: String,
-    purpose: Purpose,
-    /// Whether the answer has more than a status.
-    has_body: bool,
-}
+const NEXT: CallName = named("nextUpdate", "GET /secure/offenders/nextUpdate");
+const IDENTIFIERS: CallName = named(
+    "identifiers",
+    "GET /secure/offenders/offenderId/{offenderId}/identifiers",
+);
+const DELETE: CallName = named(
+    "delete",
+    "DELETE /secure/offenders/update/{offenderDeltaId}",
+);
+const MARK_AS_FAILED: CallName = named(
+    "markAsFailed",
+    "PUT /secure/offenders/update/{offenderDeltaId}/markAsFailed",
+);
 
 const fn named(call: &'static str, route: &'static str) -> CallName {
     CallName {
@@ -46,8 +50,7 @@ const fn named(call: &'static str, route: &'static str) -> CallName {
 }
 
 impl CommunityApi {
-    /// `base_url` has no slash at its end.
-    #[must_use]
+    /// `base_url` must not end with a slash.
     pub fn new(
         http: HttpClient,
         base_url: String,
@@ -67,15 +70,17 @@ impl CommunityApi {
     /// A token may be refused before it expires, since keys rotate. The call is then repeated once with a new token.
     async fn call<R, E: Display>(
         &self,
-        asked: Asked,
+        name: CallName,
+        id: Option<i64>,
+        purpose: Purpose,
         read: impl Fn(&[u8]) -> Result<R, E>,
     ) -> Result<Option<R>, CallError> {
         let named = |error: CallError| CallError {
-            cause: format!("{}: {}", asked.name.call, error.cause),
+            cause: format!("{}: {}", name.call, error.cause),
             ..error
         };
-        let token = self.tokens.get(asked.purpose).await.map_err(named)?;
-        let answer = self.timed(&asked, &token, &read).await;
+        let token = self.tokens.get(purpose).await.map_err(named)?;
+        let answer = self.timed(name, id, &token, &read).await;
         let is_refused = |answer: &Result<_, CallError>| {
             let error = answer.as_ref().err();
             error.is_some_and(|error| error.kind == CallErrorKind::TokenRefused)
@@ -83,23 +88,24 @@ impl CommunityApi {
         if !is_refused(&answer) || !self.tokens.refused(&token) {
             return answer.map_err(named);
         }
-        let token = self.tokens.get(asked.purpose).await.map_err(named)?;
-        let answer = self.timed(&asked, &token, &read).await;
+        let token = self.tokens.get(purpose).await.map_err(named)?;
+        let answer = self.timed(name, id, &token, &read).await;
         if is_refused(&answer) {
             self.tokens.new_one_refused(&token);
         }
         answer.map_err(named)
     }
 
-    /// Makes a call with a token. A call without a token is never made, and not counted.
+    /// Makes a call with a token. If there is no token, the call is neither made nor counted.
     async fn timed<R, E: Display>(
         &self,
-        asked: &Asked,
+        name: CallName,
+        id: Option<i64>,
         token: &Token,
         read: impl Fn(&[u8]) -> Result<R, E>,
     ) -> Result<Option<R>, CallError> {
-        let mut call = Call::start(&self.metrics, asked.name, http::host_of(&self.base_url));
-        let answer = self.answer(&mut call, asked, token, read).await;
+        let mut call = Call::start(&self.metrics, name, http::host_of(&self.base_url));
+        let answer = self.answer(&mut call, name, id, token, read).await;
         call.ended(answer.as_ref().err());
         answer
     }
@@ -107,14 +113,17 @@ impl CommunityApi {
     async fn answer<R, E: Display>(
         &self,
         call: &mut Call<'_>,
-        asked: &Asked,
+        name: CallName,
+        id: Option<i64>,
         token: &Token,
         read: impl Fn(&[u8]) -> Result<R, E>,
     ) -> Result<Option<R>, CallError> {
-        let address = format!("{}{}", self.base_url, asked.path);
+        let (method, path) = method_and_path(name.route, id);
+        // Of the other answers, only the status matters.
+        let has_body = method == Method::GET;
         let request = self
             .http
-            .request(asked.method.clone(), address)
+            .request(method, format!("{}{path}", self.base_url))
             .header(AUTHORIZATION, token.authorization.clone())
             .header(ACCEPT, "application/json");
         let response = call.send(&self.http, request).await?;
@@ -127,7 +136,7 @@ impl CommunityApi {
         }
         let is_compressed = response.headers().contains_key(CONTENT_ENCODING);
         let body = self.http.body(response);
-        let body = if asked.has_body {
+        let body = if has_body {
             body.await?
         } else {
             // Read only so that the connection can be reused, which is not worth a long wait.
@@ -136,68 +145,50 @@ impl CommunityApi {
         };
         read(&body).map(Some).map_err(|problem| {
             let hint = if is_compressed {
-                // The request does not ask for that.
-                "; it is compressed, so something between the service and community-api changes it"
+                "; it is compressed, although the request does not allow that: check the proxies between the service \
+                 and community-api"
             } else {
                 ""
             };
-            // The status says that the call had its effect: a row may be locked now.
+            // The status says that the call took effect: a row may be locked now.
             let cause = format!("unreadable answer: {problem}{hint}");
             CallError::new(CallErrorKind::AnswerLost, cause)
         })
     }
 
-    async fn settle(&self, name: CallName, method: Method, path: String) -> Result<(), CallError> {
-        let asked = Asked {
-            name,
-            method,
-            path,
-            purpose: Purpose::Finish,
-            has_body: false,
-        };
+    async fn settle(&self, name: CallName, row: OffenderDeltaId) -> Result<(), CallError> {
         let read = |_: &[u8]| Ok::<_, Infallible>(());
-        self.call(asked, read).await.map(drop)
+        let answer = self.call(name, Some(row.0), Purpose::Finish, read).await;
+        answer.map(drop)
     }
+}
+
+/// Splits a route, and puts the id in the place of its name.
+fn method_and_path(route: &str, id: Option<i64>) -> (Method, String) {
+    let (method, path) = route.split_once(' ').unwrap_or_default();
+    let id = id.map_or_else(String::new, |id| id.to_string());
+    let path = path
+        .replace("{offenderId}", &id)
+        .replace("{offenderDeltaId}", &id);
+    (method.parse().unwrap_or_default(), path)
 }
 
 impl Updates for CommunityApi {
     async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
-        let asked = Asked {
-            name: named("nextUpdate", "GET /secure/offenders/nextUpdate"),
-            method: Method::GET,
-            path: "/secure/offenders/nextUpdate".to_owned(),
-            purpose: Purpose::Claim,
-            has_body: true,
-        };
-        let row = self.call(asked, ClaimedRow::from_json).await?;
-        Ok(row.flatten())
+        let row = self.call(NEXT, None, Purpose::Claim, ClaimedRow::from_json);
+        Ok(row.await?.flatten())
     }
 
     async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, CallError> {
-        let route = "GET /secure/offenders/offenderId/{offenderId}/identifiers";
-        let asked = Asked {
-            name: named("identifiers", route),
-            method: Method::GET,
-            path: format!("/secure/offenders/offenderId/{offender}/identifiers"),
-            purpose: Purpose::Finish,
-            has_body: true,
-        };
-        self.call(asked, Identifiers::from_json).await
+        let (id, read) = (Some(offender.0), Identifiers::from_json);
+        self.call(IDENTIFIERS, id, Purpose::Finish, read).await
     }
 
     async fn delete(&self, row: OffenderDeltaId) -> Result<(), CallError> {
-        let name = named(
-            "delete",
-            "DELETE /secure/offenders/update/{offenderDeltaId}",
-        );
-        let path = format!("/secure/offenders/update/{row}");
-        self.settle(name, Method::DELETE, path).await
+        self.settle(DELETE, row).await
     }
 
     async fn mark_as_failed(&self, row: OffenderDeltaId) -> Result<(), CallError> {
-        let route = "PUT /secure/offenders/update/{offenderDeltaId}/markAsFailed";
-        let name = named("markAsFailed", route);
-        let path = format!("/secure/offenders/update/{row}/markAsFailed");
-        self.settle(name, Method::PUT, path).await
+        self.settle(MARK_AS_FAILED, row).await
     }
 }

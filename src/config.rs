@@ -1,5 +1,5 @@
-//! Settings: the table's defaults, a profile's over them, the environment over both. They are checked as a whole, so that the
-//! service lists all faults at one start.
+//! Settings. The environment overrides a profile's defaults, and these override the table's. They are checked together,
+//! so that the service lists every error at one start.
 
 mod draft;
 mod kind;
@@ -9,7 +9,6 @@ mod reader;
 pub(crate) mod tests;
 mod variables;
 
-use std::fmt;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -36,11 +35,11 @@ pub struct Settings {
     pub client_secret: SecretString,
     /// Where events go.
     pub topic: TopicSettings,
-    /// Where telemetry goes; `None`: nowhere.
+    /// Where telemetry goes. `None` switches it off.
     pub insights: Option<InsightsSettings>,
     /// Port for everything, or for everything except the metrics.
     pub server_port: u16,
-    /// Port that has the metrics too, if they must not be on the main port.
+    /// A second port, if the main port must not have the metrics. It has them and everything else.
     pub management_port: Option<u16>,
     /// Whether to poll.
     pub poll_enabled: bool,
@@ -56,28 +55,28 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Whether text on a terminal may have colours.
     pub log_colours: bool,
-    /// Levels of the service's own log, in the words of `RUST_LOG`.
+    /// Levels of the service's own log, in the syntax of `RUST_LOG`.
     pub log_levels: String,
     /// Version to show.
     pub build_number: String,
     /// Product id to show.
     pub product_id: String,
-    /// What is odd about settings that work, to be logged.
+    /// Warnings about settings that work but are probably not meant. The service logs them when it starts.
     pub warnings: Vec<String>,
 }
 
 /// The settings of the poller.
 #[derive(Clone, Debug, Default)]
 pub struct PollerSettings {
-    /// From the end of a drain to the next poll.
+    /// The time from the end of a drain to the next poll.
     pub fixed_delay: Duration,
     /// How many rows may be worked on at once while they go well.
     pub max_in_flight: usize,
-    /// From this number of claimed, unsettled rows on, the poller claims only a few more.
+    /// From this number of held rows on, the poller claims only a few more.
     pub held_limit: usize,
-    /// After which community-api serves a locked row again.
+    /// The time after which community-api serves a locked row again.
     pub lock_expiry: Duration,
-    /// The longest that any call but a claim or a publish may take.
+    /// The longest that a call to community-api other than a claim, or a token request, may take.
     pub call_timeout: Duration,
     /// The longest that a publish may take; twice that after one without an answer.
     pub publish_timeout: Duration,
@@ -85,26 +84,26 @@ pub struct PollerSettings {
     pub claim_timeout: Duration,
     /// How many rows may be marked as permanently failed within [`Self::brake_window`].
     pub brake_limit: usize,
-    /// The time in which [`Self::brake_limit`] counts.
+    /// The window of [`Self::brake_limit`].
     pub brake_window: Duration,
-    /// What changes the event types.
+    /// Options that add event types.
     pub event_options: Vec<EventOption>,
     /// How long the held rows may take to be settled at shutdown.
     pub grace_period: Duration,
 }
 
-/// Where events go and with which rights.
+/// The topic, and the credentials for it.
 #[derive(Clone, Debug, Default)]
 pub struct TopicSettings {
     /// The ARN of the topic.
     pub arn: String,
     /// Its region.
     pub region: String,
-    /// Address of SNS, if it is not AWS' own.
+    /// Address of SNS, if it is not AWS's own.
     pub endpoint: Option<String>,
-    /// Address of STS, if it is not AWS' own.
+    /// Address of STS, if it is not AWS's own.
     pub sts_endpoint: Option<String>,
-    /// Whether it is LocalStack, which knows no identities.
+    /// Whether it is LocalStack, which has no identities.
     pub is_localstack: bool,
     /// Key id and secret; without them the SDK looks for credentials itself.
     pub keys: Option<(String, SecretString)>,
@@ -115,20 +114,20 @@ pub struct TopicSettings {
 /// Application Insights.
 #[derive(Clone, Debug)]
 pub struct InsightsSettings {
-    /// Names the resource, and is all that it takes to write to it.
+    /// Identifies the resource. Anyone who knows it can write to the resource.
     pub instrumentation_key: SecretString,
     /// Base address of the ingestion endpoint, without a slash at its end.
     pub endpoint: String,
-    /// This one of several: the pod.
+    /// The name of this instance: the pod.
     pub instance: Option<String>,
 }
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people to read.
     Text,
     /// Text on a terminal, otherwise JSON.
     #[default]
@@ -136,27 +135,13 @@ pub enum LogFormat {
 }
 
 /// All that is wrong with the configuration.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the configuration is wrong. Errors: {}\n  - {}\nCorrect these environment variables and start again. The `config` \
+     command lists every variable and where its value comes from",
+    .0.len(), .0.join("\n  - ")
+)]
 pub struct Faults(Vec<String>);
-
-impl fmt::Display for Faults {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "the configuration has {} fault(s):",
-            self.0.len()
-        )?;
-        self.0
-            .iter()
-            .try_for_each(|fault| write!(formatter, "\n  - {fault}"))?;
-        write!(
-            formatter,
-            "\nCorrect these environment variables and start again. `config` lists all of them, and where each value comes from"
-        )
-    }
-}
-
-impl std::error::Error for Faults {}
 
 impl Settings {
     /// Reads the settings from defaults and environment.
@@ -167,25 +152,17 @@ impl Settings {
         Self::from_variables(environment)
     }
 
-    /// Reads the settings from defaults and what `look_up` knows of each variable: nothing, a value, or why there is no
-    /// value although it is set.
+    /// Reads the settings from defaults and what `look_up` returns for each variable.
     ///
     /// # Errors
     /// All faults at once.
-    pub fn from_variables(
-        look_up: impl Fn(&str) -> Option<Result<String, String>>,
-    ) -> Result<Self, Faults> {
+    pub fn from_variables(look_up: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         reader::settings(Layers::new(look_up)?)
     }
 }
 
-/// What the environment has of a variable: nothing, a value, or why there is no value although it is set.
-#[must_use]
-pub fn environment(name: &str) -> Option<Result<String, String>> {
+/// Looks up an environment variable. What is not UTF-8 in it becomes U+FFFD, which no setting may have.
+pub fn environment(name: &str) -> Option<String> {
     let value = std::env::var_os(name)?;
-    Some(
-        value
-            .into_string()
-            .map_err(|_| "text that is not UTF-8".to_owned()),
-    )
+    Some(value.to_string_lossy().into_owned())
 }

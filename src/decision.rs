@@ -8,17 +8,15 @@ use crate::outcome::Reason;
 /// What the service knows of a row. Each answer to a call adds to it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing has been done for it.
+    /// It is claimed, and nothing else has been done.
     Claimed,
-    /// It is claimed, and this pod has published its events before.
-    PublishedBefore,
     /// Its offender was found.
     Found(Identifiers),
     /// Its offender is not visible to community-api.
     NotFound,
     /// The topic will never accept one of its messages.
     Refused,
-    /// The topic has accepted all of its events.
+    /// The topic has accepted all of its events, on this claim or an earlier one of this pod.
     Published,
 }
 
@@ -47,14 +45,14 @@ pub fn next(row: &ClaimedRow, known: &Known, options: &[EventOption]) -> Next {
     match known {
         Known::Claimed => Next::Identify,
         Known::Found(identifiers) => Next::Publish(events_of(update, identifiers, options)),
-        Known::Published | Known::PublishedBefore => Next::Delete,
+        Known::Published => Next::Delete,
         Known::NotFound => second_chance(update.failed_update, Reason::NotVisible),
         Known::Refused => second_chance(update.failed_update, Reason::Refused),
     }
 }
 
-/// The rule for every row that yields no events: each of the reasons can be a passing fault, so the row is marked only
-/// when it comes back and the reason is still there.
+/// The rule for every row that yields no events. Each of the reasons can be temporary, so the row is marked only when
+/// it comes back and the reason is still there.
 fn second_chance(failed_update: bool, reason: Reason) -> Next {
     if failed_update {
         Next::Mark
@@ -89,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_next_follows_from_what_is_known() {
+    fn the_next_step_follows_from_what_is_known() {
         let found = Known::Found(Identifiers {
             offender_id: OffenderId(1),
             crn: "X1".to_owned(),
@@ -100,7 +98,6 @@ mod tests {
             (alias, Known::Claimed, "identify", "identify"),
             (alias, found, "publish 2", "publish 2"),
             (alias, Known::Published, "delete", "delete"),
-            (alias, Known::PublishedBefore, "delete", "delete"),
             (alias, Known::NotFound, "leave NotVisible", "mark"),
             (alias, Known::Refused, "leave Refused", "mark"),
             (None, Known::Claimed, "leave Unreadable", "mark"),

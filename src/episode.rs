@@ -1,4 +1,4 @@
-//! An episode of failures in the log: a line when it is worth one, a reminder every ten minutes, and a line when it
+//! An episode of failures in the log: a line when it is worth one, a reminder every 10 minutes, and a line when it
 //! ends.
 
 use std::time::Duration;
@@ -18,8 +18,8 @@ pub(crate) struct Episode {
 }
 
 impl Episode {
-    /// Records a failure. Returns how long the episode has lasted if a line is due. The first is due after
-    /// `worth_a_line`.
+    /// Records a failure. Returns how long the episode has lasted if a log line is due. The first line is due when the
+    /// episode has lasted for `worth_a_line`.
     pub fn failed(&mut self, worth_a_line: Duration, now: Instant) -> Option<Duration> {
         let (since, last_failure) = self.failures.get_or_insert((now, now));
         *last_failure = now;
@@ -33,8 +33,10 @@ impl Episode {
         })
     }
 
-    /// Records a success. An episode that is in the log ends with the first success after failures for at least `steady`,
-    /// or with the first one at least `steady` after the last failure. The result is then how long it lasted.
+    /// Records a success. Returns how long the episode lasted if the success ends it and it is in the log.
+    ///
+    /// Two kinds of success end an episode that is in the log: the first one after failures for at least `steady`, and
+    /// any one at least `steady` after the last failure. An episode that is not in the log ends with any success.
     pub fn succeeded(&mut self, steady: Duration, now: Instant) -> Option<Duration> {
         let (since, last_failure) = self.failures?;
         let has_line = self.last_line.is_some();

@@ -1,4 +1,4 @@
-//! From a changed row to the events that subscribers receive: which types, which bodies, which ids.
+//! Turns a row into the events that subscribers receive: their types, bodies and ids.
 
 pub mod mappings;
 
@@ -13,7 +13,7 @@ use crate::offender_update::{ChangeId, OffenderId, OffenderUpdate};
 /// How the rest of the justice system knows an offender.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identifiers {
-    /// The offender's id in Delius, as the answer of `identifiers` has it.
+    /// The offender's id in Delius, as the answer from `identifiers` gives it.
     pub offender_id: OffenderId,
     /// The case reference number.
     pub crn: String,
@@ -22,7 +22,7 @@ pub struct Identifiers {
 }
 
 impl Identifiers {
-    /// Reads the body of a 200 answer of `identifiers`. An error never quotes a value.
+    /// Reads the body of a 200 answer from `identifiers`. An error never quotes a value.
     pub fn from_json(body: &[u8]) -> Result<Self, String> {
         let fields = Fields::of(body, &["offenderId", "primaryIdentifiers"]);
         let fields = fields.map_err(|problem| problem.to_string())?;
@@ -71,7 +71,6 @@ struct SpecificMessage<'a> {
 }
 
 /// The events of one row, in the order in which they are published.
-#[must_use]
 pub fn events_of(
     update: &OffenderUpdate,
     identifiers: &Identifiers,
@@ -98,7 +97,6 @@ pub fn events_of(
 }
 
 /// The specific event type of a row, and whether the generic event is published before it.
-#[must_use]
 pub fn event_type_of(update: &OffenderUpdate, options: &[EventOption]) -> (String, bool) {
     MAPPINGS
         .iter()
@@ -121,8 +119,7 @@ pub fn event_type_of(update: &OffenderUpdate, options: &[EventOption]) -> (Strin
 }
 
 /// The table in [`MAPPINGS`] whose name differs from this one only in case or surrounding spaces. Names are compared
-/// exactly, as the service's predecessor did, so a row with such a name is one of [`OTHER_TABLES`].
-#[must_use]
+/// exactly, as the service's predecessor did, so such a name counts as one of [`OTHER_TABLES`].
 pub fn similar_table(source_table: &str) -> Option<&'static str> {
     let mut known = MAPPINGS.iter().map(|mapping| mapping.source_table);
     known.find(|known| *known != source_table && known.eq_ignore_ascii_case(source_table.trim()))
@@ -183,11 +180,11 @@ mod tests {
             .unwrap();
         assert_eq!(null.noms_number, None);
         for (json, problem) in [
-            ("", "it is empty"),
-            ("[]", "it is not a JSON object"),
+            ("", "the body is empty"),
+            ("[]", "the body is not a JSON object"),
             (
                 r#"{"offenderId":"SECRET"}"#,
-                "offenderId is not a whole number of 64 bits",
+                "offenderId is not a 64-bit whole number",
             ),
             (r#"{"offenderId":1}"#, "crn is missing"),
             (
@@ -208,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn every_source_table_raises_its_events_the_generic_one_first() {
+    fn each_table_raises_its_events_generic_first() {
         for (table, action, expected) in [
             (
                 "ALIAS",
@@ -315,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_byte_for_byte_those_of_the_contract() {
+    fn bodies_match_the_contract_byte_for_byte() {
         let events = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
         assert_eq!(
             events[0].body,
@@ -345,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_differ_by_row_and_type_only() {
+    fn ids_depend_only_on_row_and_type() {
         let first = events_of(&update("ALIAS", "UPSERT"), &identifiers(None));
         let again = events_of(&update("ALIAS", "UPSERT"), &identifiers(Some("A1234AA")));
         assert_eq!(first[0].id, again[0].id);

@@ -15,41 +15,40 @@ use serde_json::value::RawValue;
 pub struct Fields<'a>(Vec<(&'static str, &'a RawValue)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoObject {
-    #[error("it is empty")]
-    Nothing,
-    #[error("it is not a JSON object")]
+pub enum NotAnObject {
+    #[error("the body is empty")]
+    Empty,
+    #[error("the body is not a JSON object")]
     OtherJson,
-    #[error("it is not JSON")]
-    NoJson,
+    #[error("the body is not JSON")]
+    NotJson,
 }
 
 impl<'a> Fields<'a> {
     /// Reads the `wanted` fields of a body. A leading byte order mark is skipped.
-    pub fn of(body: &'a [u8], wanted: &'static [&'static str]) -> Result<Self, NoObject> {
+    pub fn of(body: &'a [u8], wanted: &'static [&'static str]) -> Result<Self, NotAnObject> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let body = body.trim_ascii();
         if body.is_empty() || body == b"null" {
-            return Err(NoObject::Nothing);
+            return Err(NotAnObject::Empty);
         }
         let mut json = Deserializer::from_slice(body);
         if body.first() != Some(&b'{') {
             let is_json = IgnoredAny::deserialize(&mut json).is_ok() && json.end().is_ok();
             return Err(if is_json {
-                NoObject::OtherJson
+                NotAnObject::OtherJson
             } else {
-                NoObject::NoJson
+                NotAnObject::NotJson
             });
         }
         let fields = json
             .deserialize_map(Wanted(wanted))
-            .map_err(|_| NoObject::NoJson)?;
-        json.end().map_err(|_| NoObject::NoJson)?;
+            .map_err(|_| NotAnObject::NotJson)?;
+        json.end().map_err(|_| NotAnObject::NotJson)?;
         Ok(fields)
     }
 
     /// A field's raw JSON. `None` if it is absent or null.
-    #[must_use]
     pub fn present(&self, name: &str) -> Option<&'a str> {
         let (_, value) = self.0.iter().rev().find(|(other, _)| *other == name)?;
         Some(value.get()).filter(|value| *value != "null")
@@ -57,8 +56,7 @@ impl<'a> Fields<'a> {
 
     /// A field that must be a whole number. Its value counts: `345.0` and `3.45e2` are whole.
     pub fn integer(&self, name: &str) -> Result<i64, String> {
-        whole(self.required(name)?)
-            .ok_or_else(|| format!("{name} is not a whole number of 64 bits"))
+        whole(self.required(name)?).ok_or_else(|| format!("{name} is not a 64-bit whole number"))
     }
 
     pub fn text(&self, name: &str) -> Result<String, String> {
@@ -181,18 +179,18 @@ mod tests {
     #[test]
     fn an_empty_body_and_other_json_are_different_errors() {
         for (body, problem) in [
-            ("", NoObject::Nothing),
-            (" \r\n", NoObject::Nothing),
-            ("null", NoObject::Nothing),
-            ("\u{feff}null", NoObject::Nothing),
-            ("[]", NoObject::OtherJson),
-            ("7", NoObject::OtherJson),
-            ("\"x\"", NoObject::OtherJson),
-            ("<html>", NoObject::NoJson),
-            ("{", NoObject::NoJson),
-            (r#"{"id":1"#, NoObject::NoJson),
-            (r#"{"id":1} x"#, NoObject::NoJson),
-            ("\u{1f}\u{8b}\u{8}", NoObject::NoJson),
+            ("", NotAnObject::Empty),
+            (" \r\n", NotAnObject::Empty),
+            ("null", NotAnObject::Empty),
+            ("\u{feff}null", NotAnObject::Empty),
+            ("[]", NotAnObject::OtherJson),
+            ("7", NotAnObject::OtherJson),
+            ("\"x\"", NotAnObject::OtherJson),
+            ("<html>", NotAnObject::NotJson),
+            ("{", NotAnObject::NotJson),
+            (r#"{"id":1"#, NotAnObject::NotJson),
+            (r#"{"id":1} x"#, NotAnObject::NotJson),
+            ("\u{1f}\u{8b}\u{8}", NotAnObject::NotJson),
         ] {
             assert_eq!(
                 Fields::of(body.as_bytes(), &["id"]).err(),

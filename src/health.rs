@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -18,7 +18,7 @@ use crate::heartbeat::Heartbeat;
 use crate::http::{self, HttpClient};
 use crate::metrics::Metrics;
 use crate::outcome::{Dependency, Label};
-use crate::ports::CallError;
+use crate::ports::{CallError, within};
 use crate::single_flight::Flight;
 use crate::topic::SnsTopic;
 
@@ -26,7 +26,7 @@ use crate::topic::SnsTopic;
 const CACHED_FOR: Duration = Duration::from_secs(2);
 /// How often the service checks, so that metrics and log have a result even if no one requests health.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// One failed check is not worth a line. A dependency that is down for this long is.
+/// One failed check is not worth a log line. A dependency that is down for this long is.
 const WORTH_A_LINE: Duration = Duration::from_mins(1);
 const DEPENDENCIES: [(Dependency, &str); 3] = [
     (Dependency::Auth, "OAuthApiHealth"),
@@ -45,7 +45,7 @@ pub struct Checks {
     pub version: String,
     /// Provides the last claim, shown beside community-api's ping, and receives what the checks find.
     pub metrics: Arc<Metrics>,
-    /// What liveness follows. Without it (polling is switched off) the service is always alive.
+    /// The heartbeat that liveness checks. Without one (polling is switched off) the service always counts as alive.
     pub heartbeat: Option<Heartbeat>,
     pub stopping: CancellationToken,
 }
@@ -56,7 +56,7 @@ pub struct Health {
     last: Mutex<Option<Flight<Report>>>,
 }
 
-/// The order is that of severity.
+/// From the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
@@ -80,7 +80,7 @@ pub struct Report {
     /// The worst status of any component.
     pub status: Status,
     pub components: BTreeMap<&'static str, Component>,
-    /// The probes, which are also groups.
+    /// The health groups. Each is one of the pod's probes.
     pub groups: [&'static str; 2],
 }
 
@@ -98,7 +98,6 @@ impl Component {
 }
 
 impl Health {
-    #[must_use]
     pub fn new(checks: Checks) -> Self {
         Self {
             checks,
@@ -112,7 +111,7 @@ impl Health {
         let report = {
             let mut last = self.last.lock();
             match &*last {
-                Some(check) if is_good(check) => check.result(),
+                Some(check) if is_recent(check) => check.result(),
                 _ => {
                     let checks = self.checks.clone();
                     let check = Flight::start(async move { checks.check().await });
@@ -129,7 +128,7 @@ impl Health {
         loop {
             sleep(CHECK_INTERVAL).await;
             let Some(report) = self.report().await else {
-                // A check that panicked has found nothing up.
+                // If the check panicked, every dependency counts as down.
                 for (dependency, _) in DEPENDENCIES {
                     self.checks.metrics.dependency_up.of(dependency).set(0);
                 }
@@ -171,13 +170,14 @@ fn log(dependency: Dependency, component: &Component, episode: &mut Episode) {
             dependency,
             cause,
             down_for_seconds,
-            "the health check of a dependency fails: the service keeps calling it, and checks it again every 30 s"
+            "the health check of a dependency fails: the service keeps calling the dependency, and checks it again \
+             every 30 s. Check the dependency"
         );
     }
 }
 
 /// Whether a check is recent enough to be reused.
-fn is_good(check: &Flight<Report>) -> bool {
+fn is_recent(check: &Flight<Report>) -> bool {
     check.is_under_way() || check.started.elapsed() < CACHED_FOR
 }
 
@@ -202,10 +202,10 @@ impl Checks {
             self.ping(&self.community_url),
             self.topic()
         );
-        if let Some((outcome, ago)) = self.metrics.last_claim.get() {
+        if let Some((outcome, at)) = *self.metrics.last_claim.lock() {
             let details = &mut community.details;
             details.insert("lastClaim", json!(outcome.name()));
-            details.insert("lastClaimSecondsAgo", json!(ago.as_secs()));
+            details.insert("lastClaimSecondsAgo", json!(at.elapsed().as_secs()));
         }
         let components = BTreeMap::from([
             ("OAuthApiHealth", auth),
@@ -239,29 +239,18 @@ impl Checks {
     }
 
     async fn ping(&self, base_url: &str) -> Component {
-        let down = |error: String| Component::of(Status::Down, [("error", json!(error))]);
-        let component = self.in_time(self.pinged(base_url)).await;
-        component.unwrap_or_else(down)
+        let component = within(self.timeout, HEALTH_TIMEOUT, self.pinged(base_url)).await;
+        component
+            .unwrap_or_else(|error| Component::of(Status::Down, [("error", json!(error.cause))]))
     }
 
-    async fn in_time<R>(
-        &self,
-        check: impl Future<Output = Result<R, String>>,
-    ) -> Result<R, String> {
-        let answer = timeout(self.timeout, check).await;
-        answer.unwrap_or_else(|_| {
-            Err(CallError::no_answer_within(self.timeout, HEALTH_TIMEOUT).cause)
-        })
-    }
-
-    async fn pinged(&self, base_url: &str) -> Result<Component, String> {
+    async fn pinged(&self, base_url: &str) -> Result<Component, CallError> {
         let ping = self
             .http
             .request(Method::GET, format!("{base_url}/health/ping"));
-        let response = self.http.send(ping).await;
-        let response = response.map_err(|error| http::cause_of(&error))?;
+        let response = self.http.send(ping).await.map_err(http::not_answered)?;
         let status = response.status();
-        let name = ("HttpStatus", json!(status_name(status.as_u16())));
+        let name = ("HttpStatus", json!(status_name(status)));
         if status.is_success() {
             return Ok(Component::of(Status::Up, [name]));
         }
@@ -281,27 +270,22 @@ impl Checks {
 
     async fn topic(&self) -> Component {
         let arn = ("topicArn", json!(self.topic.arn()));
-        match self.in_time(self.topic.attributes()).await {
-            Ok(attributes) => Component::of(
-                Status::Up,
-                [
-                    arn,
-                    (
-                        "subscriptionsConfirmed",
-                        json!(attributes.subscriptions_confirmed),
-                    ),
-                    (
-                        "subscriptionsPending",
-                        json!(attributes.subscriptions_pending),
-                    ),
-                ],
-            ),
-            Err(error) => Component::of(Status::Down, [arn, ("error", json!(error))]),
+        match within(self.timeout, HEALTH_TIMEOUT, self.topic.attributes()).await {
+            Ok(attributes) => {
+                let attribute = |name| json!(attributes.get(name).map_or("", String::as_str));
+                let confirmed = (
+                    "subscriptionsConfirmed",
+                    attribute("SubscriptionsConfirmed"),
+                );
+                let pending = ("subscriptionsPending", attribute("SubscriptionsPending"));
+                Component::of(Status::Up, [arn, confirmed, pending])
+            }
+            Err(error) => Component::of(Status::Down, [arn, ("error", json!(error.cause))]),
         }
     }
 }
 
-/// Asks the service on this port of this machine whether it is ready. An error says why it is not.
+/// Checks that the service on this machine's `port` is ready. The error says why it is not.
 pub async fn is_ready(port: u16) -> anyhow::Result<()> {
     let patience = Duration::from_secs(3);
     let url = format!("http://127.0.0.1:{port}/health/readiness");
@@ -310,30 +294,20 @@ pub async fn is_ready(port: u16) -> anyhow::Result<()> {
     let response = answer.await?;
     anyhow::ensure!(
         response.status().is_success(),
-        "answered {}",
+        "the service on port {port} is not ready: it answered {}",
         response.status()
     );
     Ok(())
 }
 
-/// A status by Spring's name for it: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.
-fn status_name(status: u16) -> String {
-    let reason = match status {
-        // Spring's name differs from the standard's.
-        418 => Some("I am a teapot"),
-        _ => reqwest::StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason()),
-    };
-    reason.map_or_else(
-        || status.to_string(),
-        |reason| {
-            reason
-                .to_uppercase()
-                .replace([' ', '-'], "_")
-                .replace('\'', "")
-        },
-    )
+/// Spring's name for a status: `OK`, `NOT_FOUND`, `I_AM_A_TEAPOT`.
+fn status_name(status: StatusCode) -> String {
+    match (status.as_u16(), status.canonical_reason()) {
+        // The standard's name is "I'm a teapot".
+        (418, _) => "I_AM_A_TEAPOT".to_owned(),
+        (code, None) => code.to_string(),
+        (_, Some(reason)) => reason.to_uppercase().replace([' ', '-'], "_"),
+    }
 }
 
 #[cfg(test)]
@@ -352,16 +326,16 @@ mod tests {
             status: Status::Up,
         }));
         sleep(Duration::from_millis(1999)).await;
-        assert!(!check.is_under_way() && is_good(&check));
+        assert!(!check.is_under_way() && is_recent(&check));
         sleep(Duration::from_millis(1)).await;
-        assert!(!is_good(&check));
+        assert!(!is_recent(&check));
     }
 
     #[tokio::test(start_paused = true)]
     async fn concurrent_callers_share_one_check() {
         let check = Flight::start(pending());
         sleep(Duration::from_mins(1)).await;
-        assert!(is_good(&check));
+        assert!(is_recent(&check));
     }
 
     #[test]
@@ -375,7 +349,7 @@ mod tests {
             (203, "NON_AUTHORITATIVE_INFORMATION"),
             (599, "599"),
         ] {
-            assert_eq!(status_name(status), name);
+            assert_eq!(status_name(StatusCode::from_u16(status).unwrap()), name);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The poll loop's sign of life. Liveness follows it.
+//! The poll loop's heartbeat, which the liveness probe checks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Counts as stopped after `silence_allowed` without a beat.
-    #[must_use]
+    /// The loop counts as stopped after `silence_allowed` without a beat.
     pub fn new(silence_allowed: Duration) -> Self {
         Self {
             last_beat: Arc::new(Mutex::new(Instant::now())),
@@ -30,7 +29,7 @@ impl Heartbeat {
         *self.last_beat.lock() = Instant::now();
     }
 
-    /// Beats during a wait that may be long and is not a call.
+    /// Sends heartbeats until `wait` ends. Do not use it for calls: a call that hangs must stop the heartbeat.
     pub async fn beat_while<F: Future>(&self, wait: F) -> F::Output {
         tokio::pin!(wait);
         loop {
@@ -43,7 +42,6 @@ impl Heartbeat {
         }
     }
 
-    #[must_use]
     pub fn is_alive(&self) -> bool {
         self.last_beat.lock().elapsed() <= self.silence_allowed
     }
@@ -66,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_wait_for_nothing_bad_beats_all_the_time() {
+    async fn a_long_wait_keeps_beating() {
         let heartbeat = Heartbeat::new(Duration::from_mins(1));
         let listener = heartbeat.clone();
         let listening = tokio::spawn(async move {

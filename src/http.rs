@@ -1,4 +1,4 @@
-//! What all outgoing calls have in common: how connections are made and left behind, limits on everything, and errors
+//! What all outgoing calls have in common: how connections are made and abandoned, limits on everything, and errors
 //! that are safe to log.
 
 pub mod sdk;
@@ -20,7 +20,7 @@ use crate::ports::{CallError, CallErrorKind};
 
 /// The largest answer that is read. Real ones have a few hundred bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
-/// How many characters of a text from outside are shown.
+/// How many characters of external text are shown.
 const LONGEST_TEXT: usize = 200;
 /// Answers larger than this take turns: see [`LARGE_BODIES_AT_ONCE`].
 const SMALL_BODY: usize = 64 * 1024;
@@ -28,15 +28,15 @@ const SMALL_BODY: usize = 64 * 1024;
 const LARGE_BODIES_AT_ONCE: usize = 16;
 /// The longest `Retry-After` that is respected.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
-/// How long an idle connection is kept: long enough for the rows of a drain, and too short for a poll to use one that
-/// the other side is closing, or one to an address that has moved.
+/// How long an idle connection is kept. It is long enough for the rows of a drain, but shorter than the usual poll
+/// interval. So a poll does not use a connection that the other side is closing, or one to an old address.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
 /// Makes HTTP calls. A clone shares the connections.
 ///
 /// It uses HTTP/1.1 only: HTTP/2 would put all calls on one connection, and a connection that never answers would fail
-/// them all. If a call gets no answer, all idle connections are left behind, since they may be dead as well. Proxies of
-/// the environment are not used, since they would see the token.
+/// them all. If a call gets no answer, the client abandons all idle connections, since they may be dead as well. It
+/// ignores the environment's proxy settings, since a proxy would see the token.
 #[derive(Clone, Debug)]
 pub struct HttpClient(Arc<Inner>);
 
@@ -57,8 +57,8 @@ struct Pool {
 }
 
 impl HttpClient {
-    /// A client that does not follow redirects: no service answers with any, and they could carry a token elsewhere.
-    /// Callers limit the duration of each call.
+    /// A client that does not follow redirects: no service sends any, and one could carry a token elsewhere. Callers
+    /// limit the duration of each call.
     pub fn new(connect_timeout: Duration) -> anyhow::Result<Self> {
         Self::with_redirects(connect_timeout, Policy::none)
     }
@@ -110,15 +110,15 @@ impl HttpClient {
         Ok(answer)
     }
 
-    /// Reads a body up to the limit. A body that stalls delays another only if both are large. If it is too large or
-    /// breaks off, the answer is lost, although the call had its effect.
+    /// Reads a body up to the limit. A body that stalls delays another only if both are large. If it is too large or is
+    /// cut short, the answer is lost, although the call may have taken effect.
     pub async fn body(&self, mut response: Response) -> Result<Vec<u8>, CallError> {
         let mut body = Vec::new();
         let mut turn = None;
         while let Some(chunk) = response.chunk().await.map_err(not_answered)? {
             let length = body.len() + chunk.len();
             if length > LARGEST_BODY {
-                let cause = format!("an answer of more than {LARGEST_BODY} bytes");
+                let cause = format!("the answer is larger than {LARGEST_BODY} bytes");
                 return Err(CallError::new(CallErrorKind::AnswerLost, cause));
             }
             if length > SMALL_BODY && turn.is_none() {
@@ -151,7 +151,7 @@ fn client(
         .build()
 }
 
-/// A call that has no answer yet. If this is dropped, its connections are left behind.
+/// A call that has no answer yet. If this is dropped, its connections are abandoned.
 struct NoAnswer<'a> {
     http: &'a Inner,
     generation: u64,
@@ -161,7 +161,7 @@ impl Drop for NoAnswer<'_> {
     fn drop(&mut self) {
         let http = self.http;
         let mut pool = http.pool.lock();
-        // Another call may have left them behind already.
+        // Another call may have abandoned them already.
         if pool.generation == self.generation
             && let Ok(client) = client(&http.tls, http.connect_timeout, (http.redirects)())
         {
@@ -172,8 +172,7 @@ impl Drop for NoAnswer<'_> {
 }
 
 /// A call without an answer. It may have taken effect, unless it failed while connecting.
-#[must_use]
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
 pub fn not_answered(error: reqwest::Error) -> CallError {
     let kind = if error.is_connect() || error.is_builder() {
         CallErrorKind::Unavailable
@@ -184,13 +183,11 @@ pub fn not_answered(error: reqwest::Error) -> CallError {
 }
 
 /// The host of an address, and its port if that is given.
-#[must_use]
 pub fn host_of(url: &str) -> &str {
     url.split('/').nth(2).unwrap_or_default()
 }
 
 /// A call whose answer has an error status.
-#[must_use]
 pub fn refused(status: StatusCode, headers: &HeaderMap) -> CallError {
     CallError {
         kind: refusal_kind(status),
@@ -240,14 +237,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Why a call failed, from a fixed list. A library's text may quote the request.
-#[must_use]
 pub fn cause_of(error: &(dyn Error + 'static)) -> String {
-    let mut told: Vec<String> = causes(error).filter_map(known_cause).collect();
-    told.dedup();
-    if told.is_empty() {
+    let mut known: Vec<String> = causes(error).filter_map(known_cause).collect();
+    known.dedup();
+    if known.is_empty() {
         "the call failed".to_owned()
     } else {
-        told.join(": ")
+        known.join(": ")
     }
 }
 
@@ -263,8 +259,8 @@ fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
             error if error.is_connect() => "cannot connect",
             error if error.is_timeout() => "no answer in time",
             error if error.is_builder() => "the request could not be made",
-            error if error.is_body() || error.is_decode() => "the answer broke off",
-            _ => "the connection broke off",
+            error if error.is_body() || error.is_decode() => "the answer was cut short",
+            _ => "the connection was lost",
         };
         return Some(cause.to_owned());
     }
@@ -283,7 +279,7 @@ fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<CredentialsError>() {
         let cause = match error {
             CredentialsError::CredentialsNotLoaded(_) => "no credentials found",
-            CredentialsError::ProviderTimedOut(_) => "no credentials in time",
+            CredentialsError::ProviderTimedOut(_) => "the credentials did not arrive in time",
             CredentialsError::InvalidConfiguration(_) => {
                 "the settings for credentials are not valid"
             }
@@ -296,7 +292,6 @@ fn known_cause(error: &(dyn Error + 'static)) -> Option<String> {
 }
 
 /// Text from outside as a log, terminal or browser can show it: printable, on one line, and short.
-#[must_use]
 pub fn printable(text: &str) -> String {
     // Debug escapes what cannot be printed, and also quotes and backslashes.
     let is_printable = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
@@ -309,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn why_a_token_is_refused_is_named_without_quoting_it() {
+    fn a_refused_token_has_a_reason_from_a_fixed_list() {
         for (said, reason) in [
             (
                 "error_description=\"An error occurred while attempting to decode the Jwt: Jwt expired at 2026-11-26T10:00:00Z\"",
@@ -346,7 +341,7 @@ mod tests {
         hang_up.join().unwrap();
         assert_eq!(error.kind, CallErrorKind::AnswerLost);
         assert!(
-            error.cause.starts_with("the connection broke off"),
+            error.cause.starts_with("the connection was lost"),
             "{error}"
         );
         for (url, cause) in [
@@ -398,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_that_stall_keep_no_other_from_being_read() {
+    async fn a_stalled_body_does_not_block_others() {
         let address = starts_bodies().await;
         let http = HttpClient::new(Duration::from_secs(2)).unwrap();
         let read = async |path: &str| {
@@ -407,7 +402,7 @@ mod tests {
         };
         let stalled = (0..2 * LARGE_BODIES_AT_ONCE).map(|_| read("/stalls"));
         tokio::select! {
-            _ = futures_util::future::select_all(stalled.map(Box::pin)) => panic!("it has an end"),
+            _ = futures_util::future::select_all(stalled.map(Box::pin)) => panic!("a stalled body ended"),
             body = read("/whole") => assert_eq!(body.unwrap(), b"bodyrest"),
         }
     }

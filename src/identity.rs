@@ -6,26 +6,16 @@ use aws_sdk_sts::error::ProvideErrorMetadata;
 use crate::http::cause_of;
 use crate::http::sdk::caught;
 
-#[derive(Debug)]
-pub struct Identity(Client);
-
-impl Identity {
-    #[must_use]
-    pub fn new(sts: Client) -> Self {
-        Self(sts)
-    }
-
-    /// The ARN of the user or role. STS needs no permission for this.
-    pub async fn arn(&self) -> Result<String, String> {
-        let answer = caught(self.0.get_caller_identity().send()).await;
-        match answer.map_err(|cause| format!("STS: {cause}"))? {
-            Ok(answer) => answer
-                .arn
-                .ok_or_else(|| "the answer of STS has no ARN".to_owned()),
-            Err(error) => Err(match error.code() {
-                Some(code) => format!("STS answered {code}"),
-                None => format!("STS: {}", cause_of(&error)),
-            }),
-        }
+/// The ARN of the user or role. STS needs no permission for this.
+pub async fn arn(sts: &Client) -> Result<String, String> {
+    let answer = caught(sts.get_caller_identity().send()).await;
+    match answer.map_err(|cause| format!("STS: {cause}"))? {
+        Ok(answer) => answer
+            .arn
+            .ok_or_else(|| "the answer from STS has no ARN".to_owned()),
+        Err(error) => Err(match error.code() {
+            Some(code) => format!("STS answered {code}"),
+            None => format!("STS: {}", cause_of(&error)),
+        }),
     }
 }

@@ -2,8 +2,8 @@
 //! custom events.
 //!
 //! The operation belongs to the task that works on it, so a caller need not know for which row it makes a call. A call
-//! outside any operation, such as that of a health check, is not sent. Nothing here waits or fails: [`export`] has what
-//! happens to items that cannot be sent.
+//! outside any operation, such as that of a health check, is not sent. Nothing here waits or fails. [`export`] handles
+//! items that cannot be sent.
 
 pub mod export;
 mod ingestion;
@@ -15,14 +15,11 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use opentelemetry::trace::{
-    FutureExt, Span as _, SpanId, SpanKind, Status, TraceContextExt, TraceId, Tracer,
-    TracerProvider,
+    FutureExt, Span as _, SpanKind, Status, TraceContextExt, Tracer, TracerProvider,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{
-    IdGenerator, Sampler, SdkTracer, SdkTracerProvider, Span, SpanLimits,
-};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanLimits};
 
 use self::queue::Queue;
 use crate::offender_update::{ClaimedRow, OffenderUpdate};
@@ -33,7 +30,7 @@ const LONGEST_VALUE: usize = 1024;
 
 const OPERATION: &str = "offender update";
 
-/// Starts operations. A clone is another handle to the same.
+/// Starts operations. Clones share their state. By default, Application Insights is off: no operation is sent.
 #[derive(Clone, Debug, Default)]
 pub struct Insights(Option<SdkTracer>);
 
@@ -52,48 +49,19 @@ struct OpenCall {
     ended: Option<(Cow<'static, str>, Option<String>)>,
 }
 
-/// The generator is one that a simulation can seed.
-#[derive(Debug)]
-struct Ids;
-
-impl IdGenerator for Ids {
-    fn new_trace_id(&self) -> TraceId {
-        TraceId::from(fastrand::u128(1..))
-    }
-
-    fn new_span_id(&self) -> SpanId {
-        SpanId::from(fastrand::u64(1..))
-    }
-}
-
 impl Insights {
-    /// Application Insights is switched off: no operation is sent.
-    #[must_use]
-    pub fn off() -> Self {
-        Self(None)
-    }
-
     fn into_queue(queue: Queue, scope: InstrumentationScope) -> Self {
         // All are set here, since the SDK otherwise reads them from the environment. It does not count what a sampler
-        // or a limit drops.
-        let limits = SpanLimits {
-            max_events_per_span: u32::MAX,
-            max_attributes_per_span: u32::MAX,
-            max_links_per_span: u32::MAX,
-            max_attributes_per_event: u32::MAX,
-            max_attributes_per_link: u32::MAX,
-        };
+        // or a limit drops. The default limits are 128 events and 128 attributes. No span here has 10 of either.
         let provider = SdkTracerProvider::builder()
             .with_resource(Resource::builder_empty().build())
             .with_sampler(Sampler::AlwaysOn)
-            .with_span_limits(limits)
-            .with_id_generator(Ids)
+            .with_span_limits(SpanLimits::default())
             .with_span_processor(queue)
             .build();
         Self(Some(provider.tracer_with_scope(scope)))
     }
 
-    #[must_use]
     pub fn operation(&self) -> Operation {
         Operation(self.0.as_ref().map(|tracer| {
             let span = tracer.span_builder(OPERATION).with_kind(SpanKind::Consumer);
@@ -104,7 +72,6 @@ impl Insights {
 }
 
 impl Operation {
-    #[must_use]
     pub fn current() -> Self {
         Self(Context::map_current(|current| {
             current.has_active_span().then(|| current.clone())
@@ -118,7 +85,7 @@ impl Operation {
         }
     }
 
-    /// The events of a row are on the topic, `age` after the change.
+    /// Records that the topic has accepted the row's events, `age` after the change.
     pub fn published(&self, update: &OffenderUpdate, crn: &str, age: Duration) {
         self.custom_event("ProbationOffenderEvent", || {
             let mut dimensions = vec![
@@ -139,7 +106,7 @@ impl Operation {
         self.custom_event("ProbationOffenderPermanentlyFailedEvent", || ids_of(row));
     }
 
-    /// Ends the row's item, and sends it with all that belongs to it.
+    /// Ends the row's item, and sends it with its custom events.
     pub fn row_ended(&self, row: &ClaimedRow, event_type: Option<&str>, outcome: Outcome) {
         let Some(context) = &self.0 else { return };
         let span = context.span();
@@ -166,7 +133,6 @@ impl Operation {
 }
 
 /// Starts a call for the operation of this task. `target` is a host. `name` is the same for every offender.
-#[must_use]
 pub fn start_call(dependency: &'static str, target: &str, name: &'static str) -> Call {
     let span = Operation::current().0.and_then(|context| {
         let tracer = context.get::<SdkTracer>()?;
@@ -185,7 +151,6 @@ pub fn start_call(dependency: &'static str, target: &str, name: &'static str) ->
 
 impl Call {
     /// The header with which the other side can join the operation (W3C Trace Context).
-    #[must_use]
     pub fn traceparent(&self) -> Option<(&'static str, String)> {
         let context = self.0.as_ref()?.span.span_context();
         let (trace_id, span_id) = (context.trace_id(), context.span_id());
@@ -227,12 +192,12 @@ impl Drop for OpenCall {
     }
 }
 
-/// Delius' ids of a row, as far as they could be read. No CRN and no prison number.
+/// Delius's ids of a row, as far as they could be read. No CRN and no prison number.
 fn ids_of(row: &ClaimedRow) -> Vec<KeyValue> {
     let delta_id = row.offender_delta_id();
-    let delta_id = delta_id.map(|id| text("offenderDeltaId", &id.to_string()));
+    let delta_id = delta_id.map(|id| text("offenderDeltaId", &id.0.to_string()));
     let offender_id = row.offender_id();
-    let offender_id = offender_id.map(|id| text("offenderId", &id.to_string()));
+    let offender_id = offender_id.map(|id| text("offenderId", &id.0.to_string()));
     delta_id.into_iter().chain(offender_id).collect()
 }
 
@@ -252,7 +217,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn an_operation_that_breaks_off_still_sends_its_events() {
+    fn an_unfinished_operation_still_sends_its_events() {
         let (queue, mut receiver, _) = queue::new(Metrics::new().unwrap().telemetry_dropped);
         let insights = Insights::into_queue(queue, InstrumentationScope::default());
         let operation = insights.operation();

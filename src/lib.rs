@@ -1,12 +1,12 @@
 //! Publishes an event to an AWS SNS topic for each change to an offender in Delius.
 //!
-//! The service claims a row of OFFENDER_DELTA from community-api, which locks it for ten minutes. It publishes the
+//! The service claims a row of OFFENDER_DELTA from community-api, which locks it for 10 minutes. It publishes the
 //! row's events to the topic, and deletes the row. If any of this fails, no row is lost.
 //!
 //! # Reading order
 //!
 //! 1. [`offender_update`], [`event`], [`decision`], [`outcome`]: the pure core. A row, its events, the next step for
-//!    it, and how it can end. `fields` reads both kinds of JSON that come from outside.
+//!    it, and how it can end. `fields` reads the JSON that comes from outside.
 //! 2. [`ports`]: what the poller needs, and how calls fail. [`poller`]: the drain that claims rows. Then
 //!    `poller/row.rs`, the path of one row from top to bottom. [`poller::places`] and [`poller::retry`] hold what
 //!    happens when calls fail.

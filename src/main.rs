@@ -23,8 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a configuration that is wrong (EX_USAGE of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
 
-/// Publishes events to an AWS SNS topic when offenders in Delius change. Environment variables configure it. `config`
-/// lists them, and docs/configuration.md explains them. Without a command, it runs until SIGTERM.
+/// Publishes events to an AWS SNS topic when offenders in Delius change. Environment variables configure the service:
+/// `config` lists them, and docs/configuration.md explains them. Without a command, the service runs until SIGTERM.
 #[derive(Parser)]
 #[command(version = version())]
 struct Arguments {
@@ -34,8 +34,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check that the service can reach and use everything it depends on. Claims and publishes nothing. Exit code 0 or
-    /// 1
+    /// Check that the service can reach and use everything it depends on. It claims and publishes nothing. Exit code: 0
+    /// if all checks pass, 1 if one fails, 64 if the configuration is wrong
     Check {
         /// Also request the identifiers of this offender from community-api
         #[arg(long)]
@@ -43,7 +43,7 @@ enum Command {
     },
     /// Print the settings in force and where each comes from, without secrets
     Config,
-    /// Ask the service on SERVER_PORT whether it is ready, for the health check of a container
+    /// Check that the service on SERVER_PORT is ready, for a container's health check
     Healthcheck,
 }
 
@@ -84,7 +84,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints why the process ends. If no one reads standard error, that neither panics nor keeps the process from ending.
+/// Prints why the process ends. If no one reads standard error, this neither panics nor delays the end of the process
+/// by more than a second.
 fn say(reason: &dyn Display) {
     let reason = format!("{reason}\n");
     let (done, said) = mpsc::channel();
@@ -136,6 +137,6 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
 
 async fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let stop = signals::stop().context("cannot wait for signals")?;
-    let application = Application::build_with(settings, metrics).await?;
+    let application = Application::build(settings, metrics).await?;
     application.run_until_stopped(stop).await
 }

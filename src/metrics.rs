@@ -1,23 +1,22 @@
 //! Every metric of the service, as typed fields with a separate registry. Operators read the help texts.
 
 mod gauges;
-mod last_claim;
 
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    PullingGauge, Registry, TextEncoder,
 };
 use tokio::time::Instant;
 
 use self::gauges::AgeMax;
 pub(crate) use self::gauges::SecondsSince;
-pub use self::last_claim::LastClaim;
 use crate::outcome::{CallOutcome, Dependency, Label, PollResult, Reason, RedeliveryCause, Step};
 
 /// One series per value of a label. All exist from the start.
@@ -42,8 +41,9 @@ pub struct Metrics {
     pub(crate) polls: IntCounter,
     pub(crate) poll_results: By<PollResult, IntCounter>,
     pub(crate) since_claim_answered: SecondsSince,
-    /// How the last claim went. `/health` shows it. It is not a metric.
-    pub last_claim: LastClaim,
+    /// How the last claim went, and when it ended. It is not a metric: `/health` shows it beside community-api's ping,
+    /// which stays UP while its database is down.
+    pub last_claim: Mutex<Option<(PollResult, Instant)>>,
     pub(crate) read: IntCounter,
     pub(crate) failed: IntCounter,
     pub(crate) permanently_failed: IntCounter,
@@ -59,7 +59,7 @@ pub struct Metrics {
     /// 1 while a dependency's health check succeeds.
     pub dependency_up: By<Dependency, IntGauge>,
     pub(crate) rows_in_trouble: By<Step, IntGauge>,
-    /// Places of rows in trouble.
+    /// Places that rows in trouble have lost and that are not back yet.
     pub places_lost: IntGauge,
     /// 1 while the brake is on.
     pub brake_on: IntGauge,
@@ -74,9 +74,6 @@ pub struct Metrics {
     /// Lines that could not be written to the log.
     pub log_lines_lost: IntCounter,
 }
-
-/// The values of the label of `telemetry_dropped`.
-pub const TELEMETRY_DROP_REASONS: &[&str] = &["queue_full", "refused", "not_accepted", "stopped"];
 
 impl Metrics {
     /// Registers all metrics. It fails if two have the same name, which a test rules out.
@@ -105,13 +102,12 @@ impl Metrics {
                  last three.",
                 "result",
             )?,
-            last_claim: LastClaim::default(),
-            since_claim_answered: table.add(SecondsSince::new(
+            last_claim: Mutex::default(),
+            since_claim_answered: table.seconds_since(
                 "offender_seconds_since_successful_poll",
                 "Seconds since community-api last answered a claim, or since the start. If this is more than a few poll \
-                 intervals, polls or calls for claimed rows fail.",
-                Some(Instant::now()),
-            )?)?,
+                 intervals, polls or calls for claimed rows are failing.",
+            )?,
             claims_without_answer: table.counter(
                 "offender_claims_without_answer_total",
                 "Claims that community-api did not answer. Each may have locked a row, which comes back when the lock \
@@ -126,7 +122,10 @@ impl Metrics {
                 "Time from the change in Delius to its events on the topic. Usually 10 to 15 seconds.",
                 &[1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0],
             )?,
-            age_max: table.add(AgeMax::new()?)?,
+            age_max: table.age_max(
+                "offender_update_age_seconds_max",
+                "Highest offender_update_age_seconds of the last 2 to 3 minutes.",
+            )?,
             settled: table.counter(
                 "offender_updates_settled_total",
                 "Rows deleted or marked as permanently failed. If this does not increase while rows are in trouble, \
@@ -136,18 +135,16 @@ impl Metrics {
                 "offender_updates_in_flight",
                 "Rows that this pod holds: claimed and not yet settled.",
             )?,
-            oldest_held: table.add(SecondsSince::new(
+            oldest_held: table.seconds_since(
                 "offender_oldest_in_flight_seconds",
                 "Seconds since the oldest held row was claimed, or 0 if no row is held. Usually under a second. While \
-                 calls fail, up to 95 % of the lock.",
-                None,
-            )?)?,
-            oldest_new_row: table.add(SecondsSince::new(
+                 calls fail, up to 95% of the lock.",
+            )?,
+            oldest_new_row: table.seconds_since(
                 "offender_oldest_new_row_age_seconds",
                 "Age of the oldest change among held rows that were claimed for the first time, or 0 if there are none. \
                  Usually up to 15 seconds. More than 600 means that there is a backlog.",
-                None,
-            )?)?,
+            )?,
             dependency_up: table.gauges_by(
                 "offender_dependency_up",
                 "1 while the health check of the dependency succeeds, otherwise 0. The service checks every 30 seconds. \
@@ -162,13 +159,13 @@ impl Metrics {
             )?,
             places_lost: table.gauge(
                 "offender_places_lost",
-                "Places of rows in trouble. If all places (OFFENDERUPDATEPOLL_MAXINFLIGHT) are lost, the service claims \
-                 only a few rows until one is settled.",
+                "Places that rows in trouble have lost and that are not back yet. If all places \
+                 (OFFENDERUPDATEPOLL_MAXINFLIGHT) are lost, the service claims only a few rows until one is settled.",
             )?,
             brake_on: table.gauge(
                 "offender_permanent_failure_brake_on",
-                "1 while the pod marks no rows as permanently failed because it has marked too many. Check what \
-                 community-api and SNS answer.",
+                "1 while the pod marks no rows as permanently failed because it has marked too many. Check the \
+                 answers from community-api and SNS.",
             )?,
             left_locked: table.counters_by(
                 "offender_updates_left_locked_total",
@@ -182,7 +179,7 @@ impl Metrics {
             )?,
             lease_overruns: table.counter(
                 "offender_update_lease_overruns_total",
-                "Publishes that SNS answered after the row's lease had ended, because the pod was stalled.",
+                "Publishes that SNS answered after the row's lease had ended, usually because the pod had stalled.",
             )?,
             calls: table.add(HistogramVec::new(
                 HistogramOpts::new(
@@ -195,7 +192,7 @@ impl Metrics {
             )?)?,
             publish_results: table.counters(
                 "offender_publish_results_total",
-                "Events by the answer of SNS: accepted, its error code, or no_answer.",
+                "Events by SNS's answer: accepted, the error code, other (an unknown code) or no_answer.",
                 "result",
             )?,
             build_info: table.add(IntGaugeVec::new(
@@ -217,11 +214,13 @@ impl Metrics {
             registry: registry.clone(),
         };
         metrics.publish_results.with_label_values(&["accepted"]);
+        // The time until the first answered claim counts from here.
+        metrics.since_claim_answered.set(Some(Instant::now()));
         // No dependency is down before the first check.
         for &dependency in Dependency::ALL {
             metrics.dependency_up.of(dependency).set(1);
         }
-        for reason in TELEMETRY_DROP_REASONS {
+        for reason in ["queue_full", "refused", "not_accepted", "stopped"] {
             metrics.telemetry_dropped.with_label_values(&[reason]);
         }
         #[cfg(target_os = "linux")]
@@ -294,6 +293,31 @@ impl Table<'_> {
     ) -> prometheus::Result<By<L, IntCounter>> {
         let counters = self.counters(name, help, label)?;
         Ok(By::new(|value| counters.with_label_values(&[value])))
+    }
+
+    /// A gauge that is computed when it is read.
+    fn computed(
+        &self,
+        name: &str,
+        help: &str,
+        value: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> prometheus::Result<()> {
+        let gauge = PullingGauge::new(name, help, Box::new(value))?;
+        self.add(gauge).map(drop)
+    }
+
+    fn seconds_since(&self, name: &str, help: &str) -> prometheus::Result<SecondsSince> {
+        let since = SecondsSince::default();
+        let shown = since.clone();
+        self.computed(name, help, move || shown.seconds())?;
+        Ok(since)
+    }
+
+    fn age_max(&self, name: &str, help: &str) -> prometheus::Result<AgeMax> {
+        let max = AgeMax::new();
+        let shown = max.clone();
+        self.computed(name, help, move || shown.seconds())?;
+        Ok(max)
     }
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
@@ -421,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn seconds_since_a_moment_grow_with_time_alone() {
+    async fn ages_grow_without_an_update() {
         let metrics = Metrics::new().unwrap();
         let oldest = || value_of(&metrics, "offender_oldest_in_flight_seconds").unwrap();
         assert_eq!(oldest(), 0.0);

@@ -1,17 +1,15 @@
 //! A row of OFFENDER_DELTA as community-api returns it: what changed, for whom, and when.
 //!
-//! Any JSON object becomes a row or an [`UnreadableUpdate`], which keeps what could be read. The row is locked in
-//! either case, and has to be settled.
+//! Any JSON object becomes a row or an [`UnreadableUpdate`], which keeps what could be read. In either case
+//! community-api has locked the row, so the service must settle it or leave it locked.
 
 mod local_date_time;
-
-use std::fmt;
 
 use uuid::Uuid;
 
 pub use self::local_date_time::LocalDateTime;
 
-use crate::fields::{Fields, NoObject};
+use crate::fields::{Fields, NotAnObject};
 
 const FIELDS: &[&str] = &[
     "offenderDeltaId",
@@ -23,29 +21,17 @@ const FIELDS: &[&str] = &[
     "failedUpdate",
 ];
 
-/// The longest column has 30 characters. A longer text cannot be a table's name, and would end up in an attribute and
-/// the log.
+/// The longest action or table name that is accepted, in bytes. The widest column has 30 characters of up to 4 bytes.
+/// Longer text is not a name, and must not get into a message attribute or the log.
 const LONGEST_TEXT: usize = 120;
 
-/// The identity of an offender in Delius (`OFFENDER_ID`).
+/// The id of an offender in Delius (`OFFENDER_ID`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OffenderId(pub i64);
 
-/// The identity of a changed row (`OFFENDER_DELTA_ID`).
+/// The id of a row (`OFFENDER_DELTA_ID`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OffenderDeltaId(pub i64);
-
-impl fmt::Display for OffenderId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl fmt::Display for OffenderDeltaId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
 
 /// The identity of a change. The row's id alone is not enough, since ids are reused when a database is refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,12 +83,12 @@ pub struct UnreadableUpdate {
 }
 
 impl ClaimedRow {
-    /// Reads the body of a successful answer of `nextUpdate`. `None` means that there are no rows. A body that is not a
-    /// JSON object is an error, since it is not a row.
-    pub fn from_json(body: &[u8]) -> Result<Option<Self>, NoObject> {
+    /// Reads the body of a successful answer from `nextUpdate`. `None` means that there are no rows. A body that is not
+    /// a JSON object is an error, since it is not a row.
+    pub fn from_json(body: &[u8]) -> Result<Option<Self>, NotAnObject> {
         let fields = match Fields::of(body, FIELDS) {
             Ok(fields) => fields,
-            Err(NoObject::Nothing) => return Ok(None),
+            Err(NotAnObject::Empty) => return Ok(None),
             Err(problem) => return Err(problem),
         };
         let row = OffenderUpdate::from_fields(&fields).map_or_else(
@@ -120,7 +106,6 @@ impl ClaimedRow {
     }
 
     /// Whose data changed, if that could be read.
-    #[must_use]
     pub fn offender_id(&self) -> Option<OffenderId> {
         match self {
             Self::Update(update) => Some(update.offender_id),
@@ -129,7 +114,6 @@ impl ClaimedRow {
     }
 
     /// Whether the row was claimed before, and its lock expired.
-    #[must_use]
     pub fn failed_update(&self) -> bool {
         match self {
             Self::Update(update) => update.failed_update,
@@ -138,7 +122,6 @@ impl ClaimedRow {
     }
 
     /// The identity of the change, if every part of it could be read.
-    #[must_use]
     pub fn change_id(&self) -> Option<ChangeId> {
         match self {
             Self::Update(update) => Some(update.change_id()),
@@ -147,7 +130,6 @@ impl ClaimedRow {
     }
 
     /// The row's id, if it could be read.
-    #[must_use]
     pub fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
         match self {
             Self::Update(update) => Some(update.offender_delta_id),
@@ -158,14 +140,13 @@ impl ClaimedRow {
 
 impl OffenderUpdate {
     /// The identity of the change: the same each time the row is claimed.
-    #[must_use]
     pub fn change_id(&self) -> ChangeId {
         let record = self.source_record_id.map(|id| id.to_string());
         // No part can contain a line break.
         let name = format!(
             "{}\n{}\n{}\n{}\n{}\n{}",
-            self.offender_delta_id,
-            self.offender_id,
+            self.offender_delta_id.0,
+            self.offender_id.0,
             self.source_table,
             record.unwrap_or_default(),
             self.action,
@@ -182,8 +163,8 @@ impl OffenderUpdate {
                 .text("dateChanged")?
                 .parse()
                 .map_err(|problem| format!("dateChanged {problem}"))?,
-            action: name(fields, "action")?,
-            source_table: name(fields, "sourceTable")?,
+            action: short_text(fields, "action")?,
+            source_table: short_text(fields, "sourceTable")?,
             source_record_id: match fields.present("sourceRecordId") {
                 None => None,
                 Some(_) => Some(fields.integer("sourceRecordId")?),
@@ -193,8 +174,8 @@ impl OffenderUpdate {
     }
 }
 
-/// A text that goes into the log and into messages. SNS accepts some control characters, but delivers none of them.
-fn name(fields: &Fields, field: &str) -> Result<String, String> {
+/// Reads text that goes into the log and into messages. SNS accepts some control characters, but delivers none of them.
+fn short_text(fields: &Fields, field: &str) -> Result<String, String> {
     let text = fields.text(field)?;
     if text.len() > LONGEST_TEXT {
         Err(format!("{field} is too long"))
@@ -281,17 +262,17 @@ mod tests {
             (
                 "dateChanged",
                 Some("2021-02-30T10:00:00".into()),
-                "dateChanged is a date-time that does not exist",
+                "dateChanged is not an existing local date-time of the form yyyy-MM-ddTHH:mm:ss",
             ),
             (
                 "sourceRecordId",
                 Some("X123456".into()),
-                "sourceRecordId is not a whole number of 64 bits",
+                "sourceRecordId is not a 64-bit whole number",
             ),
             (
                 "sourceRecordId",
                 Some(1.5.into()),
-                "sourceRecordId is not a whole number of 64 bits",
+                "sourceRecordId is not a 64-bit whole number",
             ),
         ];
         for (field, value, problem) in cases {
@@ -311,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_no_row() {
+    fn only_an_object_is_a_row() {
         for body in ["", "null", "\u{feff}", "  "] {
             assert_eq!(ClaimedRow::from_json(body.as_bytes()), Ok(None), "{body}");
         }
@@ -323,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_has_another_identity_if_anything_about_it_differs() {
+    fn each_part_of_a_change_changes_its_id() {
         let id = |field: &str, value: Value| read_with(field, Some(value)).change_id().unwrap();
         let same = id("failedUpdate", false.into());
         assert_eq!(same, read(ROW).change_id().unwrap());

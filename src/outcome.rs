@@ -65,7 +65,6 @@ pub enum Outcome {
 
 impl Outcome {
     /// The name in logs and metrics.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Published => "published",
@@ -81,13 +80,13 @@ label! {
     Reason {
         /// community-api does not show the offender. The row gets a second chance.
         NotVisible = "not_visible",
-        /// The row cannot be read. It gets a second chance.
+        /// The row cannot be read. It gets a second chance if its id can be read.
         Unreadable = "unreadable",
         /// The topic refuses a message. The row gets a second chance.
         Refused = "refused",
         /// It should be marked as permanently failed, but the brake is on.
         Brake = "brake",
-        /// Its identifiers kept failing while other rows were settled, and the pod held too many rows.
+        /// Its identifiers call kept failing while other rows were settled, and the pod held too many rows.
         CrowdedOut = "crowded_out",
         /// Too little of the lease is left for the next attempt.
         LeaseRanOut = "lease_ran_out",
@@ -97,9 +96,8 @@ label! {
 }
 
 impl Reason {
-    /// Whether the service left the row because it could not make events of it. That may have changed when the row
-    /// comes back.
-    #[must_use]
+    /// Whether the service left the row because it could not turn the row into events. That may have changed when the
+    /// row comes back.
     pub fn is_second_chance(self) -> bool {
         matches!(self, Self::NotVisible | Self::Unreadable | Self::Refused)
     }
@@ -120,11 +118,11 @@ label! {
 label! {
     /// What the service depends on.
     Dependency {
-        /// hmpps-auth, by its ping.
+        /// hmpps-auth.
         Auth = "auth",
-        /// community-api, by its ping.
+        /// community-api.
         CommunityApi = "community_api",
-        /// The topic, by its attributes.
+        /// The SNS topic.
         Sns = "sns",
     }
 }
@@ -160,7 +158,7 @@ label! {
         Found = "found",
         /// Other callers locked the same rows first.
         Contended = "contended",
-        /// community-api did not answer, or answered with an error.
+        /// community-api did not answer, answered with an error, or its answers were unreadable.
         Failed = "failed",
         /// hmpps-auth issued no token.
         NoToken = "no_token",

@@ -2,7 +2,7 @@
 //! task.
 //!
 //! Claims are serial, since concurrent ones collide in community-api's optimistic lock. The rest of the work on rows is
-//! concurrent. `row` has what is done with a row, and [`places`] has what happens when calls fail.
+//! concurrent. `row` works on a claimed row. [`places`] and [`retry`] decide what happens when calls fail.
 
 pub mod batch;
 pub mod brake;
@@ -10,9 +10,9 @@ mod claims;
 mod held;
 pub mod lanes;
 pub mod lease;
-mod monotony;
 pub mod places;
 pub mod published;
+mod quiet_polls;
 pub mod retry;
 mod row;
 mod row_log;
@@ -23,7 +23,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,20 +42,22 @@ use crate::insights::{Insights, Operation};
 use crate::metrics::Metrics;
 use crate::offender_update::{ChangeId, ClaimedRow};
 use crate::outcome::PollResult;
-use crate::ports::{CallError, CallErrorKind, Topic, Updates};
+use crate::ports::{CallError, CallErrorKind, Topic, Updates, within};
 
 /// Consecutive rows without an id that end the drain: the responses are broken.
 const NAMELESS_ROWS_IN_A_DRAIN: u32 = 10;
-/// Consecutive lost races for a lock that end the drain. community-api itself loses ten before it answers 409.
+/// How many consecutive lost races for a lock a drain tolerates. The next one ends it. community-api itself loses ten
+/// races before it answers 409.
 const LOST_RACES_IN_A_DRAIN: u32 = 20;
-/// The wait after a lost race, or after the first failed claim of a poll. A closed connection need not cost a whole
-/// interval.
+/// The average wait before the same poll claims again, after a lost race or a first failed claim. So a closed
+/// connection does not delay claims by a whole poll interval.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
-/// A claim that fails within this time is repeated in the same poll. After a slower failure the service does not add
-/// load.
+/// If the first claim to fail does so within this time, the same poll claims once more. After a slower failure the poll
+/// ends, so that it adds no load.
 const QUICK_FAILURE: Duration = Duration::from_secs(2);
-/// A row's own calls wait this long, so that the next claim goes first. The drain waits for claims. If all calls take
-/// equally long, community-api otherwise answers them in step with the claims, one by one (docs/performance.md).
+/// How long a new row waits before its own calls, so that the pod sends the next claim first. Claims are serial, so
+/// they set the speed of a drain. Without this wait, if all calls take equally long, community-api answers them in step
+/// with the claims, one by one (docs/performance.md).
 const NEXT_CLAIM_FIRST: Duration = Duration::from_millis(1);
 /// How many ids of held rows the log shows when the pod stops.
 const IDS_SHOWN: usize = 20;
@@ -97,11 +99,10 @@ enum DrainEnd {
 
 impl<U: Updates, T: Topic> Poller<U, T> {
     /// The poller starts when [`Self::run`] is called.
-    #[must_use]
     pub fn new(updates: U, topic: T, settings: PollerSettings, metrics: Arc<Metrics>) -> Self {
-        // A claim is the longest time in which a healthy poll loop does not beat.
+        // A claim is the longest time that a healthy poll loop goes without a heartbeat.
         let heartbeat = Heartbeat::new(settings.claim_timeout + Duration::from_secs(30));
-        let longest_interval = settings.lock_expiry / retry::LONGEST_WAIT_PART;
+        let longest_interval = settings.lock_expiry / retry::LONGEST_WAIT_DIVISOR;
         let places = Places::new(
             settings.max_in_flight,
             settings.held_limit,
@@ -114,7 +115,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             rows: TaskTracker::new(),
             claims: Mutex::default(),
             heartbeat,
-            insights: Insights::off(),
+            insights: Insights::default(),
             pod: Arc::new(Pod {
                 published: Mutex::new(PublishedRows::with_capacity(published::CAPACITY)),
                 brake: Mutex::new(Brake::new(settings.brake_limit, settings.brake_window)),
@@ -128,14 +129,13 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         }
     }
 
-    /// From now on, it sends operations to Application Insights.
+    /// Makes the poller send operations to Application Insights.
     #[must_use]
     pub fn reporting_to(self, insights: Insights) -> Self {
         Self { insights, ..self }
     }
 
-    /// The sign of life that liveness follows.
-    #[must_use]
+    /// The heartbeat that the liveness probe checks.
     pub fn heartbeat(&self) -> Heartbeat {
         self.heartbeat.clone()
     }
@@ -171,7 +171,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         let Pod {
             settings, metrics, ..
         } = &*self.pod;
-        // Pods that start together poll at once. From then on, each has a random phase.
+        // The first poll is immediate on every pod. The wait after it is random, so that pods that start together do
+        // not poll in step.
         let mut delay = settings.fixed_delay.mul_f64(fastrand::f64());
         while !stop.is_cancelled() {
             metrics.polls.inc();
@@ -247,8 +248,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
         }
     }
 
-    /// Claims a row, which gets this lease. Never dropped when the pod stops, since the row that it locks would come
-    /// back late.
+    /// Claims a row, which gets this lease. A stopping pod waits for the claim until the grace period ends: if it
+    /// dropped the call, the row that the call may lock would come back only when the lock expires.
     async fn claim(&self, lease: Lease) -> Result<Option<ClaimedRow>, CallError> {
         self.heartbeat.beat();
         let Pod {
@@ -257,18 +258,16 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             updates,
             ..
         } = &*self.pod;
-        let limit = settings.claim_timeout;
         self.claims.lock().sent(lease);
-        let claimed = timeout(limit, updates.next()).await;
+        let claimed = within(settings.claim_timeout, CLAIM_TIMEOUT, updates.next()).await;
         let mut claims = self.claims.lock();
         claims.ended();
-        let claimed =
-            claimed.unwrap_or_else(|_| Err(CallError::no_answer_within(limit, CLAIM_TIMEOUT)));
-        metrics.last_claim.set(match &claimed {
+        let result = match &claimed {
             Ok(Some(_)) => PollResult::Found,
             Ok(None) => PollResult::Empty,
             Err(error) => result_of_failure(error.kind),
-        });
+        };
+        *metrics.last_claim.lock() = Some((result, Instant::now()));
         let failed = claimed.as_ref().err().map(|error| error.kind);
         match failed {
             Some(CallErrorKind::AnswerLost) => {
@@ -288,7 +287,7 @@ impl<U: Updates, T: Topic> Poller<U, T> {
     fn start(&self, row: ClaimedRow, lease: Lease, mut held: HeldRow, operation: Operation) {
         let pod = self.pod.clone();
         pod.metrics.read.inc();
-        // The brake releases after a time, and a drain may be long.
+        // The brake may release during a long drain, so its metric is updated for each row.
         pod.show_brake();
         pod.log_similar_table(&row);
         let change = row.change_id();
@@ -332,7 +331,8 @@ impl<U: Updates, T: Topic> Poller<U, T> {
             rows = held.len(),
             first_offender_delta_ids = ?&ids[..ids.len().min(IDS_SHOWN)],
             all_come_back_within_seconds = last.as_secs(),
-            "the pod stops with rows that it could not settle: they come back when their locks expire"
+            "the pod stops with rows that it could not settle. They come back when their locks expire. \
+             You need not do anything"
         );
     }
 }
@@ -373,7 +373,8 @@ impl<U, T> Pod<U, T> {
             tracing::error!(
                 limit = self.settings.brake_limit,
                 window_seconds = self.settings.brake_window.as_secs(),
-                "the brake is on: this pod has marked as many rows as it may, and marks no more until the window has passed; check what community-api and SNS answer"
+                "the brake is on: this pod has reached the limit of rows that it may mark as permanently failed. \
+                 For window_seconds, it leaves such rows locked instead. Check the answers from community-api and SNS"
             );
         }
         self.show_brake();
@@ -390,8 +391,8 @@ impl<U, T> Pod<U, T> {
                 tracing::warn!(
                     offenderDeltaId = update.offender_delta_id.0,
                     similar_to,
-                    "a sourceTable differs from a known table only in case or spaces, so its events have another type; \
-                     this is logged once"
+                    "a sourceTable differs from a known table only in case or spaces, so the service publishes its \
+                     events with another type. Ask the Delius team about the name. The service logs this once"
                 );
             });
         }

@@ -4,10 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::event::{Event, Identifiers};
 use crate::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
 
-/// The source of changed rows: community-api.
+/// The source of rows: community-api.
 ///
 /// The poller limits the duration of every call and drops calls that take longer. So it must be safe to drop a call at
 /// any point.
@@ -53,7 +55,7 @@ impl<T: Topic> Topic for Arc<T> {
 pub struct CallError {
     /// What to do about it.
     pub kind: CallErrorKind,
-    /// The least time to wait before the next attempt, if the other side asked for one.
+    /// The minimum wait before the next attempt, if the other side asked for one.
     pub retry_after: Option<Duration>,
     /// What happened, in words that are safe to log: no personal data and no secrets.
     pub cause: String,
@@ -62,7 +64,7 @@ pub struct CallError {
 /// What a failed call means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallErrorKind {
-    /// Too many concurrent calls (409, 429, throttling). Retry later.
+    /// Too many concurrent calls: 409 from community-api, 429 or throttling from SNS. Retry later.
     Contended,
     /// hmpps-auth issued no token, so the call was not made.
     NoToken,
@@ -70,7 +72,7 @@ pub enum CallErrorKind {
     TokenRefused,
     /// The token lacks a role (403), or the topic does not accept the credentials.
     Unauthorised,
-    /// It may work later: unreachable, slow, faulty or misconfigured.
+    /// The other side is unreachable, slow, faulty or misconfigured. The call may work later.
     Unavailable,
     /// Like [`Self::Unavailable`], but the call may have taken effect, since its answer was lost.
     AnswerLost,
@@ -92,13 +94,17 @@ impl CallError {
             cause: cause.into(),
         }
     }
+}
 
-    /// The service stopped waiting after `limit`. The call may have taken effect.
-    #[must_use]
-    pub fn no_answer_within(limit: Duration, setting: &str) -> Self {
-        Self::new(
-            CallErrorKind::AnswerLost,
-            format!("no answer within {limit:?} ({setting})"),
-        )
-    }
+/// Makes a call, and stops waiting for it after `limit`, which `setting` sets. The call may have taken effect then.
+pub async fn within<R>(
+    limit: Duration,
+    setting: &str,
+    call: impl Future<Output = Result<R, CallError>>,
+) -> Result<R, CallError> {
+    let answer = timeout(limit, call).await;
+    answer.unwrap_or_else(|_| {
+        let cause = format!("no answer within {limit:?} ({setting})");
+        Err(CallError::new(CallErrorKind::AnswerLost, cause))
+    })
 }

@@ -88,7 +88,7 @@ pub fn start(
         // Not the message, which may quote the data that was processed.
         tracing::error!(
             at = panic.location().map(tracing::field::display),
-            "a task panicked"
+            "a task panicked: report this as a bug"
         );
     }));
     let repeats = log.repeats.clone();
@@ -97,7 +97,8 @@ pub fn start(
         if lost > 0 {
             tracing::warn!(
                 lost,
-                "log lines were lost: the log could not be written quickly enough"
+                "log lines were lost: the log could not be written quickly enough. \
+                 Check the node and the reader of the log"
             );
         }
     })?;
@@ -105,7 +106,6 @@ pub fn start(
 }
 
 /// The part of the log that Application Insights gets. A row that is settled without trouble has no such line.
-#[must_use]
 pub fn traces<S: Subscriber + for<'span> LookupSpan<'span>>() -> impl Layer<S> {
     let own_warnings = filter_fn(|line| is_own(line) && *line.level() <= LevelFilter::WARN);
     Traces::default().with_filter(own_warnings.with_max_level_hint(LevelFilter::WARN))

@@ -27,10 +27,10 @@ const FETCH: CallName = CallName {
     call: "token",
     route: "POST /oauth/token",
 };
-/// A token is renewed this long before it expires.
+/// A token is renewed this long before it expires or, if it lives for a minute or less, at half of its life.
 const RENEWED_EARLY: Duration = Duration::from_mins(1);
 /// Lifetime to assume when `expires_in` is missing. A refused token is replaced anyway.
-const UNTOLD_LIFE: Duration = Duration::from_mins(5);
+const ASSUMED_LIFE: Duration = Duration::from_mins(5);
 /// After a new token was refused, no refusal causes another fetch for this long.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
 /// A token is assumed to live at least this long, so that a lifetime of 0 does not cost a token per call.
@@ -39,7 +39,7 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Fetches and keeps the token. A clone is another handle to the same one.
+/// Fetches and keeps the token. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct TokenSource(Arc<Inner>);
 
@@ -57,7 +57,6 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     token: Option<Token>,
-    fetches: u64,
     fetch: Option<Flight<Result<Token, CallError>>>,
     /// The fetches that have failed since the last success.
     failures: u32,
@@ -72,14 +71,12 @@ struct State {
 pub struct Token {
     /// The value of the Authorization header.
     pub authorization: HeaderValue,
-    number: u64,
     renew_at: Instant,
     expires_at: Instant,
 }
 
 impl Token {
     /// The roles in the token, if it is a JWT. community-api checks its signature.
-    #[must_use]
     pub fn roles(&self) -> Option<Vec<String>> {
         let token = self.authorization.to_str().ok()?.strip_prefix("Bearer ")?;
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
@@ -94,15 +91,14 @@ impl Token {
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To claim a row. That makes sense only if later calls for the row will have a token, too.
+    /// To claim a row. The token must not be about to expire, since later calls for the row need one.
     Claim,
-    /// To finish rows that are claimed already. The old token is good enough while it lives.
+    /// To finish rows that are claimed already. The old token will do until it expires.
     Finish,
 }
 
 impl TokenSource {
     /// Fetches nothing until [`Self::get`].
-    #[must_use]
     pub fn new(
         http: HttpClient,
         auth_url: &str,
@@ -122,8 +118,9 @@ impl TokenSource {
         }))
     }
 
-    /// The kept token, or a new one. One fetch serves all callers, also if it fails, and goes on if a caller stops
-    /// waiting. Callers get a failure for a while, so that hmpps-auth is not asked once per caller.
+    /// Returns the kept token, or a new one. One fetch serves all callers, even if it fails, and continues if a caller
+    /// stops waiting. After a failed fetch, callers get its error until the next fetch is due, so hmpps-auth does not
+    /// get one request per caller.
     pub async fn get(&self, purpose: Purpose) -> Result<Token, CallError> {
         let fetch = {
             let mut state = self.0.state();
@@ -165,7 +162,7 @@ impl TokenSource {
     pub fn refused(&self, refused: &Token) -> bool {
         let mut state = self.0.state();
         let now = Instant::now();
-        let is_kept = |token: &Token| token.number == refused.number;
+        let is_kept = |token: &Token| token.authorization == refused.authorization;
         if state.token.as_ref().is_some_and(is_kept) {
             if state.refused_until.is_some_and(|until| now < until) {
                 return false;
@@ -175,11 +172,11 @@ impl TokenSource {
         true
     }
 
-    /// A token fetched after the refusal of another one is refused as well. A third would be no better, so for some
+    /// Records that a token fetched after a refusal was refused as well. A third would be no better, so for some
     /// seconds no refusal causes another fetch.
     pub fn new_one_refused(&self, refused: &Token) {
         let mut state = self.0.state();
-        let is_kept = |token: &Token| token.number == refused.number;
+        let is_kept = |token: &Token| token.authorization == refused.authorization;
         if state.token.as_ref().is_some_and(is_kept) {
             state.refused_until = Some(Instant::now() + REFUSAL_PAUSE);
         }
@@ -214,20 +211,15 @@ impl Inner {
         let fetched = self.request(&mut call).await;
         call.ended(fetched.as_ref().err());
         let mut state = self.state();
-        state.fetches += 1;
         match fetched {
             Ok(token) => {
-                let token = Token {
-                    number: state.fetches,
-                    ..token
-                };
                 state.token = Some(token.clone());
                 (state.failures, state.failed) = (0, None);
                 Ok(token)
             }
             Err(error) => {
                 let error = CallError {
-                    // Without a token no call is made, for any reason.
+                    // Callers need to know only that the call was not made.
                     kind: CallErrorKind::NoToken,
                     cause: format!("no token from hmpps-auth: {}", error.cause),
                     ..error
@@ -264,7 +256,7 @@ impl Inner {
     }
 }
 
-/// How long to wait before the next fetch, after one more failure than these.
+/// The pause after a failed fetch, when this many had failed before it.
 fn pause_after(failures: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << failures.min(16));
     doubled.min(LONGEST_PAUSE)
@@ -275,7 +267,7 @@ fn form_encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// Reads the answer of the token endpoint. The request was sent at `asked_at`. An error never quotes a value.
+/// Reads the answer from the token endpoint. The request was sent at `asked_at`. An error never quotes a value.
 pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     let fields = Fields::of(body, &["access_token", "token_type", "expires_in"]);
     let fields = fields.map_err(|problem| problem.to_string())?;
@@ -286,23 +278,23 @@ pub fn read(body: &[u8], asked_at: Instant) -> Result<Token, String> {
     }
     let mut authorization =
         HeaderValue::from_str(&format!("Bearer {}", fields.text("access_token")?))
-            .map_err(|_| "access_token has characters that no header may have")?;
+            .map_err(|_| "access_token has characters that a header cannot contain")?;
     authorization.set_sensitive(true);
     let life = fields.present("expires_in").and_then(seconds);
-    let life = life.unwrap_or(UNTOLD_LIFE).max(SHORTEST_LIFE);
+    let life = life.unwrap_or(ASSUMED_LIFE).max(SHORTEST_LIFE);
     let used_for = match life.checked_sub(RENEWED_EARLY) {
         Some(used) if life > RENEWED_EARLY => used.max(SHORTEST_LIFE),
         _ => life / 2,
     };
     Ok(Token {
         authorization,
-        number: 0,
         renew_at: asked_at + used_for,
         expires_at: asked_at + life,
     })
 }
 
-/// A number, or a string with one. At most a year: no token lives longer, and more could overflow a clock.
+/// Reads a number, or a string that contains one. At most a year: no token lives longer, and more could overflow a
+/// clock.
 fn seconds(json: &str) -> Option<Duration> {
     let text: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
     let seconds: f64 = text.trim().parse().ok()?;
@@ -348,18 +340,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_usable_token_is_refused_without_quoting_it() {
+    fn an_unusable_token_is_refused_without_quoting_it() {
         for (json, problem) in [
-            ("", "it is empty"),
-            ("null", "it is empty"),
-            ("[]", "it is not a JSON object"),
-            ("<", "it is not JSON"),
+            ("", "the body is empty"),
+            ("null", "the body is empty"),
+            ("[]", "the body is not a JSON object"),
+            ("<", "the body is not JSON"),
             ("{}", "access_token is missing"),
             (r#"{"access_token":7}"#, "access_token is not a string"),
             (r#"{"access_token":""}"#, "access_token is empty"),
             (
                 r#"{"access_token":"a\nb"}"#,
-                "access_token has characters that no header may have",
+                "access_token has characters that a header cannot contain",
             ),
             (
                 r#"{"access_token":"a","token_type":"mac"}"#,

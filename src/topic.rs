@@ -1,8 +1,9 @@
-//! The SNS topic over the AWS SDK: what a message looks like there, and when it counts as published. Nothing of the SDK
-//! leaves this room.
+//! The SNS topic over the AWS SDK: the form of a message, and when it counts as published. No type of the SDK leaves
+//! this room.
 
 mod errors;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const PUBLISH: CallName = CallName {
     call: "publish",
     route: "PublishBatch",
 };
-/// Codes that say that credentials have expired, or are unknown.
+/// Error codes for credentials that have expired or are unknown.
 const OUTDATED_CREDENTIALS: [&str; 3] =
     ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient"];
 /// Credentials are fetched at most this often.
@@ -47,8 +48,8 @@ pub struct SnsTopic {
     state: Mutex<State>,
 }
 
-/// A cache of credentials. Its limit is shorter than that of the publish that needs them: a publish that was never sent
-/// cannot be on the topic.
+/// A cache of credentials with a shorter time limit than a publish. So late credentials fail a publish before it is
+/// sent, and it does not count as a lost answer: what was never sent cannot be on the topic.
 fn empty_cache(limit: Duration) -> SharedIdentityCache {
     IdentityCache::lazy().load_timeout(limit * 4 / 5).build()
 }
@@ -59,15 +60,8 @@ struct State {
     last_credentials: Option<Instant>,
 }
 
-#[derive(Debug)]
-pub(crate) struct TopicAttributes {
-    pub subscriptions_confirmed: String,
-    pub subscriptions_pending: String,
-}
-
 impl SnsTopic {
     /// A client for the topic with this ARN. `limit` is the time limit of a publish.
-    #[must_use]
     pub fn new(sns: Builder, arn: String, limit: Duration, metrics: Arc<Metrics>) -> Self {
         let config = sns.identity_cache(empty_cache(limit)).build();
         Self {
@@ -95,7 +89,7 @@ impl SnsTopic {
     }
 
     /// The SDK keeps credentials for hours, even if SNS refuses them. This discards them.
-    fn fetch_credentials_anew(&self) {
+    fn discard_credentials(&self) {
         let now = Instant::now();
         let last = &mut self.state.lock().last_credentials;
         if last.is_none_or(|last| now.duration_since(last) >= CREDENTIALS_PAUSE) {
@@ -115,7 +109,7 @@ impl SnsTopic {
             CallError {
                 kind: CallErrorKind::Unavailable,
                 cause: format!(
-                    "{}; the topic has accepted nothing lately, so check its ARN and type",
+                    "{}; this topic has accepted nothing from this pod in the last 10 minutes: check its ARN and type",
                     error.cause
                 ),
                 ..error
@@ -126,7 +120,6 @@ impl SnsTopic {
     }
 
     /// The ARN from the configuration.
-    #[must_use]
     pub fn arn(&self) -> &str {
         &self.arn
     }
@@ -135,19 +128,12 @@ impl SnsTopic {
         self.arn.rsplit(':').next().unwrap_or_default()
     }
 
-    /// Requests the topic's attributes, which publishes nothing. The error is a text for `/health`.
-    pub(crate) async fn attributes(&self) -> Result<TopicAttributes, String> {
+    /// Requests the topic's attributes, which publishes nothing.
+    pub(crate) async fn attributes(&self) -> Result<HashMap<String, String>, CallError> {
         let request = self.sns().get_topic_attributes().topic_arn(&self.arn);
         let answer = caught(request.send()).await.map_err(panicked)?;
-        let attributes = answer
-            .map_err(|error| call_error(&error).cause)?
-            .attributes
-            .unwrap_or_default();
-        let attribute = |name| attributes.get(name).cloned().unwrap_or_default();
-        Ok(TopicAttributes {
-            subscriptions_confirmed: attribute("SubscriptionsConfirmed"),
-            subscriptions_pending: attribute("SubscriptionsPending"),
-        })
+        let answer = answer.map_err(|error| call_error(&error))?;
+        Ok(answer.attributes.unwrap_or_default())
     }
 
     async fn publish_batch(
@@ -168,9 +154,7 @@ impl SnsTopic {
             .publish_batch()
             .topic_arn(&self.arn)
             .set_publish_batch_request_entries(Some(entries));
-        let answer = caught(request.send()).await;
-        let error = |cause| CallError::new(CallErrorKind::Unauthorised, panicked(cause));
-        match answer.map_err(error)? {
+        match caught(request.send()).await.map_err(panicked)? {
             Ok(answer) => {
                 let answers: Vec<_> = (0..events.len())
                     .map(|index| {
@@ -194,7 +178,7 @@ impl SnsTopic {
                         .iter()
                         .any(|sign| code.starts_with(sign))
                 }) {
-                    self.fetch_credentials_anew();
+                    self.discard_credentials();
                 }
                 Err(self.judged(call_error(&error)))
             }
@@ -222,8 +206,8 @@ impl Topic for SnsTopic {
     }
 }
 
-fn panicked(cause: &str) -> String {
-    format!("SNS: {cause}")
+fn panicked(cause: &str) -> CallError {
+    CallError::new(CallErrorKind::Unauthorised, format!("SNS: {cause}"))
 }
 
 fn entry(
@@ -231,7 +215,7 @@ fn entry(
     event: &Event,
     traceparent: Option<&str>,
 ) -> Result<PublishBatchRequestEntry, BuildError> {
-    // The types are those of the service's predecessor. Subscribers may have come to rely on them.
+    // The types are those of the service's predecessor. Subscribers may rely on them.
     let attributes = [
         ("eventType", "String", event.event_type.clone()),
         ("source", "String", "delius".to_owned()),
@@ -261,7 +245,7 @@ fn entry(
     entry.build()
 }
 
-/// An event counts as published only if its entry has a message id. The text is the label of the answer.
+/// An event counts as published only if its entry has a message id. The string is the metric's label `result`.
 fn entry_answer(answer: &PublishBatchOutput, id: &str) -> (&'static str, Result<(), CallError>) {
     if let Some(failed) = answer.failed().iter().find(|failed| failed.id() == id) {
         return (code_label(Some(failed.code())), Err(entry_error(failed)));

@@ -53,7 +53,7 @@ pub(crate) fn on_two_ports(pages: Pages) -> (Router, Router) {
     (finished(public(), pages.clone()), on_one_port(pages))
 }
 
-/// Also with a slash at the end, like the predecessor.
+/// Each path also works with a trailing slash, as it did in the predecessor.
 fn public() -> OpenApiRouter<Pages> {
     OpenApiRouter::new()
         .routes(routes!(health))
@@ -95,7 +95,7 @@ async fn health(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Health of one component: liveness, readiness and ping are for probes, the others are those of /health.
+/// Health of one component. liveness, readiness and ping are for probes. The other names are the components of /health.
 #[utoipa::path(get, path = "/health/{component}", tag = "health", params(
     ("component" = String, Path, description = "Name of the component", example = "liveness"),
 ), responses(
@@ -170,13 +170,13 @@ async fn prometheus(State(pages): State<Pages>, headers: HeaderMap) -> Response 
     match text {
         Ok(text) => ([(CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "the metrics cannot be encoded, so this scrape gets a 500. Report this as a bug");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
 }
 
-/// What a Spring resource server answers to a request for anything else without a token.
+/// The answer to any other path: that of a Spring resource server without a token.
 async fn unauthorised() -> Response {
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()
 }

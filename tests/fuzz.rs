@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn identifiers_without_crn_are_none(body in bytes_like(IDENTIFIERS)) {
+    fn identifiers_without_a_crn_are_refused(body in bytes_like(IDENTIFIERS)) {
         if let Ok(identifiers) = Identifiers::from_json(&body) {
             prop_assert!(!identifiers.crn.is_empty());
         }

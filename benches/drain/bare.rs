@@ -38,7 +38,7 @@ pub fn round_trip(world: &mut World, claims: usize) -> Result<Duration> {
     })
 }
 
-/// Rows per second when a claimer does nothing but claim, and each row is only deleted.
+/// Rows per second of a client that only claims rows and deletes them.
 pub fn claims_and_deletes(world: &mut World, rows: usize) -> Result<f64> {
     world.fill(rows)?;
     Runtime::new()?.block_on(async {

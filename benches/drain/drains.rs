@@ -7,7 +7,7 @@ use crate::bare;
 use crate::figures::{Limits, Table};
 use crate::process::Process;
 use crate::run::{Run, SOON};
-use crate::world::{Climate, World};
+use crate::world::{Conditions, World};
 
 /// How long a measurement takes.
 pub struct Effort {
@@ -16,17 +16,17 @@ pub struct Effort {
 
 /// Prints the tables for one round trip.
 pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Result<()> {
-    let climate = Climate {
+    let conditions = Conditions {
         round_trip_ms,
         lock_ms: 0,
     };
-    let mut world = World::start(climate)?;
+    let mut world = World::start(conditions)?;
     let round_trip = bare::round_trip(&mut world, 200)?.as_secs_f64();
     drop(world);
     // Without a round trip the processors are the limit. This is about what they can do.
     let rows_of_one = (effort.seconds / round_trip.max(0.000_7)) as usize;
 
-    let mut world = World::start(climate)?;
+    let mut world = World::start(conditions)?;
     let process = Process::sequential(&world)?;
     let sequential = Run::of(&mut world, &process, rows_of_one.div_ceil(5), 1)?;
     drop((process, world));
@@ -42,7 +42,7 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
             "rows/s",
             "of the limit",
             "× sequential",
-            "claim → settled, median / 99 % (ms)",
+            "claim → settled, median / 99% (ms)",
             "CPU per row (µs)",
             "memory before / end / peak (MB)",
             "calls per row: claim, identifiers, publish, delete",
@@ -53,7 +53,7 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
             &who,
             &run.rows,
             &format!("{:.1}", run.rows_per_second),
-            &format!("{:.1} %", run.rows_per_second / limit * 100.0),
+            &format!("{:.1}%", run.rows_per_second / limit * 100.0),
             &format!("{:.2}", run.rows_per_second / sequential.rows_per_second),
             &run.settled_in(),
             &format!("{:.0}", run.cpu_micros_per_row),
@@ -65,13 +65,13 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
     };
     print("sequential", &sequential, 1.0 / round_trip);
     let limit = 1.0 / round_trip;
-    let mut world = World::start(climate)?;
+    let mut world = World::start(conditions)?;
     let bare = bare::claims_and_deletes(&mut world, rows_of_one)?;
     table.line(&[
         &"bare client, only claims and deletes",
         &rows_of_one,
         &format!("{bare:.1}"),
-        &format!("{:.1} %", bare / limit * 100.0),
+        &format!("{:.1}%", bare / limit * 100.0),
         &"",
         &"",
         &"",
@@ -80,7 +80,7 @@ pub fn measure(round_trip_ms: u64, effort: &Effort, limits: &mut Limits) -> Resu
     ]);
     drop(world);
 
-    let mut world = World::start(climate)?;
+    let mut world = World::start(conditions)?;
     let process = Process::service(&world, &[SOON])?;
     let run = Run::of(&mut world, &process, rows_of_one, 1)?;
     print("service", &run, limit);

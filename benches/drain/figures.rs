@@ -17,7 +17,7 @@ impl Table {
 
     #[expect(
         clippy::unused_self,
-        reason = "only who has begun a table may print its lines"
+        reason = "only a table that has been started can print lines"
     )]
     pub fn line(&self, cells: &[&dyn Display]) {
         let cells: Vec<_> = cells.iter().map(ToString::to_string).collect();
@@ -29,7 +29,7 @@ impl Table {
 pub struct Limit {
     pub what: String,
     pub wanted: String,
-    pub seen: String,
+    pub measured: String,
     pub met: bool,
 }
 
@@ -37,21 +37,21 @@ pub struct Limit {
 pub struct Limits(Vec<Limit>);
 
 impl Limits {
-    pub fn at_least(&mut self, what: impl Into<String>, wanted: f64, seen: f64, unit: &str) {
+    pub fn at_least(&mut self, what: impl Into<String>, wanted: f64, measured: f64, unit: &str) {
         self.0.push(Limit {
             what: what.into(),
             wanted: format!("at least {wanted}{unit}"),
-            seen: format!("{seen:.2}{unit}"),
-            met: seen >= wanted,
+            measured: format!("{measured:.2}{unit}"),
+            met: measured >= wanted,
         });
     }
 
-    pub fn at_most(&mut self, what: impl Into<String>, wanted: f64, seen: f64, unit: &str) {
+    pub fn at_most(&mut self, what: impl Into<String>, wanted: f64, measured: f64, unit: &str) {
         self.0.push(Limit {
             what: what.into(),
             wanted: format!("at most {wanted}{unit}"),
-            seen: format!("{seen:.2}{unit}"),
-            met: seen <= wanted,
+            measured: format!("{measured:.2}{unit}"),
+            met: measured <= wanted,
         });
     }
 
@@ -59,16 +59,16 @@ impl Limits {
         if self.0.is_empty() {
             return;
         }
-        let table = Table::new("Limits", ["what", "to reach", "seen", "met"]);
+        let table = Table::new("Limits", ["what", "target", "measured", "met"]);
         for limit in &self.0 {
             let met = if limit.met { "yes" } else { "NO" };
-            table.line(&[&limit.what, &limit.wanted, &limit.seen, &met]);
+            table.line(&[&limit.what, &limit.wanted, &limit.measured, &met]);
         }
     }
 }
 
-/// The value at `hundredths` per cent of a sorted list.
-pub fn percentile(sorted: &[u32], hundredths: usize) -> u32 {
-    let index = (sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1));
+/// The value at this percentage of a sorted list.
+pub fn percentile(sorted: &[u32], percent: usize) -> u32 {
+    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).copied().unwrap_or_default()
 }

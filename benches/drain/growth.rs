@@ -5,27 +5,27 @@ use anyhow::Result;
 use crate::figures::{Limits, Table};
 use crate::process::Process;
 use crate::run::{Run, SOON};
-use crate::world::{Climate, World};
+use crate::world::{Conditions, World};
 
-/// Short drains are repeated until so many rows are drained, so that they can be measured.
+/// Short drains are repeated until this many rows are drained, so that they can be measured.
 const ROWS_AT_LEAST: usize = 10_000;
 
 /// Prints the table, one process of the service for each length.
 pub fn measure(backlogs: &[usize], limits: &mut Limits) -> Result<()> {
     let table = Table::new(
-        "Length of the backlog, no round trip, one claiming",
+        "Length of the backlog, no round trip, one pod",
         [
             "rows × times",
             "rows/s",
             "CPU per row (µs)",
-            "claim → settled, median / 99 % (ms)",
+            "claim → settled, median / 99% (ms)",
             "memory before / end / peak (MB)",
         ],
     );
     let mut runs = Vec::new();
     for &rows in backlogs {
         let times = ROWS_AT_LEAST.div_ceil(rows);
-        let mut world = World::start(Climate::default())?;
+        let mut world = World::start(Conditions::default())?;
         let process = Process::service(&world, &[SOON])?;
         let run = Run::of(&mut world, &process, rows, times)?;
         table.line(&[

@@ -25,7 +25,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use self::figures::Limits;
-use self::world::Climate;
+use self::world::Conditions;
 
 #[derive(Parser)]
 #[command(
@@ -53,7 +53,7 @@ struct Arguments {
 enum Part {
     /// Speed and cost at several round trips, against the sequential baseline
     Drains,
-    /// More pods, more claimers
+    /// More pods
     Contention,
     /// Cost over the length of the backlog
     Growth,
@@ -67,7 +67,7 @@ enum Part {
 enum Role {
     /// The sandbox
     #[command(hide = true)]
-    World(Climate),
+    World(Conditions),
     /// The baseline
     #[command(hide = true)]
     Sequential,
@@ -76,7 +76,7 @@ enum Role {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.role {
-        Some(Role::World(climate)) => world::serve(climate),
+        Some(Role::World(conditions)) => world::serve(conditions),
         Some(Role::Sequential) => tokio::runtime::Runtime::new()?.block_on(sequential::run()),
         None => measure(&arguments),
     }
@@ -101,11 +101,11 @@ fn measure(arguments: &Arguments) -> Result<()> {
                 let rows = if quick { 200 } else { 2_000 };
                 // The database of community-api near, and 4 ms away.
                 for (lock_ms, rows) in [(3, rows), (60, rows / 10)] {
-                    let climate = Climate {
+                    let conditions = Conditions {
                         round_trip_ms: 0,
                         lock_ms,
                     };
-                    contention::measure(climate, rows)?;
+                    contention::measure(conditions, rows)?;
                 }
             }
             Part::Growth => {

@@ -5,10 +5,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::world::World;
@@ -138,11 +139,11 @@ impl Process {
     /// Milliseconds from claim to settled, sorted, once `rows` rows have been logged.
     pub fn settled(&self, rows: usize) -> Result<Vec<u32>> {
         let deadline = Instant::now() + PATIENCE;
-        while locked(&self.settled).len() < rows {
+        while self.settled.lock().len() < rows {
             ensure!(Instant::now() < deadline, "rows are missing in the log");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let mut milliseconds = std::mem::take(&mut *locked(&self.settled));
+        let mut milliseconds = std::mem::take(&mut *self.settled.lock());
         milliseconds.sort_unstable();
         Ok(milliseconds)
     }
@@ -181,10 +182,6 @@ impl Drop for Process {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
@@ -201,7 +198,7 @@ fn read_log(log: ChildStdout, settled: &Mutex<Vec<u32>>) {
             digits.parse().ok()
         });
         if let Some(milliseconds) = milliseconds {
-            locked(settled).push(milliseconds);
+            settled.lock().push(milliseconds);
         }
         if line.contains(r#""level":"WARN""#) || line.contains(r#""level":"ERROR""#) {
             eprintln!("{line}");

@@ -56,9 +56,9 @@ impl Run {
         Ok(run)
     }
 
-    /// The time from claim to settled: median and 99 %.
+    /// The time from claim to settled: median and 99%.
     pub fn settled_in(&self) -> String {
-        let part = |hundredths| percentile(&self.settled_milliseconds, hundredths);
+        let part = |percent| percentile(&self.settled_milliseconds, percent);
         format!("{} / {}", part(50), part(99))
     }
 

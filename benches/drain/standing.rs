@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::figures::{Limits, Table};
 use crate::process::{Process, SERVICE};
 use crate::run::wait_for_polls;
-use crate::world::{Climate, World};
+use crate::world::{Conditions, World};
 
 /// How often the start is measured, and how many intervals of ten seconds are waited.
 pub struct Effort {
@@ -18,7 +18,7 @@ pub struct Effort {
 
 /// Prints the table.
 pub fn measure(effort: &Effort, limits: &mut Limits) -> Result<()> {
-    let mut world = World::start(Climate::default())?;
+    let mut world = World::start(Conditions::default())?;
     let mut starts = Vec::new();
     for _ in 0..effort.starts {
         let started = Instant::now();
@@ -45,21 +45,21 @@ pub fn measure(effort: &Effort, limits: &mut Limits) -> Result<()> {
     let memory = process.memory()?.now;
     let binary = std::fs::metadata(SERVICE)?.len() as f64 / 1e6;
 
-    let table = Table::new("Standing costs, default settings", ["what", "seen"]);
+    let table = Table::new("Standing costs, default settings", ["what", "measured"]);
     table.line(&[
         &format!("start to ready, median / slowest of {}", effort.starts),
         &format!("{start:.0} / {slowest:.0} ms"),
     ]);
     table.line(&[
-        &format!("idle for {} s: calls an interval of 10 s", idle.as_secs()),
+        &format!("idle for {} s: calls per interval of 10 s", idle.as_secs()),
         &format!("{calls_per_interval:.2}"),
     ]);
-    table.line(&[&"idle: share of a core", &format!("{core:.3} %")]);
+    table.line(&[&"idle: share of a core", &format!("{core:.3}%")]);
     table.line(&[&"idle: resident memory", &format!("{memory:.1} MB")]);
     table.line(&[&"binary", &format!("{binary:.1} MB")]);
 
     limits.at_most("start to ready", 50.0, start, " ms");
-    limits.at_most("idle, calls an interval", 1.0, calls_per_interval, "");
+    limits.at_most("idle, calls per interval", 1.0, calls_per_interval, "");
     limits.at_most("idle, share of a core", 0.1, core, " %");
     limits.at_most("resident memory, idle", 15.0, memory, " MB");
     limits.at_most("release binary", 15.0, binary, " MB");

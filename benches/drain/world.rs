@@ -29,11 +29,11 @@ const CALLS: [(&str, Endpoint); 6] = [
 ];
 
 #[derive(Args, Clone, Copy, Debug, Default)]
-pub struct Climate {
-    /// What every call of community-api and SNS takes at least
+pub struct Conditions {
+    /// Minimum time of each call to community-api and SNS, in milliseconds
     #[arg(long, default_value_t = 0)]
     pub round_trip_ms: u64,
-    /// What nextUpdate takes from reading a row to locking it
+    /// Time that nextUpdate takes from reading a row to locking it, in milliseconds
     #[arg(long, default_value_t = 0)]
     pub lock_ms: u64,
 }
@@ -57,11 +57,11 @@ pub struct World {
 }
 
 impl World {
-    pub fn start(climate: Climate) -> Result<Self> {
+    pub fn start(conditions: Conditions) -> Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg("world")
-            .args(["--round-trip-ms", &climate.round_trip_ms.to_string()])
-            .args(["--lock-ms", &climate.lock_ms.to_string()])
+            .args(["--round-trip-ms", &conditions.round_trip_ms.to_string()])
+            .args(["--lock-ms", &conditions.lock_ms.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -109,16 +109,16 @@ impl Drop for World {
 }
 
 /// The child process: it serves until its standard input ends.
-pub fn serve(climate: Climate) -> Result<()> {
+pub fn serve(conditions: Conditions) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let sandbox = runtime.block_on(Sandbox::start(Settings {
-        lock_time: Duration::from_millis(climate.lock_ms),
+        lock_time: Duration::from_millis(conditions.lock_ms),
         kept_messages: Some(100),
         ..Settings::default()
     }))?;
     sandbox.delius().seed_people(PEOPLE)?;
-    if climate.round_trip_ms > 0 {
-        let round_trip = Duration::from_millis(climate.round_trip_ms);
+    if conditions.round_trip_ms > 0 {
+        let round_trip = Duration::from_millis(conditions.round_trip_ms);
         for (_, endpoint) in &CALLS[..CALLS.len() - 1] {
             sandbox
                 .faults()
@@ -207,7 +207,7 @@ fn wait_until(count: impl Fn() -> u64, wanted: u64) -> Result<()> {
             (last, since) = (now, Instant::now());
         }
         if since.elapsed() > PATIENCE {
-            bail!("{now} of {wanted} after {PATIENCE:?} of nothing");
+            bail!("stopped at {now} of {wanted}: nothing changed for {PATIENCE:?}");
         }
         std::thread::sleep(LOOK);
     }

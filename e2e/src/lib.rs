@@ -21,7 +21,6 @@ pub fn skip(reason: &str) {
 }
 
 /// The folder with what `e2e/tests/deployment/install-tools.sh` installs: a virtual environment of Python.
-#[must_use]
 pub fn deployment_tools() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let tools = variable("DEPLOYMENT_TOOLS").or_else(|| {

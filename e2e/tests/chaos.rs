@@ -48,7 +48,7 @@ impl World {
             "0",
         ]);
         command.args([
-            "--settle-seconds",
+            "--serve-after-seconds",
             "0",
             "--lock-expiry-seconds",
             "4",

@@ -8,30 +8,31 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::float_cmp,
-    clippy::cast_precision_loss,
-    reason = "a test fails by panicking, and counts in metrics are exact although they are floats"
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking"
 )]
 
+#[path = "../../tests/service/world.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the service, which use all of it"
+)]
+mod world;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_sns::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
-use probation_offender_events::application::Application;
-use probation_offender_events::config::Settings;
 use probation_offender_events::http::HttpClient;
 use probation_offender_events::http::sdk::SdkHttp;
-use sandbox::{Sandbox, Timings};
 use serde_json::{Value, json};
 use testcontainers::core::{IntoContainerPort, WaitFor};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use self::world::{PATIENCE, World, eventually};
 
 /// A LocalStack, and clients for it.
 struct LocalStack {
@@ -153,56 +154,19 @@ impl LocalStack {
         }
         messages
     }
+
+    /// The service, with the sandbox's community-api and this topic.
+    async fn world(&self, topic: &str) -> World {
+        let variables = [
+            ("HMPPS_SQS_LOCALSTACKURL", self.url.as_str()),
+            ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", topic),
+        ];
+        World::start_with(&variables).await
+    }
 }
 
 fn unique_name(kind: &str) -> String {
     format!("{kind}-{}", uuid::Uuid::new_v4())
-}
-
-/// The service against the sandbox's community-api and LocalStack's topic.
-struct Service {
-    sandbox: Sandbox,
-    stop: CancellationToken,
-    running: tokio::task::JoinHandle<anyhow::Result<()>>,
-    health: String,
-}
-
-impl Service {
-    async fn start(localstack: &LocalStack, topic: &str) -> Self {
-        let timings = Timings {
-            settle_seconds: 0,
-            ..Timings::default()
-        };
-        let sandbox = Sandbox::start(sandbox::Settings {
-            timings,
-            ..sandbox::Settings::default()
-        })
-        .await
-        .unwrap();
-        let mut variables = sandbox.environment();
-        variables.insert("HMPPS_SQS_LOCALSTACKURL", localstack.url.clone());
-        variables.insert("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", topic.to_owned());
-        variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
-        let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
-        let application = Application::build(settings.unwrap()).await.unwrap();
-        let health = format!(
-            "http://127.0.0.1:{}/health",
-            application.address().unwrap().port()
-        );
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(application.run_until_stopped(stop.clone()));
-        Self {
-            sandbox,
-            stop,
-            running,
-            health,
-        }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.running.await.unwrap().unwrap();
-    }
 }
 
 #[tokio::test]
@@ -222,8 +186,8 @@ async fn subscribers_receive_what_their_filter_policy_on_event_type_asks_for() {
     let wanted = json!({"eventType": ["OFFENDER_DETAILS_CHANGED", "OFFENDER_ADDRESS_CHANGED"]});
     let filtered = localstack.queue(&topic, Some(wanted), false).await;
     let raw = localstack.queue(&topic, None, true).await;
-    let service = Service::start(&localstack, &topic).await;
-    service
+    let world = localstack.world(&topic).await;
+    world
         .sandbox
         .delius()
         .execute(
@@ -290,7 +254,7 @@ async fn subscribers_receive_what_their_filter_policy_on_event_type_asks_for() {
         .await
         .unwrap();
     assert_eq!(nothing_else.messages.unwrap_or_default().len(), 0);
-    service.stop().await;
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -300,21 +264,15 @@ async fn a_missing_topic_is_down_and_rows_wait_until_it_exists() {
     };
     let name = unique_name("topic");
     let topic = format!("arn:aws:sns:eu-west-2:000000000000:{name}");
-    let service = Service::start(&localstack, &topic).await;
-    service
+    let world = localstack.world(&topic).await;
+    world
         .sandbox
         .delius()
         .execute("UPDATE offender SET surname = 'Changed' WHERE offender_id = 2")
         .unwrap();
-    let http = reqwest::Client::new();
-    let health = || async {
-        http.get(&service.health)
-            .send()
-            .await
-            .unwrap()
-            .json::<Value>()
-            .await
-            .unwrap()
+    let health = async || {
+        let health = world.http.get(format!("{}/health", world.address)).send();
+        health.await.unwrap().json::<Value>().await.unwrap()
     };
     let component = health().await["components"]["probationevents-health"].clone();
     assert_eq!(component["status"], "DOWN");
@@ -326,7 +284,7 @@ async fn a_missing_topic_is_down_and_rows_wait_until_it_exists() {
         "{component}"
     );
 
-    assert_eq!(service.sandbox.delius().count_updates().unwrap(), 1);
+    assert_eq!(world.sandbox.delius().count_updates().unwrap(), 1);
     localstack
         .sns
         .create_topic()
@@ -335,11 +293,10 @@ async fn a_missing_topic_is_down_and_rows_wait_until_it_exists() {
         .await
         .unwrap();
     // A queue that subscribes now may miss the events. That the row is gone shows that SNS accepted them.
-    let started = Instant::now();
-    let is_up = async || health().await["components"]["probationevents-health"]["status"] == "UP";
-    while service.sandbox.delius().count_updates().unwrap() > 0 || !is_up().await {
-        assert!(started.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(100)).await;
-    }
-    service.stop().await;
+    world.drained().await;
+    eventually("the topic is up", async || {
+        health().await["components"]["probationevents-health"]["status"] == "UP"
+    })
+    .await;
+    world.stop().await;
 }

@@ -1,8 +1,8 @@
 //! hmpps-auth: it issues bearer tokens for client credentials.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -10,30 +10,25 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hyper::body::Bytes;
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method, Request};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::faults::{Endpoint, Faults};
 use crate::http::{Answer, Reply};
-use crate::locked;
 
-/// The valid tokens. A clone shares them.
+/// The valid tokens. Clones share their state.
 #[derive(Clone)]
 pub struct Auth(Arc<Inner>);
 
 struct Inner {
     client_id: String,
     client_secret: String,
-    grants: Mutex<Grants>,
+    roles: Mutex<Arc<[String]>>,
+    lifetime: Duration,
     tokens: Mutex<HashMap<String, Token>>,
     issued: AtomicU64,
-}
-
-/// What the next token grants.
-struct Grants {
-    roles: Arc<[String]>,
-    lifetime: Duration,
 }
 
 struct Token {
@@ -44,7 +39,7 @@ struct Token {
 /// Why a caller is refused.
 pub(crate) enum Refusal {
     NoToken,
-    /// The reason, which holds nothing of the token.
+    /// The reason, which quotes nothing from the token.
     BadToken(String),
 }
 
@@ -58,10 +53,8 @@ impl Auth {
         Self(Arc::new(Inner {
             client_id,
             client_secret,
-            grants: Mutex::new(Grants {
-                roles: roles.into(),
-                lifetime,
-            }),
+            roles: Mutex::new(roles.into()),
+            lifetime,
             tokens: Mutex::default(),
             issued: AtomicU64::new(0),
         }))
@@ -69,36 +62,26 @@ impl Auth {
 
     /// Makes every token issued so far invalid.
     pub fn revoke_all(&self) {
-        locked(&self.0.tokens).clear();
+        self.0.tokens.lock().clear();
     }
 
     /// How many tokens have been issued.
-    #[must_use]
     pub fn tokens_issued(&self) -> u64 {
         self.0.issued.load(Ordering::Relaxed)
     }
 
     /// Tokens issued from now on carry these roles.
     pub fn set_roles(&self, roles: Vec<String>) {
-        locked(&self.0.grants).roles = roles.into();
-    }
-
-    /// Tokens issued from now on live this long.
-    pub fn set_token_lifetime(&self, lifetime: Duration) {
-        locked(&self.0.grants).lifetime = lifetime;
+        *self.0.roles.lock() = roles.into();
     }
 
     /// Issues a token as the endpoint does, for a test that calls community-api itself.
-    #[must_use]
     pub fn issue(&self) -> String {
         self.issue_token().0
     }
 
     fn issue_token(&self) -> (String, Value) {
-        let (roles, lifetime) = {
-            let grants = locked(&self.0.grants);
-            (Arc::clone(&grants.roles), grants.lifetime)
-        };
+        let (roles, lifetime) = (Arc::clone(&self.0.roles.lock()), self.0.lifetime);
         let id = Uuid::new_v4().to_string();
         let payload = json!({
             "sub": self.0.client_id,
@@ -126,7 +109,7 @@ impl Auth {
             "jti": id,
         });
         let now = Instant::now();
-        let mut tokens = locked(&self.0.tokens);
+        let mut tokens = self.0.tokens.lock();
         tokens.retain(|_, token| token.expires > now);
         tokens.insert(
             token.clone(),
@@ -141,7 +124,9 @@ impl Auth {
 
     pub(crate) fn roles(&self, headers: &HeaderMap) -> Result<Arc<[String]>, Refusal> {
         let token = credentials(headers, "bearer").ok_or(Refusal::NoToken)?;
-        locked(&self.0.tokens)
+        self.0
+            .tokens
+            .lock()
             .get(token)
             .filter(|known| known.expires > Instant::now())
             .map(|known| Arc::clone(&known.roles))

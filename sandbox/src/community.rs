@@ -11,11 +11,11 @@ use hyper::{HeaderMap, Method, Request};
 use serde_json::json;
 
 use crate::auth::{Auth, Refusal};
+use crate::claimed_rows::ClaimedRows;
 use crate::crowd::Crowd;
 use crate::delius::{Attempt, Claim, Delius};
 use crate::faults::{Endpoint, Fault, Faults};
 use crate::http::{Answer, Reply, sleep_precisely};
-use crate::ways::Ways;
 
 const EVENTS: &str = "ROLE_COMMUNITY_EVENTS";
 const COMMUNITY: &str = "ROLE_COMMUNITY";
@@ -28,7 +28,7 @@ pub(crate) struct Community {
     /// The time of a single caller.
     pub(crate) lock_time: Duration,
     pub(crate) crowd: Crowd,
-    pub(crate) ways: Ways,
+    pub(crate) claimed_rows: ClaimedRows,
 }
 
 #[derive(Clone, Copy)]
@@ -146,7 +146,7 @@ impl Community {
             sleep_precisely(caller.time(self.lock_time)).await;
             let lock = move |delius: &Delius| delius.lock(&candidate, now());
             if let Some(row) = self.delius.patiently(lock).await? {
-                self.ways.claimed(&row);
+                self.claimed_rows.claimed(&row);
                 return Ok(Reply::json(200, &row));
             }
         }
@@ -157,7 +157,7 @@ impl Community {
             .delius
             .patiently(move |delius| delius.identifiers(offender))
             .await?;
-        self.ways.identified(offender, found.is_some());
+        self.claimed_rows.identified(offender, found.is_some());
         Ok(match found {
             Some(found) => Reply::json(
                 200,
@@ -199,7 +199,7 @@ impl Community {
         } else {
             "marked as failed"
         };
-        self.ways.settled(id, how);
+        self.claimed_rows.settled(id, how);
         Ok(Reply::empty(200))
     }
 }
@@ -228,7 +228,7 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     accepted.peek().is_none() || accepted.any(is_json)
 }
 
-/// A call that changes something and has no token counts as a forged form.
+/// Like the real one, it takes a call that changes something and has no token for a forged form, and answers 403.
 fn refuse(refusal: &Refusal, method: &Method) -> Reply {
     let challenge = match refusal {
         Refusal::NoToken if method != Method::GET && method != Method::HEAD => {

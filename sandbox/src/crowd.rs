@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// With many callers, each needs this much longer for the first three milliseconds of the work. Measured with the
+/// With many callers, the first three milliseconds of the work take up to this fraction longer. Measured with the
 /// database nearby: one row every 3.2 ms for one pod, 4.4 for two, 5.1 for four and 5.4 for eight. With the database
 /// far away, callers did not slow each other down.
 const SLOWEST: f64 = 0.75;
 const SLOWED: Duration = Duration::from_millis(3);
 
-/// The callers between reading and locking. A clone is another handle to them.
+/// The callers between reading and locking. Clones share their state.
 #[derive(Clone, Default)]
 pub(crate) struct Crowd(Arc<AtomicU32>);
 
-/// One of them, until it is dropped.
+/// One caller, until it is dropped.
 pub(crate) struct Caller {
     crowd: Crowd,
-    /// How many there were when it came, itself included.
+    /// How many callers there were when it arrived, including itself.
     callers: u32,
 }
 

@@ -9,10 +9,11 @@ mod file;
 mod rows;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Result;
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 pub use self::claim::{Attempt, Claim};
@@ -20,13 +21,12 @@ pub(crate) use self::rows::text;
 pub use self::rows::{
     AdditionalIdentifier, Candidate, Identifiers, NewUpdate, Status, Timings, UpdateRow,
 };
-use crate::locked;
 
 const OLDEST_CREATED: &str = "
     SELECT OFFENDER_DELTA_ID, LAST_UPDATED_DATETIME FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_OLDEST
     WHERE STATUS = 'CREATED' AND LAST_UPDATED_DATETIME <= ?1
     ORDER BY CREATED_DATETIME, TIE LIMIT 1";
-/// Asked before [`OLDEST_EXPIRED`], which otherwise reads past every locked row.
+/// This query runs before [`OLDEST_EXPIRED`], which would otherwise read every locked row.
 const ANY_EXPIRED: &str = "
     SELECT EXISTS (SELECT 1 FROM OFFENDER_DELTA INDEXED BY OFFENDER_DELTA_STALE
                    WHERE STATUS = 'INPROGRESS' AND LAST_UPDATED_DATETIME <= ?1)";
@@ -43,7 +43,7 @@ const DELETE_DUPLICATES: &str = "
     DELETE FROM OFFENDER_DELTA
     WHERE OFFENDER_ID = ?1 AND SOURCE_TABLE = ?2 AND SOURCE_RECORD_ID = ?3 AND OFFENDER_DELTA_ID <> ?4";
 
-/// The database. A clone is another handle to the same one.
+/// The database. Clones share their state.
 #[derive(Clone)]
 pub struct Delius {
     connection: Arc<Mutex<Connection>>,
@@ -74,7 +74,7 @@ impl Delius {
     }
 
     pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
-        locked(&self.connection)
+        self.connection.lock()
     }
 
     /// Runs any SQL, including several statements, and returns how many rows were changed, including those changed by
@@ -88,13 +88,12 @@ impl Delius {
 
     /// Replaces the timings for later claims.
     pub fn set_timings(&self, timings: Timings) {
-        *locked(&self.timings) = timings;
+        *self.timings.lock() = timings;
     }
 
     /// The current timings.
-    #[must_use]
     pub fn timings(&self) -> Timings {
-        *locked(&self.timings)
+        *self.timings.lock()
     }
 
     /// Adds a row as given, created and last updated at `now`, and returns its id.
@@ -174,12 +173,11 @@ impl Delius {
     }
 
     /// How many times a caller was too late to lock the row that it had found.
-    #[must_use]
     pub fn lost_races(&self) -> u64 {
         self.lost_races.load(Ordering::Relaxed)
     }
 
-    /// An offender's identifiers, also if the offender is soft-deleted. `None` if there is no such offender.
+    /// An offender's identifiers, even if the offender is soft-deleted. `None` if there is no such offender.
     pub fn identifiers(&self, offender_id: i64) -> Result<Option<Identifiers>> {
         let connection = self.connection();
         let mut statement =

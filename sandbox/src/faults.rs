@@ -2,14 +2,14 @@
 
 mod text;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::locked;
+use parking_lot::Mutex;
 
 /// A call that the sandbox answers, and that a fault can affect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Endpoint {
     /// `GET /secure/offenders/nextUpdate`
     NextUpdate,
@@ -96,15 +96,19 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// SNS refuses the whole call with this error code.
+    pub fn sns(status: u16, code: &str) -> Self {
+        let code = code.into();
+        Self::SnsError { status, code }
+    }
+
     /// A JSON error body with this status.
-    #[must_use]
     pub fn status(status: u16) -> Self {
         let body = format!(r#"{{"status":{status},"developerMessage":"Injected fault"}}"#);
         Self::body(status, body)
     }
 
     /// This status and body, with the content type of JSON.
-    #[must_use]
     pub fn body(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self::Answer {
             status,
@@ -144,7 +148,6 @@ pub struct Rule {
 
 impl Rule {
     /// A rule that affects every call to the endpoint until it is cleared. Change its fields to narrow it.
-    #[must_use]
     pub fn new(endpoint: Endpoint, fault: Fault) -> Self {
         Self {
             endpoint,
@@ -157,7 +160,7 @@ impl Rule {
     }
 }
 
-/// The current rules. A clone shares them.
+/// The current rules. Clones share their state.
 ///
 /// The first rule that matches decides. Latencies are an exception: they add up, and the next matching rule applies as
 /// well.
@@ -167,20 +170,14 @@ pub struct Faults(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     rules: Mutex<Vec<Rule>>,
-    meters: [Meter; ENDPOINTS],
-}
-
-#[derive(Default)]
-struct Meter {
-    calls: AtomicU64,
-    running: AtomicU64,
-    peak: AtomicU64,
+    /// By endpoint.
+    calls: [AtomicU64; ENDPOINTS],
 }
 
 impl Faults {
     /// Adds a rule after the existing ones.
     pub fn inject(&self, rule: Rule) {
-        locked(&self.0.rules).push(rule);
+        self.0.rules.lock().push(rule);
     }
 
     /// The fault affects every call from now on.
@@ -198,57 +195,34 @@ impl Faults {
 
     /// Removes all rules.
     pub fn clear(&self) {
-        locked(&self.0.rules).clear();
-    }
-
-    /// Removes the rules for one endpoint.
-    pub fn clear_endpoint(&self, endpoint: Endpoint) {
-        locked(&self.0.rules).retain(|rule| rule.endpoint != endpoint);
+        self.0.rules.lock().clear();
     }
 
     pub(crate) fn end_outage(&self, outage: &str) {
-        locked(&self.0.rules).retain(|rule| rule.outage != Some(outage));
+        self.0
+            .rules
+            .lock()
+            .retain(|rule| rule.outage != Some(outage));
     }
 
     pub(crate) fn is_out(&self, outage: &str) -> bool {
-        locked(&self.0.rules)
+        self.0
+            .rules
+            .lock()
             .iter()
             .any(|rule| rule.outage == Some(outage))
     }
 
     /// How many calls the endpoint has received, including those that a fault affected.
-    #[must_use]
     pub fn calls(&self, endpoint: Endpoint) -> u64 {
-        self.meter(endpoint).calls.load(Ordering::Relaxed)
-    }
-
-    /// The highest number of concurrent calls to the endpoint.
-    #[must_use]
-    pub fn peak_concurrency(&self, endpoint: Endpoint) -> u64 {
-        self.meter(endpoint).peak.load(Ordering::Relaxed)
+        self.0.calls[endpoint as usize].load(Ordering::Relaxed)
     }
 
     /// Counts a call and chooses its fault. Only rules for one offender use `concerns`.
     pub(crate) fn receive(&self, endpoint: Endpoint, concerns: impl Fn(i64) -> bool) -> Call {
-        let meter = self.meter(endpoint);
-        meter.calls.fetch_add(1, Ordering::Relaxed);
-        let running = meter.running.fetch_add(1, Ordering::Relaxed) + 1;
-        meter.peak.fetch_max(running, Ordering::Relaxed);
-        let mut call = Call {
-            latency: Duration::ZERO,
-            fault: None,
-            offender_id: None,
-            _underway: Underway {
-                faults: self.clone(),
-                endpoint,
-            },
-        };
-        self.choose(endpoint, concerns, &mut call);
-        call
-    }
-
-    fn choose(&self, endpoint: Endpoint, concerns: impl Fn(i64) -> bool, call: &mut Call) {
-        let mut rules = locked(&self.0.rules);
+        self.0.calls[endpoint as usize].fetch_add(1, Ordering::Relaxed);
+        let mut call = Call::default();
+        let mut rules = self.0.rules.lock();
         for rule in rules.iter_mut() {
             let matches = rule.endpoint == endpoint
                 && rule.times != Some(0)
@@ -267,32 +241,14 @@ impl Faults {
             break;
         }
         rules.retain(|rule| rule.times != Some(0));
-    }
-
-    fn meter(&self, endpoint: Endpoint) -> &Meter {
-        &self.0.meters[endpoint as usize]
+        call
     }
 }
 
+#[derive(Default)]
 pub(crate) struct Call {
     pub(crate) latency: Duration,
     pub(crate) fault: Option<Fault>,
     /// The offender of the rule that the fault comes from.
     pub(crate) offender_id: Option<i64>,
-    _underway: Underway,
-}
-
-/// Counts a call as under way until it is dropped, also because its caller stopped waiting.
-struct Underway {
-    faults: Faults,
-    endpoint: Endpoint,
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        self.faults
-            .meter(self.endpoint)
-            .running
-            .fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -1,5 +1,5 @@
 //! The HTTP server of all three stand-ins: small, able to close a connection without an answer, and as inconsiderate
-//! with connections as the real one.
+//! with connections as the real community-api.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -122,7 +122,7 @@ impl Call {
         if latency.is_zero() {
             return settle(fault, effect).await;
         }
-        // A separate task, because a real server does not notice either that its caller stopped waiting.
+        // A separate task: like a real server, it does not notice that its caller has stopped waiting.
         let late = tokio::spawn(async move {
             sleep_precisely(latency).await;
             settle(fault, effect).await
@@ -134,8 +134,8 @@ impl Call {
 /// The precision of the timer.
 const ROUGH: Duration = Duration::from_millis(2);
 
-/// Tokio's timer rounds up to the next millisecond, which is too coarse for a latency of a few. Even without a
-/// duration, other tasks get a turn.
+/// Tokio's timer rounds up to the next millisecond, which is too coarse for a latency of a few
+/// milliseconds. Even without a duration, other tasks get a turn.
 pub(crate) async fn sleep_precisely(duration: Duration) {
     if duration.is_zero() {
         return tokio::task::yield_now().await;
@@ -258,8 +258,8 @@ where
     // Without it, the answer waits for the acknowledgement of the packet before. If it fails, the server is only
     // slower.
     let _ = stream.set_nodelay(true);
-    // An error means that the caller went away, or is a fault of a rule. The time limit of a head starts when the
-    // connection becomes idle.
+    // An error means that the caller went away, or that a rule closed the connection. The time limit of a head starts
+    // when the connection becomes idle.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Some(manners.idle))

@@ -9,6 +9,7 @@
 //! simplified.
 
 pub mod auth;
+mod claimed_rows;
 mod community;
 mod crowd;
 pub mod delius;
@@ -16,12 +17,10 @@ pub mod faults;
 mod http;
 mod page;
 pub mod topic;
-mod ways;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -33,12 +32,12 @@ pub use self::delius::{Delius, Timings};
 pub use self::faults::{Endpoint, Fault, Faults, Rule};
 pub use self::topic::{Message, Topic};
 
+use self::claimed_rows::ClaimedRows;
 use self::community::Community;
 use self::crowd::Crowd;
 use self::http::Manners;
 use self::page::Page;
 use self::topic::TopicSettings;
-use self::ways::Ways;
 
 /// The default port of the page.
 pub const PAGE_PORT: u16 = 8095;
@@ -78,7 +77,7 @@ pub struct Settings {
     pub queue_url: Option<String>,
     /// The only topic that exists.
     pub topic_arn: String,
-    /// The number of confirmed subscriptions in the answer of `GetTopicAttributes`.
+    /// The number of confirmed subscriptions in the answer from `GetTopicAttributes`.
     pub subscriptions_confirmed: u32,
     /// The number of pending subscriptions in that answer.
     pub subscriptions_pending: u32,
@@ -129,7 +128,7 @@ impl Sandbox {
     /// Opens the mini-Delius, binds the addresses and serves.
     pub async fn start(settings: Settings) -> Result<Self> {
         let delius = open(settings.database, settings.timings).await?;
-        let (faults, ways) = (Faults::default(), Ways::default());
+        let (faults, claimed_rows) = (Faults::default(), ClaimedRows::default());
         let client = (settings.client_id.clone(), settings.client_secret.clone());
         let auth = Auth::new(
             settings.client_id,
@@ -154,7 +153,7 @@ impl Sandbox {
             faults: faults.clone(),
             lock_time: settings.lock_time,
             crowd: Crowd::default(),
-            ways: ways.clone(),
+            claimed_rows: claimed_rows.clone(),
         };
         let manners = Manners {
             chunked: true,
@@ -184,7 +183,7 @@ impl Sandbox {
                     delius.clone(),
                     faults.clone(),
                     auth.clone(),
-                    ways,
+                    claimed_rows,
                     settings.queue_url,
                 );
                 page.serve(listener, topic.clone(), &mut servers);
@@ -207,49 +206,41 @@ impl Sandbox {
     }
 
     /// The data.
-    #[must_use]
     pub fn delius(&self) -> &Delius {
         &self.delius
     }
 
     /// The faults, and the count of calls.
-    #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
     /// What was published.
-    #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
     /// The tokens.
-    #[must_use]
     pub fn auth(&self) -> &Auth {
         &self.auth
     }
 
     /// The base URL of community-api.
-    #[must_use]
     pub fn community_url(&self) -> String {
         format!("http://{}", self.community_address)
     }
 
     /// The base URL of hmpps-auth. Like the real one it ends in `/auth`.
-    #[must_use]
     pub fn auth_url(&self) -> String {
         format!("http://{}/auth", self.auth_address)
     }
 
     /// The endpoint of SNS.
-    #[must_use]
     pub fn sns_url(&self) -> String {
         format!("http://{}", self.topic_address)
     }
 
     /// Where the page is, if it is served.
-    #[must_use]
     pub fn page_url(&self) -> Option<String> {
         let (_, address) = self.page.as_ref()?;
         Some(format!("http://{address}"))
@@ -268,7 +259,6 @@ impl Sandbox {
     }
 
     /// The environment variables for a service in this world, on any free port.
-    #[must_use]
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("COMMUNITY_ENDPOINT_URL", self.community_url()),
@@ -302,9 +292,4 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
         .with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
-}
-
-/// A mutex is still good after a panic, since no change here is ever half done.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,12 +22,12 @@ const YEAR_SECONDS: i64 = 31_536_000;
 )]
 enum Command {
     /// Serve until SIGINT or SIGTERM.
-    Serve(Box<Serve>),
+    Serve(Box<Arguments>),
 }
 
 #[derive(Args)]
-struct Serve {
-    /// Address that all of them listen on
+struct Arguments {
+    /// Address that all servers listen on
     #[arg(long, env = "SANDBOX_BIND", default_value = "127.0.0.1")]
     bind: IpAddr,
     /// Port of community-api. 0 chooses a free port
@@ -69,9 +69,9 @@ struct Serve {
     /// Number of additional fictional offenders at the start
     #[arg(long, env = "SANDBOX_PEOPLE", default_value_t = 0)]
     people: usize,
-    /// Age from which a row is served
-    #[arg(long, env = "SANDBOX_SETTLE_SECONDS", default_value_t = Timings::default().settle_seconds, value_parser = clap::value_parser!(i64).range(0..=YEAR_SECONDS))]
-    settle_seconds: i64,
+    /// Age in seconds from which a row is served
+    #[arg(long, env = "SANDBOX_SERVE_AFTER_SECONDS", default_value_t = Timings::default().serve_after_seconds, value_parser = clap::value_parser!(i64).range(0..=YEAR_SECONDS))]
+    serve_after_seconds: i64,
     /// Time for which a row stays locked
     #[arg(long, env = "SANDBOX_LOCK_EXPIRY_SECONDS", default_value_t = Timings::default().lock_expiry_seconds, value_parser = clap::value_parser!(i64).range(1..=YEAR_SECONDS))]
     lock_expiry_seconds: i64,
@@ -104,11 +104,11 @@ struct Serve {
     faults: Vec<Rule>,
 }
 
-impl Serve {
+impl Arguments {
     fn settings(&self) -> Settings {
         Settings {
             timings: Timings {
-                settle_seconds: self.settle_seconds,
+                serve_after_seconds: self.serve_after_seconds,
                 lock_expiry_seconds: self.lock_expiry_seconds,
             },
             lock_time: Duration::from_millis(self.lock_milliseconds),
@@ -183,7 +183,7 @@ async fn make_changes(sandbox: &Sandbox, per_minute: f64) -> Result<()> {
         match sandbox.delius().patiently(Delius::random_change).await {
             Ok(change) => say(&change)?,
             // The next change may succeed.
-            Err(error) => say(&format!("no change: {error:#}"))?,
+            Err(error) => say(&format!("no change was made: {error:#}"))?,
         }
     }
 }

@@ -17,7 +17,7 @@ mod vital_signs;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -32,6 +32,7 @@ use futures_util::stream::{Stream, unfold};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -45,12 +46,11 @@ use self::outages::Outage;
 use self::view::{Outcome, Shown};
 use self::vital_signs::VitalSigns;
 use crate::auth::Auth;
+use crate::claimed_rows::ClaimedRows;
 use crate::delius::{Delius, Timings};
 use crate::faults::Faults;
 use crate::http;
-use crate::locked;
 use crate::topic::Topic;
-use crate::ways::Ways;
 
 /// How often the page checks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -63,7 +63,7 @@ struct Inner {
     delius: Delius,
     faults: Faults,
     auth: Auth,
-    ways: Ways,
+    claimed_rows: ClaimedRows,
     inbox: Inbox,
     vital_signs: VitalSigns,
     subscription: Mutex<Subscription>,
@@ -85,15 +85,15 @@ impl Page {
         delius: Delius,
         faults: Faults,
         auth: Auth,
-        ways: Ways,
+        claimed_rows: ClaimedRows,
         queue_url: Option<String>,
     ) -> Self {
         Self(Arc::new(Inner {
             delius,
             faults,
             auth,
-            inbox: Inbox::new(ways.clone()),
-            ways,
+            inbox: Inbox::new(claimed_rows.clone()),
+            claimed_rows,
             vital_signs: VitalSigns::default(),
             subscription: Mutex::default(),
             once: Once::default(),
@@ -332,7 +332,7 @@ async fn subscribe(State(page): State<Page>, Form(form): Form<Values>) -> Answer
             }
         },
     };
-    *locked(&page.0.subscription) = Subscription {
+    *page.0.subscription.lock() = Subscription {
         text: text.into(),
         policy,
     };

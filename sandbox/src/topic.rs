@@ -4,13 +4,14 @@ mod protocol;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 use tokio::sync::watch;
@@ -19,7 +20,6 @@ use uuid::Uuid;
 use self::request::{Entry, Refusal, TopicRequest};
 use crate::faults::{Endpoint, Fault, Faults};
 use crate::http::{Answer, Reply};
-use crate::locked;
 
 pub(crate) use self::protocol::error_reply;
 
@@ -53,14 +53,14 @@ pub(crate) struct TopicSettings {
     pub(crate) kept_messages: Option<usize>,
 }
 
-/// The topic. A clone is another handle to the same one.
+/// The topic. Clones share their state.
 #[derive(Clone)]
 pub struct Topic(Arc<Inner>);
 
 struct Inner {
     settings: TopicSettings,
     kept: Mutex<VecDeque<Message>>,
-    /// How many were published so far, including those that are no longer kept.
+    /// How many have been published so far, including those that are no longer kept.
     published: watch::Sender<u64>,
 }
 
@@ -73,42 +73,37 @@ impl Topic {
         }))
     }
 
-    /// The topic's name towards its callers.
-    #[must_use]
+    /// The ARN by which callers name the topic.
     pub fn arn(&self) -> &str {
         &self.0.settings.arn
     }
 
     /// The messages that are kept, in the order of publication.
-    #[must_use]
     pub fn messages(&self) -> Vec<Message> {
-        locked(&self.0.kept).iter().cloned().collect()
+        self.0.kept.lock().iter().cloned().collect()
     }
 
-    /// How many messages were published so far, including those that are no longer kept.
-    #[must_use]
+    /// How many messages have been published so far, including those that are no longer kept.
     pub fn len(&self) -> usize {
         usize::try_from(*self.0.published.borrow()).unwrap_or(usize::MAX)
     }
 
-    /// Whether nothing was published yet.
-    #[must_use]
+    /// Whether nothing has been published yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Forgets the messages, but not their count.
     pub fn forget(&self) {
-        locked(&self.0.kept).clear();
+        self.0.kept.lock().clear();
     }
 
     /// A receiver of [`Topic::len`], so that a caller can wait without polling.
-    #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.published.subscribe()
     }
 
-    /// Waits until at least `n` messages were published, and returns those that are kept.
+    /// Waits until at least `n` messages have been published, and returns those that are kept.
     pub async fn wait_for(&self, n: usize, within: Duration) -> Result<Vec<Message>> {
         let wanted = u64::try_from(n)?;
         let mut published = self.subscribe();
@@ -119,14 +114,14 @@ impl Topic {
     }
 
     pub(crate) fn messages_after(&self, sequence: u64) -> Vec<Message> {
-        let kept = locked(&self.0.kept);
+        let kept = self.0.kept.lock();
         let first = kept.partition_point(|message| message.sequence <= sequence);
         kept.range(first..).cloned().collect()
     }
 
     fn publish(&self, entry: Entry) -> String {
         let message_id = Uuid::new_v4().to_string();
-        let mut kept = locked(&self.0.kept);
+        let mut kept = self.0.kept.lock();
         // Counted while the messages are locked, so that a caller who sees the count finds the message.
         self.0.published.send_modify(|published| {
             *published += 1;

@@ -43,7 +43,7 @@ fn missing_indexes_and_old_triggers_are_made_again() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named_with_what_to_do() -> Result<()> {
+fn an_unusable_file_is_named_with_the_remedy() -> Result<()> {
     let folder = Folder::new("unusable")?;
     let error = |what: &str| match folder.open() {
         Ok(_) => format!("{what} was opened"),
@@ -81,7 +81,7 @@ fn a_file_that_cannot_be_used_is_named_with_what_to_do() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_another_program_keeps_locked_is_not_waited_for_forever() -> Result<()> {
+fn a_locked_file_does_not_block_the_start_forever() -> Result<()> {
     let folder = Folder::new("locked-at-start")?;
     let shell = folder.open()?;
     shell.execute("BEGIN IMMEDIATE")?;

@@ -45,7 +45,7 @@ impl World {
             .unwrap()
     }
 
-    /// As a form is sent, and what the browser sees after the redirect.
+    /// Sends a form, and returns what the browser gets after the redirect.
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
         let answer = self
             .client
@@ -199,7 +199,7 @@ async fn a_form_that_is_sent_twice_changes_once() {
 }
 
 #[tokio::test]
-async fn each_page_gives_its_forms_a_token_of_their_own() {
+async fn each_page_has_a_separate_form_token() {
     let world = World::start().await;
     let token = |html: &str| -> String {
         let (_, rest) = html.split_once(r#"name="token" value=""#).unwrap();
@@ -227,16 +227,16 @@ async fn the_page_shows_each_call_for_a_row() {
         let answer = call.bearer_auth(sandbox.auth().issue()).send().await;
         assert_eq!(answer.unwrap().status(), 200, "{path}");
     };
-    let way = async || {
+    let claimed = async || {
         let html = world.get("/").await;
-        let (_, rest) = html.split_once(r#"<div id="ways">"#).unwrap();
+        let (_, rest) = html.split_once(r#"<div id="claimed-rows">"#).unwrap();
         rest.split("</div>").next().unwrap().to_owned()
     };
-    assert!(way().await.contains("No row has been claimed yet"));
+    assert!(claimed().await.contains("No row has been claimed yet"));
     call("GET", "nextUpdate").await;
-    assert!(way().await.contains("ALIAS") && !way().await.contains("after"));
+    assert!(claimed().await.contains("ALIAS") && !claimed().await.contains("after"));
     call("GET", "offenderId/1/identifiers").await;
-    assert_eq!(way().await.matches("after ").count(), 1);
+    assert_eq!(claimed().await.matches("after ").count(), 1);
     let form = [
         ("Action", "Publish"),
         ("TopicArn", sandbox.topic().arn()),
@@ -245,12 +245,16 @@ async fn the_page_shows_each_call_for_a_row() {
     let publish = world.client.post(sandbox.sns_url()).form(&form).send();
     assert_eq!(publish.await.unwrap().status(), 200);
     let started = Instant::now();
-    while way().await.matches("after ").count() < 2 {
+    while claimed().await.matches("after ").count() < 2 {
         assert!(started.elapsed() < PATIENCE, "it is not seen as published");
         sleep(Duration::from_millis(10)).await;
     }
     call("DELETE", &format!("update/{id}")).await;
-    assert!(way().await.contains("deleted after "), "{}", way().await);
+    assert!(
+        claimed().await.contains("deleted after "),
+        "{}",
+        claimed().await
+    );
 }
 
 #[tokio::test]
@@ -305,7 +309,7 @@ async fn the_earliest_time_that_a_row_can_have_is_shown() {
 async fn the_lock_can_be_made_shorter() {
     let world = World::start().await;
     let (_, html) = world.post("/lock", &[("seconds", "30")]).await;
-    assert!(html.contains("rows are locked for 30 seconds"), "{html}");
+    assert!(html.contains("Locks now last 30 seconds"), "{html}");
     assert_eq!(world.sandbox.delius().timings().lock_expiry_seconds, 30);
 }
 
@@ -349,7 +353,7 @@ async fn other_sites_and_other_names_of_this_machine_are_refused() {
 }
 
 #[tokio::test]
-async fn without_the_service_the_page_works_and_shows_it() {
+async fn without_the_service_the_page_works_and_says_so() {
     let world = World::start().await;
     assert!(
         world

@@ -55,9 +55,11 @@ impl Process {
                 }
                 seen += &line;
             }
-            bail!("it ended")
+            bail!("the process ended")
         };
-        let found = timeout(PATIENCE, line).await.context("it says no more");
+        let found = timeout(PATIENCE, line)
+            .await
+            .context("the process printed nothing more");
         found
             .and_then(|found| found)
             .with_context(|| format!("{wanted:?} is not in {seen:?}"))
@@ -100,7 +102,7 @@ async fn a_locked_file_stops_neither_changes_nor_signals() -> Result<()> {
     )?;
     process.says("offender ").await?;
     shell.execute("BEGIN IMMEDIATE")?;
-    process.says("no change: database").await?;
+    process.says("no change was made: database").await?;
     shell.execute("ROLLBACK")?;
     process.says("offender ").await?;
     shell.execute("BEGIN IMMEDIATE")?;
@@ -116,7 +118,7 @@ async fn in_namespace(script: &str) -> Option<Command> {
     };
     let works = namespace().arg("mount -t tmpfs none /mnt").output().await;
     if !works.is_ok_and(|output| output.status.success()) {
-        // Straight to the terminal: the test harness keeps back what a passing test prints.
+        // Straight to the terminal: the test harness hides what a passing test prints.
         let _ = writeln!(
             std::io::stderr(),
             "SKIPPED: no mount namespace can be made here"

@@ -221,7 +221,7 @@ async fn topic_attributes_are_strings() -> Result<()> {
 }
 
 #[tokio::test]
-async fn messages_are_counted_beyond_those_kept_and_read_by_others() -> Result<()> {
+async fn all_messages_are_counted_and_the_latest_are_kept() -> Result<()> {
     let sandbox = Sandbox::start(Settings {
         kept_messages: Some(2),
         ..Settings::default()
@@ -252,13 +252,10 @@ async fn messages_are_counted_beyond_those_kept_and_read_by_others() -> Result<(
 }
 
 #[tokio::test]
-async fn faults_hit_the_topic_as_a_whole_or_some_entries() -> Result<()> {
+async fn faults_affect_the_topic_or_single_entries() -> Result<()> {
     let sandbox = start().await?;
     let entries = batch(&[("a", r#"{"offenderId":1}"#), ("b", r#"{"offenderId":2}"#)]);
-    let throttled = Fault::SnsError {
-        status: 400,
-        code: "Throttling".into(),
-    };
+    let throttled = Fault::sns(400, "Throttling");
     sandbox.faults().once(Endpoint::PublishBatch, throttled);
     assert_refused(&sandbox, &entries, 400, "Throttling").await?;
 

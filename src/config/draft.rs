@@ -2,10 +2,10 @@
 
 use super::Settings;
 
-/// With values that only become settings together with others.
+/// It also has values that become settings only together with others.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    /// Where most values go at once.
+    /// Most values are stored here directly.
     pub to: Settings,
     pub localstack_url: String,
     pub aws_url: Option<String>,

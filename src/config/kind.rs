@@ -13,8 +13,10 @@ use super::draft::Draft;
 /// Where Application Insights takes telemetry if the connection string does not say: the public cloud.
 const ENDPOINT_SUFFIX: &str = "services.visualstudio.com";
 
-/// Of the partition `aws`, as the SDK lists them. China and the governments' regions are in other partitions.
+/// The first parts of the regions in the partition `aws`, as the SDK lists them. China and the governments' regions are
+/// in other partitions.
 const AREAS: &str = "af ap ca eu il me mx sa us";
+/// The second parts.
 const DIRECTIONS: &str = "central east north northeast northwest south southeast southwest west";
 
 /// Stores a value where it belongs.
@@ -23,25 +25,26 @@ type Set<T> = fn(&mut Draft, T);
 /// What a variable may be, and where its value goes.
 #[derive(Debug)]
 pub(super) enum Kind {
-    /// The address of a service that gets secrets or personal data. It is used as it was understood, not as it was written.
+    /// The address of a service that gets secrets or personal data. It is stored in normal form, not as it was written.
     Address(Set<String>),
-    /// The same for a variable that the AWS SDK reads itself, too: both must understand it, and an empty value is not an address.
+    /// The same for a variable that the AWS SDK also reads. Both must understand it, and an empty value is not an
+    /// address.
     SdkAddress(Set<String>),
     Port(Set<u16>),
     Flag(Set<bool>),
     /// A duration in this range.
     Time(RangeInclusive<Duration>, Set<Duration>),
-    /// In this range, with what is counted.
+    /// A whole number in this range, and what it counts.
     Number(RangeInclusive<usize>, &'static str, Set<usize>),
-    /// Any text, with what it is.
+    /// Any text, and what it means.
     Text(&'static str, Set<String>),
-    /// What it must be, and what stores it if it is that.
+    /// What is allowed, and a function that stores an allowed value.
     Other(&'static str, fn(&mut Draft, &str) -> bool),
 }
 
 impl Kind {
-    /// The part of a variable's text that is read. Set to nothing is not set: that is how compose files and optional secrets
-    /// leave a variable out.
+    /// The part of a variable's text that is read. An empty value counts as unset: that is how compose files and
+    /// optional secrets leave a variable out.
     pub fn content<'text>(&self, text: &'text str) -> Option<&'text str> {
         match self {
             Self::SdkAddress(_) => Some(text),
@@ -52,6 +55,8 @@ impl Kind {
     /// Stores what the text means, if it is allowed.
     pub fn read(&self, text: &str, draft: &mut Draft) -> bool {
         match self {
+            // The variable is not UTF-8: `config::environment`.
+            _ if text.contains(char::REPLACEMENT_CHARACTER) => false,
             Self::Address(set) => base_address(text).map(|url| set(draft, url)).is_some(),
             Self::SdkAddress(set) => sdk_address(text).map(|url| set(draft, url)).is_some(),
             Self::Port(set) => text.parse().map(|port| set(draft, port)).is_ok(),
@@ -68,7 +73,7 @@ impl Kind {
                 let number = text.parse().ok().filter(|number| range.contains(number));
                 number.map(|number| set(draft, number)).is_some()
             }
-            // The AWS SDK panics over a key with one.
+            // A control character in a key makes the AWS SDK panic.
             Self::Text(_, _) if text.contains(char::is_control) => false,
             Self::Text(_, set) => {
                 set(draft, text.to_owned());
@@ -82,7 +87,7 @@ impl Kind {
     pub fn wants(&self) -> String {
         match self {
             Self::Address(_) => "an http(s) address".to_owned(),
-            Self::SdkAddress(_) => "an http(s) address in full, or unset".to_owned(),
+            Self::SdkAddress(_) => "a full http(s) address, or unset".to_owned(),
             Self::Port(_) => "a port from 0 to 65535".to_owned(),
             Self::Flag(_) => "true or false".to_owned(),
             Self::Time(range, _) => {
@@ -166,8 +171,8 @@ pub(super) fn is_region(region: &str) -> bool {
     is_one_of(AREAS, area) && is_one_of(DIRECTIONS, direction) && is_number
 }
 
-/// Reads a connection string. Parts are `name=value`, names in any case; what is not used here (`LiveEndpoint` and others)
-/// may be anything.
+/// Reads a connection string. Parts are `name=value`, with names in any case. Parts that are not used here
+/// (`LiveEndpoint` and others) may be anything.
 pub(super) fn connection(text: &str) -> Option<InsightsSettings> {
     let part = |wanted: &str| {
         text.split(';').find_map(|part| {
@@ -176,7 +181,7 @@ pub(super) fn connection(text: &str) -> Option<InsightsSettings> {
             is_wanted.then(|| value.trim().to_owned())
         })
     };
-    // Mostly a UUID. Other characters may be a variable that was not filled in.
+    // Usually a UUID. Other characters suggest a placeholder that was not filled in.
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let key = part("InstrumentationKey")
         .filter(|key| (1..=40).contains(&key.len()) && key.bytes().all(is_allowed))?;

@@ -4,11 +4,11 @@ use super::Faults;
 use super::reader::Layers;
 use super::variables::{VARIABLES, Variable};
 
-/// One line per variable, also if the settings cannot work.
+/// One line per variable, even if the settings are wrong.
 ///
 /// # Errors
 /// If the defaults cannot be read, which a test rules out.
-pub fn listing(look_up: impl Fn(&str) -> Option<Result<String, String>>) -> Result<String, Faults> {
+pub fn listing(look_up: impl Fn(&str) -> Option<String>) -> Result<String, Faults> {
     let layers = Layers::new(look_up)?;
     let width = VARIABLES.iter().map(|variable| variable.name.len()).max();
     let width = width.unwrap_or_default();

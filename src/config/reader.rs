@@ -1,4 +1,4 @@
-//! From defaults, profile and environment to checked settings: first each variable by itself, then how they fit together.
+//! Turns defaults, profile and environment into checked settings: first each variable by itself, then all together.
 
 use std::time::Duration;
 
@@ -18,29 +18,30 @@ const LONGEST_CLAIM: Duration = Duration::from_secs(30);
 /// For how long community-api locks a row.
 const REAL_LOCK: Duration = Duration::from_mins(10);
 
-/// What is odd about a configuration that works.
-const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set: \
-    neither is used, but the default chain of credentials";
+/// Warnings about a configuration that works but is probably not meant.
+const HALF_A_KEY: &str = "only one of HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY is set, \
+    so the service ignores it and uses the SDK's default chain of credentials. Set both or neither";
 const NO_OPERATION: &str = "HMPPS_SQS_TRACEPARENT is true, but messages carry no traceparent without \
-    APPLICATIONINSIGHTS_CONNECTION_STRING: there is no operation to join";
-const SHORT_CLAIM: &str = "API_CLAIMTIMEOUT is below 30 s, after which community-api answers with an error: each slower claim \
-    locks a row for 10 minutes that no pod works on";
-const LONG_LOCK: &str = "OFFENDERUPDATEPOLL_LOCKEXPIRY is above 10 minutes: if community-api's lock is shorter, two pods \
-    publish the same row";
+    APPLICATIONINSIGHTS_CONNECTION_STRING: there is no operation to join. Set the connection string, or \
+    switch HMPPS_SQS_TRACEPARENT off";
+const SHORT_CLAIM: &str = "API_CLAIMTIMEOUT is below 30 s. community-api itself answers with an error after 30 s. If \
+    the service stops waiting before that, the claim may lock a row that no pod works on, for 10 minutes. Set it to \
+    more than 30 s";
+const LONG_LOCK: &str = "OFFENDERUPDATEPOLL_LOCKEXPIRY is above 10 minutes: if community-api's lock is shorter, two \
+    pods may publish the same row. Set it to the length of community-api's lock";
 
 /// The value of each variable that has one, and where it came from.
 pub(super) struct Layers {
     values: Map<String, Value>,
-    /// Variables that are set to something other than text, and to what.
-    unreadable: Vec<(&'static Variable, String)>,
 }
 
 impl Layers {
-    pub fn new(look_up: impl Fn(&str) -> Option<Result<String, String>>) -> Result<Self, Faults> {
-        Self::read(look_up).map_err(|error| Faults(vec![format!("the defaults: {error}")]))
+    pub fn new(look_up: impl Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+        Self::read(look_up)
+            .map_err(|error| Faults(vec![format!("the defaults cannot be read: {error}")]))
     }
 
-    fn read(look_up: impl Fn(&str) -> Option<Result<String, String>>) -> Result<Self, ConfigError> {
+    fn read(look_up: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let from = |origin: &str, text: &str| Value::new(Some(&origin.to_owned()), text);
         let mut layers = Config::builder();
         for variable in VARIABLES {
@@ -48,24 +49,16 @@ impl Layers {
                 layers = layers.set_default(variable.name, from("default", text))?;
             }
         }
-        let profiles = look_up("SPRING_PROFILES_ACTIVE").and_then(Result::ok);
-        let profiles = profiles.unwrap_or_default();
+        let profiles = look_up("SPRING_PROFILES_ACTIVE").unwrap_or_default();
         for active in profiles.split(',').map(str::trim) {
             for (_, name, text) in PROFILES.iter().filter(|(profile, ..)| *profile == active) {
                 layers = layers.set_default(name, from(&format!("profile {active}"), text))?;
             }
         }
-        let mut unreadable = Vec::new();
-        for variable in VARIABLES {
-            let name = variable.name;
-            match look_up(name) {
-                None => {}
-                Some(Ok(text)) => {
-                    if let Some(text) = variable.kind.content(&text) {
-                        layers = layers.set_override(name, from("environment", text))?;
-                    }
-                }
-                Some(Err(problem)) => unreadable.push((variable, problem)),
+        for Variable { name, kind, .. } in VARIABLES {
+            let text = look_up(name);
+            if let Some(text) = text.as_deref().and_then(|text| kind.content(text)) {
+                layers = layers.set_override(name, from("environment", text))?;
             }
         }
         let mut values = layers.build()?.collect()?;
@@ -74,7 +67,7 @@ impl Layers {
         if provider.as_deref() == Some("localstack") && !values.contains_key(TOPIC_ARN) {
             values.insert(TOPIC_ARN.to_owned(), from("default", LOCALSTACK_TOPIC));
         }
-        Ok(Self { values, unreadable })
+        Ok(Self { values })
     }
 
     /// The value of a variable, and where it came from.
@@ -85,11 +78,11 @@ impl Layers {
     }
 }
 
-/// Settings in the making.
+/// The settings while they are read.
 struct Reader {
     layers: Layers,
     draft: Draft,
-    /// By variable, of which each has one at most.
+    /// At most one per variable.
     faults: Vec<(&'static str, String)>,
 }
 
@@ -113,13 +106,6 @@ pub(super) fn settings(layers: Layers) -> Result<Settings, Faults> {
 
 impl Reader {
     fn read_each(&mut self) {
-        for (variable, problem) in std::mem::take(&mut self.layers.unreadable) {
-            self.fault(
-                variable.name,
-                &variable.kind.wants(),
-                &format!("is {problem}"),
-            );
-        }
         for variable in VARIABLES {
             let Variable { name, kind, .. } = variable;
             let text = self.layers.get(name).map(|(text, _)| text);
@@ -129,7 +115,7 @@ impl Reader {
             };
             if !is_good {
                 self.wrong(name, &kind.wants());
-                // One mistake is one fault: what must fit to this variable has to fit to its default.
+                // One mistake is one error: variables that depend on this one are checked against its default.
                 let default = variable.default();
                 default.map(|default| kind.read(default, &mut self.draft));
             } else if let (Kind::Address(_) | Kind::SdkAddress(_), Some(text)) = (kind, text)
@@ -162,12 +148,12 @@ impl Reader {
             self.wrong(REGION, &wants);
         }
         if half.is_some() {
-            // As before: the keys count where both are set.
+            // As in the predecessor, the keys are used only if both are set.
             self.draft.warn(HALF_A_KEY);
         }
         for name in std::mem::take(&mut self.draft.open) {
             self.draft.warn(&format!(
-                "{name} is not https: secrets and personal data can be read on the way. Use https"
+                "{name} is not https: secrets and personal data can be read in transit. Use https"
             ));
         }
     }
@@ -178,12 +164,12 @@ impl Reader {
         let least = [
             ("3 times API_CALLTIMEOUT", poller.call_timeout * 3),
             ("3 times HMPPS_SQS_CALLTIMEOUT", poller.publish_timeout * 3),
-            // What is answered later is a row that has no lock any more.
+            // A row that a claim returns later than that is no longer locked.
             (CLAIM_TIMEOUT, claim),
         ];
         let least = least.into_iter().max_by_key(|(_, least)| *least);
         if let Some((what, least)) = least.filter(|(_, least)| lock < *least) {
-            let wants = format!("at least {what}, which is {}", shown(least));
+            let wants = format!("at least {} ({what})", shown(least));
             self.wrong(LOCK_EXPIRY, &wants);
         }
         if claim < LONGEST_CLAIM {
@@ -208,29 +194,32 @@ impl Reader {
         }
     }
 
-    /// Notes that a variable must be something else than it is.
+    /// Records that a variable has a wrong value.
     fn wrong(&mut self, name: &'static str, wants: &str) {
         let variable = VARIABLES.iter().find(|variable| variable.name == name);
         let has = match self.layers.get(name) {
             None => "is not set".to_owned(),
+            Some((text, _)) if text.contains(char::REPLACEMENT_CHARACTER) => {
+                "is text that is not UTF-8".to_owned()
+            }
             Some((text, _)) if text.contains(char::is_control) => {
                 "has a control character".to_owned()
             }
             Some(_) if variable.is_none_or(|variable| variable.is_secret) => {
                 "is set to something else".to_owned()
             }
-            // An address may hold a password or a token, and secrets may be swapped with what is not secret.
-            Some((text, _)) if text.contains('@') => "is an address with a user in it".to_owned(),
-            Some((text, _)) if text.contains('?') => "is an address with a query in it".to_owned(),
+            // An address may hold a password or a token, and someone may have put a secret into another variable.
+            Some((text, _)) if text.contains('@') => {
+                "contains @ (the value is hidden, because it may be a password)".to_owned()
+            }
+            Some((text, _)) if text.contains('?') => {
+                "contains ? (the value is hidden, because it may be a token)".to_owned()
+            }
             Some((text, _)) if name == TOPIC_ARN && !text.starts_with("arn:") => {
                 "does not start with arn:".to_owned()
             }
             Some((text, _)) => format!("is {text:?}"),
         };
-        self.fault(name, wants, &has);
-    }
-
-    fn fault(&mut self, name: &'static str, wants: &str, has: &str) {
         if self.faults.iter().all(|(other, _)| *other != name) {
             let fault = format!("{name} must be {wants}, but {has}");
             self.faults.push((name, fault));

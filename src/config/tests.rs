@@ -25,7 +25,7 @@ fn read(variables: &[(&str, &str)]) -> Result<Settings, Faults> {
             .iter()
             .rev()
             .find(|(other, _)| *other == name)
-            .map(|(_, value)| Ok((*value).to_owned()))
+            .map(|(_, value)| (*value).to_owned())
     })
 }
 
@@ -39,7 +39,7 @@ fn read_with(more: &[(&str, &str)]) -> Result<Settings, Faults> {
 }
 
 #[test]
-fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
+fn todays_values_files_are_enough() {
     let settings = read_with(&[
         ("JAVA_OPTS", "-Xmx1g"),
         ("SPRING_PROFILES_ACTIVE", "prod,logstash"),
@@ -68,7 +68,7 @@ fn what_the_secrets_and_values_set_today_is_enough_and_the_rest_has_defaults() {
 }
 
 #[test]
-fn nothing_set_names_everything_that_has_to_be() {
+fn each_required_variable_is_named_if_unset() {
     let faults = read(&[]).unwrap_err();
     let expected = [
         "COMMUNITY_ENDPOINT_URL must be an http(s) address, but is not set",
@@ -78,9 +78,9 @@ fn nothing_set_names_everything_that_has_to_be() {
         "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN must be the ARN of a standard SNS topic, arn:aws:sns:{region}:{12 digits}:{name} (FIFO topics and other partitions are not supported), but is not set",
     ];
     assert_eq!(faults.0, expected);
-    let told = faults.to_string();
-    assert!(told.starts_with("the configuration has 5 fault(s):\n  - COMMUNITY_ENDPOINT_URL"));
-    assert!(told.ends_with("`config` lists all of them, and where each value comes from"));
+    let text = faults.to_string();
+    assert!(text.starts_with("the configuration is wrong. Errors: 5\n  - COMMUNITY_ENDPOINT_URL"));
+    assert!(text.ends_with("command lists every variable and where its value comes from"));
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn every_bad_value_is_one_fault_that_names_it() {
         for value in values {
             let faults = read_with(&[(name, value)]).unwrap_err().0;
             assert_eq!(faults.len(), 1, "{faults:?}");
-            let is_told = faults[0].starts_with(&format!("{name} must be "))
+            let is_named = faults[0].starts_with(&format!("{name} must be "))
                 && (faults[0].ends_with(&format!(", but is {value:?}"))
                     || HIDDEN.iter().any(|hidden| faults[0].ends_with(hidden)));
-            assert!(is_told, "{faults:?}");
+            assert!(is_named, "{faults:?}");
         }
     }
 }
@@ -197,12 +197,12 @@ fn a_fault_says_what_is_allowed_with_units() {
         (
             "API_CALLTIMEOUT",
             "5m",
-            "OFFENDERUPDATEPOLL_LOCKEXPIRY must be at least 3 times API_CALLTIMEOUT, which is 15m, but is \"10m\"",
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY must be at least 15m (3 times API_CALLTIMEOUT), but is \"10m\"",
         ),
         (
             "OFFENDERUPDATEPOLL_LOCKEXPIRY",
             "34s",
-            "OFFENDERUPDATEPOLL_LOCKEXPIRY must be at least API_CLAIMTIMEOUT, which is 35s, but is \"34s\"",
+            "OFFENDERUPDATEPOLL_LOCKEXPIRY must be at least 35s (API_CLAIMTIMEOUT), but is \"34s\"",
         ),
         (
             "HMPPS_SQS_REGION",
@@ -215,7 +215,7 @@ fn a_fault_says_what_is_allowed_with_units() {
 }
 
 #[test]
-fn what_is_odd_but_may_be_meant_is_a_warning() {
+fn an_odd_value_is_a_warning() {
     for (variables, warning) in [
         (
             &[("RUST_LOG", "info,hyper=debug")][..],
@@ -252,7 +252,7 @@ fn what_is_odd_but_may_be_meant_is_a_warning() {
 }
 
 #[test]
-fn the_keys_count_where_both_are_set_and_no_secret_is_ever_printed() {
+fn keys_need_both_halves_and_are_never_printed() {
     let key = ("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ACCESS_KEY_ID", "AKIAHUSH");
     let secret = (
         "HMPPS_SQS_TOPICS_PROBATIONEVENTS_SECRET_ACCESS_KEY",
@@ -289,9 +289,9 @@ fn a_traceparent_without_an_operation_to_join_is_a_warning() {
     }
 }
 
-/// What is said instead of a value that may hold a secret.
+/// The ends of errors that do not quote the value, since it may hold a secret.
 const HIDDEN: [&str; 3] = [
-    ", but is an address with a query in it",
+    ", but contains ? (the value is hidden, because it may be a token)",
     ", but does not start with arn:",
     ", but has a control character",
 ];
@@ -321,7 +321,7 @@ fn an_address_with_a_user_is_a_fault_and_its_password_is_not_printed() {
     for address in ["https://user:hush-hush@x", "https://:hush-hush@x"] {
         let faults = read_with(&[("COMMUNITY_ENDPOINT_URL", address)]).unwrap_err();
         let faults = faults.to_string();
-        assert!(faults.contains("http(s) address, but is an address with a user in it"));
+        assert!(faults.contains("http(s) address, but contains @ (the value is hidden"));
         assert!(!faults.contains("hush-hush"), "{faults}");
     }
 }
@@ -374,8 +374,7 @@ fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
     ] {
         let faults = read_with(&[(name, bad)]).unwrap_err().0;
         assert_eq!(faults.len(), 1, "{bad}");
-        let wants =
-            "InstrumentationKey=… and perhaps ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
+        let wants = "InstrumentationKey=…, optionally followed by ;IngestionEndpoint=https://… or ;EndpointSuffix=…";
         assert_eq!(
             faults[0],
             format!("{name} must be {wants}, but is set to something else")
@@ -385,7 +384,7 @@ fn a_connection_string_is_a_key_and_perhaps_an_endpoint() {
 }
 
 #[test]
-fn a_management_port_that_is_the_main_port_is_none() {
+fn a_management_port_equal_to_the_main_port_is_ignored() {
     let ports = |main, management| {
         let ports = [
             ("SERVER_PORT", main),
@@ -434,23 +433,19 @@ fn an_empty_value_counts_as_not_set() {
 
 #[test]
 fn text_that_is_not_utf8_is_a_fault() {
-    let faults = Settings::from_variables(|name| {
-        let broken = (name == "SERVER_PORT").then(|| Err("text that is not UTF-8".to_owned()));
-        broken.or_else(|| {
-            COMPLETE
-                .iter()
-                .find(|(other, _)| *other == name)
-                .map(|(_, value)| Ok((*value).into()))
-        })
-    });
-    assert_eq!(
-        faults.unwrap_err().0,
-        ["SERVER_PORT must be a port from 0 to 65535, but is text that is not UTF-8"]
-    );
+    for (name, wants) in [
+        ("SERVER_PORT", "a port from 0 to 65535"),
+        ("COMMUNITY_ENDPOINT_URL", "an http(s) address"),
+        ("OAUTH_CLIENT_SECRET", "a client secret"),
+    ] {
+        let fault = format!("{name} must be {wants}, but is text that is not UTF-8");
+        let faults = read_with(&[(name, "http://x/\u{fffd}")]).unwrap_err();
+        assert_eq!(faults.0, [fault]);
+    }
 }
 
 #[test]
-fn localstack_has_address_keys_and_topic_of_its_own_and_the_dev_profile_everything() {
+fn localstack_and_the_dev_profile_have_defaults() {
     let settings = read(&[("SPRING_PROFILES_ACTIVE", "dev")]).unwrap();
     assert_eq!(settings.topic.arn, LOCALSTACK_TOPIC);
     assert_eq!(
@@ -526,7 +521,7 @@ fn durations_are_read_as_spring_reads_them() {
 }
 
 #[test]
-fn addresses_are_used_as_they_are_understood() {
+fn addresses_are_normalised() {
     let settings = read_with(&[
         ("COMMUNITY_ENDPOINT_URL", "HTTPS://Community-API//"),
         ("OAUTH_ENDPOINT_URL", "https:/sign-in/auth"),
@@ -537,7 +532,7 @@ fn addresses_are_used_as_they_are_understood() {
 }
 
 #[test]
-fn addresses_of_aws_count_for_one_service_or_for_all() {
+fn aws_addresses_apply_to_one_service_or_all() {
     let all = ("AWS_ENDPOINT_URL", "HTTPS://AWS/");
     let sns = ("AWS_ENDPOINT_URL_SNS", "https://sns:443/x/");
     let sts = ("AWS_ENDPOINT_URL_STS", "https://sts");
@@ -556,7 +551,7 @@ fn addresses_of_aws_count_for_one_service_or_for_all() {
 }
 
 #[test]
-fn http_addresses_outside_this_machine_are_warned_of() {
+fn http_to_another_machine_is_a_warning() {
     let local = ("HMPPS_SQS_PROVIDER", "localstack");
     for name in [
         "COMMUNITY_ENDPOINT_URL",
@@ -598,7 +593,7 @@ fn the_listing_shows_addresses_of_aws_but_no_user_in_them() {
     ];
     let listing = listing(|name| {
         let found = variables.iter().find(|(other, _)| *other == name);
-        found.map(|(_, value)| Ok((*value).to_owned()))
+        found.map(|(_, value)| (*value).to_owned())
     });
     let listing = listing.unwrap();
     for shown in [

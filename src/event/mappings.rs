@@ -1,5 +1,5 @@
-//! The one table of event types: which change raises which event, and its description for subscribers. Tests compare
-//! docs/subscribing.md, OpenAPI and AsyncAPI with it.
+//! The only table of event types. It says which change raises which event, and describes each event for subscribers.
+//! Tests compare docs/subscribing.md, OpenAPI and AsyncAPI with it.
 
 /// The deprecated event. It says only that something about an offender changed.
 pub const GENERIC_EVENT_TYPE: &str = "OFFENDER_CHANGED";
@@ -17,7 +17,6 @@ pub enum EventOption {
 
 impl EventOption {
     /// The environment variable that switches it on.
-    #[must_use]
     pub const fn setting(self) -> &'static str {
         match self {
             Self::ContactDeleted => "OFFENDERUPDATEPOLL_CONTACTDELETED",
@@ -85,105 +84,39 @@ impl Mapping {
 }
 
 /// Every table with a separate event type. The first match counts. Any other table raises what [`OTHER_TABLES`] says.
+#[rustfmt::skip]
 pub const MAPPINGS: &[Mapping] = &[
-    specific(
-        "ALIAS",
-        "OFFENDER_ALIAS_CHANGED",
-        "An alias was added, changed or deleted",
-        "alias (ALIAS_ID)",
-    )
-    .with_generic(),
-    specific(
-        "OFFENDER",
-        "OFFENDER_DETAILS_CHANGED",
-        "The offender's own record was added, changed or deleted",
-        "offender (OFFENDER_ID)",
-    )
-    .with_generic(),
-    specific(
-        "OFFENDER_ADDRESS",
-        "OFFENDER_ADDRESS_CHANGED",
-        "An address was added, changed or deleted",
-        "address (OFFENDER_ADDRESS_ID)",
-    )
-    .with_generic(),
-    specific(
-        "OFFENDER_MANAGER",
-        "OFFENDER_MANAGER_CHANGED",
-        "An allocation to a community offender manager was added, changed or deleted",
-        "allocation (OFFENDER_MANAGER_ID)",
-    )
-    .with_generic(),
-    specific(
-        "OFFICER",
-        "OFFENDER_OFFICER_CHANGED",
-        "The record of an officer of the offender was added, changed or deleted",
-        "officer (OFFICER_ID)",
-    )
-    .with_generic(),
-    specific(
-        "CONTACT",
-        "CONTACT_DELETED",
-        "A contact was deleted. If Delius only marks its record as deleted, CONTACT_CHANGED is raised",
-        "contact (CONTACT_ID)",
-    )
-    .only_on("DELETE")
-    .only_with(EventOption::ContactDeleted),
-    specific(
-        "DEREGISTRATION",
-        "OFFENDER_REGISTRATION_DEREGISTERED",
-        "A registration was ended, or the record of its end changed or deleted",
-        "deregistration (DEREGISTRATION_ID)",
-    ),
-    specific(
-        "DISPOSAL",
-        "SENTENCE_CHANGED",
-        "A sentence was added, changed or deleted",
-        "sentence (DISPOSAL_ID)",
-    ),
-    specific(
-        "EVENT",
-        "CONVICTION_CHANGED",
-        "A conviction (in Delius an event) was added, changed or deleted",
-        "conviction (EVENT_ID)",
-    ),
-    specific(
-        "MANAGEMENT_TIER_EVENT",
-        "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
-        "A change means that the offender's tier must be recalculated",
-        "tier event (MANAGEMENT_TIER_EVENT_ID)",
-    ),
-    specific(
-        "MERGE_HISTORY",
-        "OFFENDER_MERGED",
-        "Two records of one offender were merged",
-        "merge (MERGE_HISTORY_ID)",
-    ),
-    specific(
-        "OGRS_ASSESSMENT",
-        "OFFENDER_OGRS_ASSESSMENT_CHANGED",
-        "An OGRS assessment (risk of reconviction) was added, changed or deleted",
-        "assessment (OGRS_ASSESSMENT_ID)",
-    ),
-    specific(
-        "REGISTRATION",
-        "OFFENDER_REGISTRATION_DELETED",
-        "A registration (an entry in a register of risks) was deleted",
-        "registration (REGISTRATION_ID)",
-    )
-    .only_on("DELETE"),
-    specific(
-        "REGISTRATION",
-        "OFFENDER_REGISTRATION_CHANGED",
-        "A registration was added or changed",
-        "registration (REGISTRATION_ID)",
-    ),
-    specific(
-        "RQMNT",
-        "SENTENCE_ORDER_REQUIREMENT_CHANGED",
-        "A requirement of a sentence was added, changed or deleted",
-        "requirement (RQMNT_ID)",
-    ),
+    specific("ALIAS", "OFFENDER_ALIAS_CHANGED",
+        "An alias was added, changed or deleted", "alias (ALIAS_ID)").with_generic(),
+    specific("OFFENDER", "OFFENDER_DETAILS_CHANGED",
+        "The offender's own record was added, changed or deleted", "offender (OFFENDER_ID)").with_generic(),
+    specific("OFFENDER_ADDRESS", "OFFENDER_ADDRESS_CHANGED",
+        "An address was added, changed or deleted", "address (OFFENDER_ADDRESS_ID)").with_generic(),
+    specific("OFFENDER_MANAGER", "OFFENDER_MANAGER_CHANGED",
+        "An allocation to a community offender manager was added, changed or deleted", "allocation (OFFENDER_MANAGER_ID)").with_generic(),
+    specific("OFFICER", "OFFENDER_OFFICER_CHANGED",
+        "The record of the offender's officer was added, changed or deleted", "officer (OFFICER_ID)").with_generic(),
+    specific("CONTACT", "CONTACT_DELETED",
+        "A contact was deleted. If Delius only marks its record as deleted, CONTACT_CHANGED is raised", "contact (CONTACT_ID)")
+        .only_on("DELETE").only_with(EventOption::ContactDeleted),
+    specific("DEREGISTRATION", "OFFENDER_REGISTRATION_DEREGISTERED",
+        "A registration was ended, or the record of its end was changed or deleted", "deregistration (DEREGISTRATION_ID)"),
+    specific("DISPOSAL", "SENTENCE_CHANGED",
+        "A sentence was added, changed or deleted", "sentence (DISPOSAL_ID)"),
+    specific("EVENT", "CONVICTION_CHANGED",
+        "A conviction (in Delius an event) was added, changed or deleted", "conviction (EVENT_ID)"),
+    specific("MANAGEMENT_TIER_EVENT", "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
+        "A change means that the offender's tier must be recalculated", "tier event (MANAGEMENT_TIER_EVENT_ID)"),
+    specific("MERGE_HISTORY", "OFFENDER_MERGED",
+        "Two records of one offender were merged", "merge (MERGE_HISTORY_ID)"),
+    specific("OGRS_ASSESSMENT", "OFFENDER_OGRS_ASSESSMENT_CHANGED",
+        "An OGRS assessment (risk of reconviction) was added, changed or deleted", "assessment (OGRS_ASSESSMENT_ID)"),
+    specific("REGISTRATION", "OFFENDER_REGISTRATION_DELETED",
+        "A registration (an entry in a register of risks) was deleted", "registration (REGISTRATION_ID)").only_on("DELETE"),
+    specific("REGISTRATION", "OFFENDER_REGISTRATION_CHANGED",
+        "A registration was added or changed", "registration (REGISTRATION_ID)"),
+    specific("RQMNT", "SENTENCE_ORDER_REQUIREMENT_CHANGED",
+        "A requirement of a sentence was added, changed or deleted", "requirement (RQMNT_ID)"),
 ];
 
 /// Any table that is not in [`MAPPINGS`]. `T` stands for its name. New tables need no release of this service.
@@ -196,7 +129,6 @@ pub const OTHER_TABLES: Mapping = specific(
 
 impl Mapping {
     /// The change that raises the event, as the tables in the documents show it.
-    #[must_use]
     pub fn changed(&self) -> String {
         let table = self.source_table;
         let has_sibling =

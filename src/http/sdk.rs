@@ -1,4 +1,5 @@
-//! The AWS SDK's calls over the client of all other calls: one TLS stack, and one set of rules for connections.
+//! Makes the AWS SDK's calls with the client that makes all other calls: one TLS stack, and one set of rules for
+//! connections.
 
 use std::panic::AssertUnwindSafe;
 
@@ -19,8 +20,7 @@ use super::HttpClient as OurClient;
 pub struct SdkHttp(OurClient);
 
 impl SdkHttp {
-    /// The limits of `client` hold for the SDK's calls, too.
-    #[must_use]
+    /// The limits of `client` apply to the SDK's calls, too.
     pub fn new(client: OurClient) -> Self {
         Self(client)
     }
@@ -44,27 +44,26 @@ impl HttpConnector for SdkHttp {
                 .execute(as_reqwest(request)?)
                 .await
                 .map_err(no_answer)?;
-            let mut head = http::Response::builder().status(answer.status());
-            if let Some(headers) = head.headers_mut() {
-                headers.clone_from(answer.headers());
-            }
+            let (status, headers) = (answer.status(), answer.headers().clone());
             let body = client.body(answer).await;
             let body = body.map_err(|error| ConnectorError::io(error.into()))?;
-            let answer = head.body(SdkBody::from(body));
-            let answer = answer.map_err(|error| ConnectorError::user(error.into()))?;
+            let mut answer = http::Response::new(SdkBody::from(body));
+            *answer.status_mut() = status;
+            *answer.headers_mut() = headers;
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::user(error.into()))
         })
     }
 }
 
-const PANICKED: &str = "the AWS SDK panicked; check the credentials for odd characters";
+const PANICKED: &str =
+    "the AWS SDK panicked; check the credentials for characters that an HTTP header cannot contain";
 
-/// The result of a call of the SDK, which panics over credentials with a character that headers cannot have. The error is in
-/// words.
+/// The result of a call of the SDK, which panics over credentials with a character that an HTTP header cannot contain.
+/// The error is text for the log.
 pub fn caught<R>(
     call: impl Future<Output = R> + Send,
 ) -> impl Future<Output = Result<R, &'static str>> + Send {
-    // Boxed, since the SDK's futures have many kilobytes.
+    // Boxed, since the SDK's futures take many kilobytes.
     let call = AssertUnwindSafe(Box::pin(call)).catch_unwind();
     call.map(|result| result.map_err(|_| PANICKED))
 }

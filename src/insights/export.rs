@@ -1,5 +1,5 @@
 //! Sends batches to Application Insights, one after the other, in the library's format. It drops and counts what is not
-//! accepted in time. Only the end of the process waits for it, and only briefly.
+//! accepted in time. Nothing waits for it, except the end of the process for a few seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,8 +78,7 @@ pub fn start(
 }
 
 /// What every item has: whose telemetry it is, and the operation's name if it belongs to one. The library turns
-/// attributes of a scope into tags. It would add those of a resource to the custom dimensions of each call and row,
-/// too.
+/// attributes of a scope into tags. Attributes of a resource would also become custom dimensions of each call and row.
 fn scope(
     settings: &InsightsSettings,
     version: &str,
@@ -192,7 +191,8 @@ impl Batches {
                     tracing::warn!(
                         cause,
                         failing_for_seconds,
-                        "Application Insights does not accept telemetry: the service drops it, and counts it in telemetry_dropped_total"
+                        "Application Insights does not accept telemetry: the service drops it, and counts it in \
+                         telemetry_dropped_total. Check APPLICATIONINSIGHTS_CONNECTION_STRING and the endpoint"
                     );
                 }
             }
@@ -214,7 +214,7 @@ impl Batches {
             None if items == 0 => Ok(()),
             None => {
                 self.count.sent(items, items, "not_accepted");
-                Err("the library could not format it".to_owned())
+                Err("the library could not format the items".to_owned())
             }
         }
     }
@@ -241,8 +241,8 @@ impl Batches {
     }
 }
 
-/// The library's HTTP client. It keeps the body and reports that all was accepted. The library's own retries would
-/// resend what was sampled out, and do not report what they drop.
+/// Stands in for the library's HTTP client: it keeps the body, and reports that everything was accepted. The library's
+/// own retries would resend what was sampled out, and do not report what they drop.
 #[derive(Clone, Debug, Default)]
 struct Formatted(Arc<Mutex<Option<Bytes>>>);
 

@@ -62,7 +62,7 @@ struct Judgement {
     /// The indices of the items to send again.
     again: Vec<usize>,
     refused: usize,
-    /// Why, if any were.
+    /// The status of the first refusal.
     refused_with: Option<u16>,
 }
 
@@ -175,7 +175,7 @@ impl Ingestion {
         Ok((status, said))
     }
 
-    /// Sends no items, to see whether the endpoint answers. Refusing an empty request is an answer as well.
+    /// Sends no items, to see whether the endpoint answers. A refusal counts as an answer, too.
     pub async fn try_it(&self) -> Result<(), String> {
         match self
             .post(compressed(b"[]").map_err(|error| error.to_string())?)
@@ -221,7 +221,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn an_answer_decides_about_each_item() {
+    fn an_answer_decides_each_item() {
         let judged = |status, body: &str| {
             let judgement = judge(status, body.as_bytes(), 3);
             let Judgement { again, refused, .. } = judgement;

@@ -1,4 +1,5 @@
-//! What waits to be sent to Application Insights: a limited number of items. Each item that is never sent is counted.
+//! What waits to be sent to Application Insights: a limited number of calls, rows and log lines. Each item that is
+//! never sent is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

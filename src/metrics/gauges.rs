@@ -1,61 +1,37 @@
-//! Gauges that are computed when they are read, since their value changes with time alone.
+//! Gauges that are computed when they are read, since their values grow with time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use prometheus::Gauge;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
 use tokio::time::Instant;
 
 /// The seconds since a moment, or an age that grows. 0 while there is none.
-#[derive(Clone, Debug)]
-pub struct SecondsSince {
-    gauge: Gauge,
-    age: Arc<Mutex<Option<(Duration, Instant)>>>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct SecondsSince(Arc<Mutex<Option<(Duration, Instant)>>>);
 
 impl SecondsSince {
-    pub(super) fn new(name: &str, help: &str, moment: Option<Instant>) -> prometheus::Result<Self> {
-        Ok(Self {
-            gauge: Gauge::new(name, help)?,
-            age: Arc::new(Mutex::new(moment.map(|moment| (Duration::ZERO, moment)))),
-        })
-    }
-
     pub fn set(&self, moment: Option<Instant>) {
         self.set_age(moment.map(|moment| (Duration::ZERO, moment)));
     }
 
     /// Sets an age, and when it was measured.
     pub fn set_age(&self, age: Option<(Duration, Instant)>) {
-        *self.age.lock() = age;
+        *self.0.lock() = age;
+    }
+
+    pub(super) fn seconds(&self) -> f64 {
+        let age = *self.0.lock();
+        age.map_or(0.0, |(age, at)| (age + at.elapsed()).as_secs_f64())
     }
 }
 
-impl Collector for SecondsSince {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let age = *self.age.lock();
-        let seconds = |(age, at): (Duration, Instant)| (age + at.elapsed()).as_secs_f64();
-        self.gauge.set(age.map_or(0.0, seconds));
-        self.gauge.collect()
-    }
-}
-
-/// The maximum age over the last two to three minutes, or 0 if there was none.
+/// The maximum age over the last 2 to 3 minutes, or 0 if there was none.
 ///
 /// The service's predecessor kept three windows of a minute (Micrometer's `TimeWindowMax`), and the alert's threshold
 /// was chosen for that.
 #[derive(Clone, Debug)]
-pub(super) struct AgeMax {
-    gauge: Gauge,
-    windows: Arc<Mutex<Windows>>,
-}
+pub(super) struct AgeMax(Arc<Mutex<Windows>>);
 
 #[derive(Debug)]
 struct Windows {
@@ -67,17 +43,16 @@ struct Windows {
 const WINDOW: Duration = Duration::from_mins(1);
 
 impl AgeMax {
-    pub fn new() -> prometheus::Result<Self> {
-        Ok(Self {
-            gauge: Gauge::new(
-                "offender_update_age_seconds_max",
-                "Highest offender_update_age_seconds of the last two to three minutes.",
-            )?,
-            windows: Arc::new(Mutex::new(Windows {
-                maxima: [0.0; 3],
-                newest_since: Instant::now(),
-            })),
-        })
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Windows {
+            maxima: [0.0; 3],
+            newest_since: Instant::now(),
+        })))
+    }
+
+    pub fn seconds(&self) -> f64 {
+        let windows = self.rotated();
+        windows.maxima.iter().copied().fold(0.0, f64::max)
     }
 
     pub fn observe(&self, seconds: f64) {
@@ -86,7 +61,7 @@ impl AgeMax {
     }
 
     fn rotated(&self) -> MutexGuard<'_, Windows> {
-        let mut windows = self.windows.lock();
+        let mut windows = self.0.lock();
         for _ in 0..windows.maxima.len() {
             if windows.newest_since.elapsed() < WINDOW {
                 return windows;
@@ -100,17 +75,5 @@ impl AgeMax {
             windows.newest_since = Instant::now();
         }
         windows
-    }
-}
-
-impl Collector for AgeMax {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge
-            .set(self.rotated().maxima.iter().copied().fold(0.0, f64::max));
-        self.gauge.collect()
     }
 }

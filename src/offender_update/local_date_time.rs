@@ -1,4 +1,4 @@
-//! Delius' date-times, which are local and have no zone: how they are read and printed, and how long ago they were.
+//! Delius's date-times, which are local and have no zone: how they are read and printed, and how long ago they were.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,9 +12,9 @@ static LONDON: TimeZone = jiff::tz::get!("Europe/London");
 
 /// A local date and time of Delius, without a zone.
 ///
-/// It is read from `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with up to nine digits of fraction, `t` for `T`, surrounding
-/// white space, and a trailing `Z`, which is ignored. It always prints the seconds, and the fraction without trailing
-/// zeros. The service's predecessor did both.
+/// It is read from `yyyy-MM-ddTHH:mm[:ss[.fraction]]` with a fraction of up to nine digits. The text may have `t`
+/// instead of `T`, white space around it, and a trailing `Z`, which is ignored. It is always printed with seconds, and
+/// without trailing zeros of the fraction. The service's predecessor did both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalDateTime(DateTime);
 
@@ -22,46 +22,21 @@ impl std::str::FromStr for LocalDateTime {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const SHORTEST: usize = "yyyy-MM-ddTHH:mm".len();
+        let wrong = "is not an existing local date-time of the form yyyy-MM-ddTHH:mm:ss";
         let local = text.trim();
         let local = local
             .strip_suffix('Z')
             .unwrap_or(local)
             .to_ascii_uppercase();
-        // The library also accepts an offset, a space, a missing time and more. Delius writes none of them. Ignoring an
-        // offset would be wrong by hours.
-        if !has_local_shape(local.as_bytes()) {
-            return Err("is not a local date-time of the form yyyy-MM-ddTHH:mm:ss");
-        }
-        local
-            .trim_end_matches('.')
-            .parse()
-            .map(Self)
-            .map_err(|_| "is a date-time that does not exist")
+        let read: DateTime = local.trim_end_matches('.').parse().map_err(|_| wrong)?;
+        // The library also accepts an offset, a space, a leap second, a missing time and more. Delius writes none of
+        // them. Ignoring an offset would be wrong by hours. So the text must be what the library prints, in full or cut
+        // off.
+        let printed = read.strftime("%Y-%m-%dT%H:%M:%S%.9f").to_string();
+        let is_local = local.len() >= SHORTEST && printed.starts_with(&local);
+        is_local.then_some(Self(read)).ok_or(wrong)
     }
-}
-
-fn has_local_shape(text: &[u8]) -> bool {
-    const SHAPE: &[u8] = b"dddd-dd-ddTdd:dd:dd";
-    let fits = |text: &[u8], shape: &[u8]| {
-        text.len() == shape.len()
-            && text
-                .iter()
-                .zip(shape)
-                .all(|(&found, &wanted)| match wanted {
-                    b'd' => found.is_ascii_digit(),
-                    literal => found == literal,
-                })
-    };
-    let Some((to_seconds, fraction)) = text.split_at_checked(SHAPE.len()) else {
-        return fits(text, b"dddd-dd-ddTdd:dd");
-    };
-    let fraction_fits = match fraction.split_first() {
-        None => true,
-        Some((b'.', digits)) => digits.len() <= 9 && digits.iter().all(u8::is_ascii_digit),
-        Some(_) => false,
-    };
-    // No Oracle database sends a leap second. The library would turn it into :59.
-    fits(to_seconds, SHAPE) && &to_seconds[17..] != b"60" && fraction_fits
 }
 
 impl fmt::Display for LocalDateTime {
@@ -73,7 +48,6 @@ impl fmt::Display for LocalDateTime {
 impl LocalDateTime {
     /// How long ago this was at `now`. In the hour that occurs twice when summer time ends, it is the smallest age that
     /// is not negative. A time in the future has the age zero.
-    #[must_use]
     pub fn age(&self, now: Timestamp) -> Duration {
         let readings = LONDON.to_ambiguous_timestamp(self.0);
         [readings.later(), readings.earlier()]
@@ -126,6 +100,7 @@ mod tests {
             "2020-07-19T13:56:43ZZ",
             "2020-07-19T24:00:00",
             "2020-07-19T13:56:60",
+            "2020-07-19T13:56.",
             "2020-02-30T10:00:00",
             "2021-02-29T10:00:00",
             "20200719T135643",

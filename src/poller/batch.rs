@@ -1,8 +1,9 @@
-//! What of a batch has to be published again, and why.
+//! Which events of a batch must be published again, and why.
 
 use crate::ports::{CallError, CallErrorKind};
 
-/// Takes out of `events` what was accepted, by the topic's answer for each. The result is the most telling error of the rest.
+/// Removes the accepted events from `events`. `answers` has one answer per event. Returns the most important error of
+/// the remaining ones.
 ///
 /// A lost answer comes first, since that event may be on the topic. A refusal comes last: every event that may still be
 /// accepted is published before the row is left.
@@ -29,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepted_events_are_taken_out_and_the_most_telling_error_is_left() {
+    fn accepted_events_are_removed_and_the_worst_error_is_returned() {
         use CallErrorKind::{AnswerLost, Contended, Refused};
         // The answers for two events; those that are left, and the error.
         #[rustfmt::skip]
@@ -50,9 +51,9 @@ mod tests {
         for (answers, left, error) in cases {
             let mut events = vec![0, 1];
             let of = |kind: &Option<_>| kind.map_or(Ok(()), |kind| Err(CallError::new(kind, "x")));
-            let told = keep_unaccepted(&mut events, answers.iter().map(of).collect());
+            let returned = keep_unaccepted(&mut events, answers.iter().map(of).collect());
             assert_eq!(events, left, "{answers:?}");
-            assert_eq!(told.map(|error| error.kind), error, "{answers:?}");
+            assert_eq!(returned.map(|error| error.kind), error, "{answers:?}");
         }
     }
 }

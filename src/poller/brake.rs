@@ -20,15 +20,14 @@ pub struct Brake {
 pub enum BrakeAnswer {
     /// Mark it.
     Allowed,
-    /// Leave the row locked. It is the first since the brake is on.
+    /// Leave the row locked. It is the first row that the brake stops.
     Engaged,
     /// Leave the row locked.
     On,
 }
 
 impl Brake {
-    /// Allows `limit` permanent failures in any `window`. The next one sets the brake for a whole `window`.
-    #[must_use]
+    /// Allows `limit` permanent failures in any `window`. The next one turns the brake on for a whole `window`.
     pub fn new(limit: usize, window: Duration) -> Self {
         Self {
             limit,
@@ -39,7 +38,6 @@ impl Brake {
     }
 
     /// Whether the brake is on at this time.
-    #[must_use]
     pub fn is_on(&self, now: Instant) -> bool {
         self.on_until.is_some_and(|until| now < until)
     }

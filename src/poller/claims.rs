@@ -1,25 +1,27 @@
-//! What the log says of claims and polls: rows that may be locked unknown to this pod, outages of claims, and polls that bring
-//! nothing.
+//! What the log says about claims and polls: claims that may have locked a row without this pod knowing it, outages of
+//! polls, and long times without rows.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::lease::Lease;
-use super::monotony::Monotony;
+use super::quiet_polls::QuietPolls;
 use super::row_log::comes_back_at;
 use crate::episode::Episode;
 use crate::outcome::PollResult;
 use crate::ports::CallError;
 
-/// An outage of polls ends when no claim has failed for this long. If every second claim fails, the outage lasts.
+/// An outage of polls ends with the first answered claim if polls have failed for at least this long without a success.
+/// Otherwise it ends with the first answered claim at least this long after the last failed poll. So it lasts while
+/// every second poll fails.
 const STEADY: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     outage: Episode,
-    /// Polls return no rows, without failing.
-    monotony: Monotony,
+    /// How long polls have returned no rows without failing.
+    quiet_polls: QuietPolls,
     /// The lease of the row that the current claim may lock.
     under_way: Option<Lease>,
     /// Claims of the outage that got no answer. Each may have locked a row that this pod does not know.
@@ -42,7 +44,7 @@ impl Claims {
     /// Records a claim that got no answer, and may have locked a row.
     pub fn lost(&mut self, lease: Lease) {
         self.lost += 1;
-        // If answers are lost repeatedly, only the first is worth a line. The outage's next line counts the others.
+        // If answers are lost repeatedly, only the first is worth a log line. The outage's next line counts the others.
         if self.last_lost.replace(lease).is_none() {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
@@ -78,26 +80,28 @@ impl Claims {
                 claims_without_answer = self.lost,
                 rows_come_back_by = self.last_lost.map(comes_back_at).map(tracing::field::display),
                 asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                "poll failed: the service retries at each poll interval"
+                "poll failed: the service keeps polling, and rows wait in Delius. Fix the cause"
             );
         }
     }
 
     /// Records how a poll ended.
     pub fn poll_ended(&mut self, result: PollResult) {
-        let Some(lasted) = self.monotony.ended(result, Instant::now()) else {
+        let Some(lasted) = self.quiet_polls.ended(result, Instant::now()) else {
             return;
         };
         let for_seconds = lasted.as_secs();
         if result == PollResult::Contended {
             tracing::warn!(
                 for_seconds,
-                "every poll lost its rows to other callers (409): rows wait in Delius until the other callers stop"
+                "every poll lost its rows to other callers (409): rows wait in Delius until those callers stop. \
+                 Find out who they are"
             );
         } else {
             tracing::info!(
                 for_seconds,
-                "no poll has found a row (404): if changes are made in Delius, something is wrong"
+                "no poll has found a row (404): if people are changing data in Delius, check COMMUNITY_ENDPOINT_URL, \
+                 and whether Delius writes rows. The service keeps polling"
             );
         }
     }
@@ -107,7 +111,8 @@ impl Claims {
         if let Some(lease) = self.under_way {
             tracing::warn!(
                 comes_back_at = %comes_back_at(lease),
-                "the pod stops, and a claim has had no answer: it may have locked a row, which comes back when the lock expires"
+                "the pod stops before a claim is answered: the claim may have locked a row, which comes back when the \
+                 lock expires"
             );
         }
     }

@@ -1,7 +1,7 @@
 //! The rows that this pod holds: which they are, which of them have a place, and what operators see of them.
 //!
 //! It owns the [`Places`]. It waits, counts and logs, but decides nothing. A [`HeldRow`] returns what it holds when it
-//! is dropped, also in a panic.
+//! is dropped, even in a panic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::offender_update::{ClaimedRow, OffenderDeltaId};
 use crate::outcome::{Label, Reason, Step};
 use crate::ports::CallError;
 
-/// A task that only another row's end can help asks again after this time, so that every wait has a limit.
+/// A task that waits for another row to end checks again after this time, so that every wait has a limit.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-/// Calls that fail for this long while no row is settled are worth a line. A call that succeeds on its second attempt
-/// is not.
+/// Calls that fail for this long while no row is settled are worth a log line. A call that succeeds on its second
+/// attempt is not.
 const WORTH_A_LINE: Duration = Duration::from_secs(5);
 
-/// The rows of a pod; a clone is another handle to the same.
+/// The rows of a pod. Clones share their state.
 #[derive(Clone, Debug)]
 pub(super) struct Held(Arc<Inner>);
 
@@ -44,7 +44,6 @@ struct State {
     last_number: u64,
     /// In the order of the claims.
     rows: BTreeMap<u64, Claimed>,
-    in_trouble_at: [usize; Step::ALL.len()],
     /// Calls fail and no row is settled.
     outage: Episode,
 }
@@ -77,7 +76,6 @@ impl Held {
                 places,
                 last_number: 0,
                 rows: BTreeMap::new(),
-                in_trouble_at: [0; Step::ALL.len()],
                 outage: Episode::default(),
             }),
             changed: Notify::new(),
@@ -95,11 +93,6 @@ impl Held {
             failing: None,
             end: End::Left,
         }
-    }
-
-    /// Whether a row has to leave that keeps failing: [`Places::is_crowded_out`].
-    pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
-        self.state().places.is_crowded_out(first_failure, started)
     }
 
     /// The rows with the time until each comes back, in the order of their claims.
@@ -160,16 +153,14 @@ impl Held {
         let oldest_new = state.rows.values().find_map(|claimed| claimed.age);
         metrics.oldest_new_row.set_age(oldest_new);
         metrics.places_lost.set(gauge(state.places.lost()));
-        for &step in Step::ALL {
-            let rows = state.in_trouble_at[step as usize];
-            metrics.rows_in_trouble.of(step).set(gauge(rows));
-        }
     }
 }
 
 impl HeldRow {
-    pub fn held(&self) -> &Held {
-        &self.held
+    /// Whether the row must leave, if it keeps failing: [`Places::is_crowded_out`].
+    pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
+        let state = self.held.state();
+        state.places.is_crowded_out(first_failure, started)
     }
 
     pub fn hold(&mut self, row: &ClaimedRow, lease: Lease) {
@@ -207,19 +198,20 @@ impl HeldRow {
 
     /// Records a failed call for the row. With the first one, the row loses its place.
     pub fn call_failed(&mut self, step: Step, error: &CallError) {
-        tracing::debug!(step = step.name(), cause = %error, "call failed");
+        tracing::debug!(step = step.name(), cause = %error, "a call for a row failed");
         let now = Instant::now();
         let loses_place = self.standing == Standing::Running;
         let failed_before = self.failing.replace(step);
         self.standing = Standing::InTrouble;
+        let rows_in_trouble = &self.held.0.metrics.rows_in_trouble;
         self.held.change(|state| {
             if loses_place {
                 state.places.lose(now);
             }
             if let Some(step) = failed_before {
-                state.in_trouble_at[step as usize] -= 1;
+                rows_in_trouble.of(step).dec();
             }
-            state.in_trouble_at[step as usize] += 1;
+            rows_in_trouble.of(step).inc();
             if let Some(lasted) = state.outage.failed(WORTH_A_LINE, now) {
                 tracing::warn!(
                     step = step.name(),
@@ -227,7 +219,8 @@ impl HeldRow {
                     rows_in_trouble = state.places.in_trouble(),
                     failing_for_seconds = lasted.as_secs(),
                     asked_to_wait_seconds = error.retry_after.map(|wait| wait.as_secs()),
-                    "calls for claimed rows are failing: the service retries them, and claims new rows more and more slowly until it settles one"
+                    "calls for claimed rows are failing: the service retries them, and claims new rows more and more \
+                     slowly until it settles one. Check the step and the cause"
                 );
             }
         });
@@ -248,13 +241,16 @@ impl Drop for HeldRow {
             };
             state.places.end(self.standing, self.end, now);
             if let Some(step) = self.failing {
-                state.in_trouble_at[step as usize] -= 1;
+                self.held.0.metrics.rows_in_trouble.of(step).dec();
             }
             if self.end == End::Settled
                 && let Some(lasted) = state.outage.succeeded(Duration::ZERO, now)
             {
                 let failed_for_seconds = lasted.as_secs();
-                tracing::info!(failed_for_seconds, "rows are settled again");
+                tracing::info!(
+                    failed_for_seconds,
+                    "the service settles rows again: the outage is over"
+                );
             }
             state.rows.remove(&number)
         });
@@ -262,11 +258,12 @@ impl Drop for HeldRow {
             && let Some(Claimed { row, lease, .. }) = row
         {
             self.held.0.metrics.left_locked.of(Reason::Panicked).inc();
-            // The line before has the place of the panic, but does not know the row.
+            // The log line before this one says where the code panicked, but not for which row.
             tracing::error!(
                 offenderDeltaId = row.map(|row| row.0),
                 comes_back_in_seconds = lease.comes_back_in(now).as_secs(),
-                "the task for this row panicked: report this as a bug. If the row is not already deleted, it comes back when the lock expires"
+                "the task for this row panicked: report this as a bug. If the row is not already deleted, it comes \
+                 back when the lock expires"
             );
         }
     }

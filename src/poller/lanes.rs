@@ -1,7 +1,7 @@
 //! Rows of one offender take turns, in the order of their claims.
 //!
-//! A row leaves its lane when its lease ends at the latest. The rows behind it were claimed later, so their turns come
-//! within their leases.
+//! A row leaves its lane by the end of its lease. The rows behind it were claimed later, so their turns come within
+//! their leases.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::offender_update::OffenderId;
 
-/// The lanes of a pod; a clone is another handle to the same.
+/// The lanes of a pod. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Lanes(Arc<Mutex<State>>);
 
@@ -55,7 +55,6 @@ impl Lanes {
 
 impl InLane {
     /// Whether another row of the offender was in the lane when this one joined.
-    #[must_use]
     pub fn is_behind_another(&self) -> bool {
         self.before.is_some()
     }
@@ -63,7 +62,7 @@ impl InLane {
     /// Waits for the row before to leave the lane.
     pub async fn turn(&mut self) {
         if let Some(before) = self.before.take() {
-            // It never sends: its end is the message.
+            // Nothing is ever sent: dropping the sender is the signal.
             let _ = before.await;
         }
     }

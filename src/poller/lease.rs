@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The part of the lock that is not used. It covers the difference between two clocks, and the last call.
 const MARGIN_PERCENT: u32 = 5;
 
-/// The lease of one row. All work on the row fits inside it.
+/// The lease of one row. All work on the row fits inside it, except the first delete of a published row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     claimed_at: Instant,
@@ -17,7 +17,6 @@ pub struct Lease {
 impl Lease {
     /// The lease of a row whose claim was **sent** at `claimed_at`. The lock was set later, so the lease never ends
     /// after the lock.
-    #[must_use]
     pub fn from_claim(claimed_at: Instant, lock_expiry: Duration) -> Self {
         Self {
             claimed_at,
@@ -26,20 +25,17 @@ impl Lease {
     }
 
     /// When the claim was sent.
-    #[must_use]
     pub fn claimed_at(&self) -> Instant {
         self.claimed_at
     }
 
     /// The time left, or zero once the lease has ended.
-    #[must_use]
     pub fn remaining(&self, now: Instant) -> Duration {
         let margin = self.lock_expiry * MARGIN_PERCENT / 100;
         self.comes_back_in(now).saturating_sub(margin)
     }
 
     /// The time until community-api may serve the row again.
-    #[must_use]
     pub fn comes_back_in(&self, now: Instant) -> Duration {
         (self.claimed_at + self.lock_expiry).saturating_duration_since(now)
     }

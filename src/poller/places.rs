@@ -3,19 +3,21 @@
 //! Pure: time is an argument. `held` owns the one instance of a pod.
 //!
 //! `free + running + lost = total`, and `lost <= in_trouble`. A row loses its place with its first failed call. Each
-//! settled row brings one lost place back. While no row is settled a clock does, more and more slowly. So an outage
-//! leaves a trickle of claims, and each row settled after it allows two more. (TCP answers congestion like this.)
+//! settled row brings one lost place back. While no row is settled, a clock brings lost places back instead, at growing
+//! intervals. So an outage leaves a trickle of claims. After the outage, each new row that is settled allows two more:
+//! it returns its own place and a lost one. (TCP handles congestion like this.)
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The clock's first interval. In an outage, each tick costs a row. A bad offender at the head of a backlog delays the
-/// rows behind it by one tick: with 250 ms, 40 bad offenders in front of 1,000 good rows delay these by 4 to 7 s.
+/// The clock's first interval. In an outage, each tick claims one more row that cannot be settled. A bad offender at
+/// the head of a backlog delays the rows behind it by one tick: with 250 ms, 40 bad offenders in front of 1,000 good
+/// rows delay these by 4 to 7 s.
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// With this many rows held beyond the limit, settled rows no longer restart the clock. Until its intervals are long,
-/// the clock claims about as many rows again, within a lease.
+/// From this many rows beyond the held limit on, settled rows no longer restart the clock. While its intervals grow,
+/// the clock claims about as many rows again within one lease.
 const BEYOND_LIMIT: usize = 64;
 
 /// The places of a pod.
@@ -65,7 +67,6 @@ pub enum Standing {
 impl Places {
     /// All `total` places are free. Once `held_limit` rows are held, only the clock claims rows. Its intervals grow up
     /// to `longest_interval`.
-    #[must_use]
     pub fn new(total: usize, held_limit: usize, longest_interval: Duration, now: Instant) -> Self {
         Self {
             free: total,
@@ -141,7 +142,7 @@ impl Places {
         if end == End::Settled {
             self.last_settled = Some(now);
             self.bring_back(1);
-            // Not far beyond the limit, or the held rows would grow without a bound if every second row was in trouble.
+            // Not if far too many are held: while every second row is in trouble, they would grow without bound.
             if self.held < self.held_limit + BEYOND_LIMIT {
                 self.restart_clock();
             }
@@ -149,28 +150,25 @@ impl Places {
         self.bring_back(self.lost.saturating_sub(self.in_trouble));
     }
 
-    /// Whether so many rows are held that only the clock claims more.
-    #[must_use]
+    /// Whether the held limit is reached, so that only the clock claims more rows.
     pub fn is_full(&self) -> bool {
         self.held >= self.held_limit
     }
 
-    /// Whether a row has to leave that keeps failing since `first_failure`: the pod holds too many rows, and another row was
-    /// settled after that and before the latest attempt was `started`. An outage settles no row, so it makes none leave.
-    #[must_use]
+    /// Whether a row that has been failing since `first_failure` must leave. It must if the pod holds too many rows,
+    /// and another row was settled after `first_failure` and before the latest attempt was `started`. An outage settles
+    /// no row, so it makes none leave.
     pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
         let has_settled = |settled| first_failure < settled && settled < started;
         self.is_full() && self.last_settled.is_some_and(has_settled)
     }
 
     /// The number of lost places.
-    #[must_use]
     pub fn lost(&self) -> usize {
         self.lost
     }
 
     /// The number of rows in trouble.
-    #[must_use]
     pub fn in_trouble(&self) -> usize {
         self.in_trouble
     }
@@ -190,15 +188,15 @@ impl Places {
 mod tests {
     use super::*;
 
-    /// Plays a story, a letter for each event, on 2 places with a held limit of 4.
+    /// Plays a story with one letter per event, on 2 places and with a held limit of 4.
     ///
     /// | letter | event |
     /// |---|---|
     /// | `c`, `x` | a claim gets a place and brings a row; a claim gets no place |
     /// | `e` | a claim gets a place and brings no row |
     /// | `f` | the first call of a running row fails |
-    /// | `s`, `S` | a running row, a row in trouble is settled |
-    /// | `l`, `L` | a running row, a row in trouble is left |
+    /// | `s`, `S` | a running row is settled; a row in trouble is settled |
+    /// | `l`, `L` | a running row is left; a row in trouble is left |
     /// | `w`, `W` | a running row waits for its turn; a waiting row is left |
     /// | `t` | the turn of a waiting row has come, and it gets a place |
     /// | `.`, `_` | 250 ms pass; 20 s pass |
@@ -314,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_settled_row_starts_the_clock_afresh_unless_far_too_many_are_held() {
+    fn a_settled_row_restarts_the_clock_unless_too_many_are_held() {
         let start = Instant::now();
         for (still_held, starts_afresh) in [(1, true), (65, true), (66, false), (67, false)] {
             let mut places = Places::new(1, 2, Duration::from_secs(20), start);
@@ -327,11 +325,11 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_crowded_out_if_another_is_settled_between_its_first_failure_and_its_latest_attempt()
-    {
+    fn a_row_is_crowded_out_only_if_another_is_settled_meanwhile() {
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
-        // The limit of held rows, when another row is settled, when this one failed first, when its latest attempt started.
+        // The limit of held rows, when another row is settled, when this one failed first, when its latest attempt
+        // started.
         for (held_limit, settled, first_failure, started, is_crowded_out) in [
             (1, Some(5), 4, 6, true),
             (1, Some(5), 5, 6, false),
@@ -371,7 +369,7 @@ mod tests {
                 Err(None) => panic!("the clock has stopped"),
             }
         }
-        // How many rows beyond the places an outage of a whole lease holds.
+        // In an outage as long as a lease, the pod holds this many rows besides those with places.
         assert_eq!(ticks, 55);
         assert_eq!(places.interval, Duration::from_secs(20));
     }

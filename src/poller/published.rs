@@ -1,4 +1,4 @@
-//! The rows whose events are published, but which may not be deleted yet.
+//! The rows whose events this pod has published, and which it has perhaps not deleted yet.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,8 @@ use crate::offender_update::ChangeId;
 /// How many published rows are remembered. 100,000 take a few megabytes. The oldest are forgotten first, which can
 /// cause a redelivery but loses nothing.
 pub const CAPACITY: usize = 100_000;
-/// How many deleted rows are remembered. A second claim of one follows right after the first.
+/// How many deleted rows are remembered. Only a claim sent just before the deletion can still return a deleted row, so
+/// few are needed.
 const DELETED_CAPACITY: usize = 256;
 
 /// A bounded memory of rows. Forgetting one can only cause a redelivery. Pure: time is an argument.
@@ -24,11 +25,10 @@ pub struct PublishedRows {
 
 impl PublishedRows {
     /// An empty memory for this many published rows.
-    #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             capacity,
-            // With a capacity, it would allocate room for all of them.
+            // A bounded cache would allocate room for its whole capacity.
             published: LruCache::unbounded(),
             deleted: VecDeque::new(),
         }
@@ -42,9 +42,8 @@ impl PublishedRows {
         }
     }
 
-    /// Whether this pod has published a row that it claimed at `claimed_at`. On a coarse clock, a claim may be as old as the
-    /// deletion that followed it.
-    #[must_use]
+    /// Whether this pod has published a row that it claimed at `claimed_at`. On a coarse clock, a claim may have the
+    /// same time as the deletion after it.
     pub fn contains(&self, change: ChangeId, claimed_at: Instant) -> bool {
         let deleted_since = |&(deleted, at): &(_, Instant)| deleted == change && claimed_at <= at;
         self.published.contains(&change) || self.deleted.iter().any(deleted_since)

@@ -1,22 +1,23 @@
 //! The attempts at one call for a row: how long each may take, how long to wait before the next one, and when to stop.
 //!
-//! [`Attempts`] is the policy, and pure: times and chance are arguments. `Retry` makes the calls.
+//! [`Attempts`] is the policy, and pure: times and randomness are arguments. `Retry` makes the calls.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::held::HeldRow;
 use super::lease::Lease;
 use crate::config::{CALL_TIMEOUT, PUBLISH_TIMEOUT, PollerSettings};
 use crate::outcome::{Reason, RedeliveryCause, Step};
-use crate::ports::{CallError, CallErrorKind};
+use crate::ports::{CallError, CallErrorKind, within};
 
 /// The first wait. Each wait is twice as long as the one before.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The longest wait is this part of the lock: 20 s of 10 minutes. After an outage, a row is at most this late.
-pub const LONGEST_WAIT_PART: u32 = 30;
+/// The longest wait is the lock divided by this: 20 s for a lock of 10 minutes. So a row is retried at most this long
+/// after an outage ends, unless a `Retry-After` was longer.
+pub const LONGEST_WAIT_DIVISOR: u32 = 30;
 /// A row may be crowded out from this failure on. The first two may be the last calls of an outage that has ended.
 const FAILURES_BEFORE_CROWDED_OUT: u32 = 3;
 /// The longest wait while the pod stops, so that each row gets another attempt within the grace period.
@@ -38,13 +39,10 @@ pub enum After {
     Wait(Duration),
     /// No further attempt on this claim.
     Leave(Reason),
-    /// The topic will never accept it.
-    Refused,
 }
 
 impl Attempts {
     /// No attempt yet.
-    #[must_use]
     pub fn at(step: Step) -> Self {
         Self {
             step,
@@ -53,19 +51,12 @@ impl Attempts {
         }
     }
 
-    /// Whether no attempt has been made yet.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.failures == 0
-    }
-
     /// Why the next publish may be a redelivery, if it may.
-    #[must_use]
     pub fn redelivery(&self, was_claimed_before: bool) -> Option<RedeliveryCause> {
         if self.answer_lost {
             return Some(RedeliveryCause::AnswerLost);
         }
-        (was_claimed_before && self.is_first()).then_some(RedeliveryCause::ClaimedAgain)
+        (was_claimed_before && self.failures == 0).then_some(RedeliveryCause::ClaimedAgain)
     }
 
     /// How long the next attempt may take. `None` if it must not be made.
@@ -73,15 +64,14 @@ impl Attempts {
     /// A publish, and any step that leads to one, starts only if the lease has enough time left for it. After a lost
     /// answer a publish gets twice the time: if SNS is slower than the limit, more attempts would only publish more
     /// often.
-    #[must_use]
     pub fn limit(&self, lease_left: Duration, settings: &PollerSettings) -> Option<Duration> {
         let publish = settings.publish_timeout;
         match self.step {
             Step::Identifiers | Step::Publish if lease_left < publish => None,
             Step::Publish if self.answer_lost => Some((publish * 2).min(lease_left)),
             Step::Publish => Some(publish),
-            // Deleting a published row is right at any time.
-            Step::Delete if self.is_first() => Some(settings.call_timeout),
+            // A published row may be deleted at any time, even after its lease.
+            Step::Delete if self.failures == 0 => Some(settings.call_timeout),
             Step::Delete | Step::MarkAsFailed if lease_left.is_zero() => None,
             _ => Some(settings.call_timeout.min(lease_left)),
         }
@@ -99,16 +89,16 @@ impl Attempts {
         self.failures += 1;
         self.answer_lost |= error.kind == CallErrorKind::AnswerLost;
         if error.kind == CallErrorKind::Refused {
-            return After::Refused;
+            return After::Leave(Reason::Refused);
         }
-        // A row that may be published is never crowded out.
+        // A row whose events may be on the topic is never crowded out.
         if self.step == Step::Identifiers
             && self.failures >= FAILURES_BEFORE_CROWDED_OUT
             && is_crowded_out
         {
             return After::Leave(Reason::CrowdedOut);
         }
-        let longest = settings.lock_expiry / LONGEST_WAIT_PART;
+        let longest = settings.lock_expiry / LONGEST_WAIT_DIVISOR;
         let doubled = FIRST_WAIT.saturating_mul(1 << (self.failures - 1).min(16));
         let wait = doubled.min(longest).mul_f64(0.5 + chance / 2.0);
         let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
@@ -119,15 +109,9 @@ impl Attempts {
     }
 }
 
-#[derive(Debug)]
-pub(super) enum Stopped {
-    /// The topic will never accept it.
-    Refused(CallError),
-    /// The row is left locked.
-    Left(Reason, Option<CallError>),
-}
+/// Why there is no further attempt, and the last error if there was an attempt.
+pub(super) type Stopped = (Reason, Option<CallError>);
 
-/// What the calls of a row need.
 pub(super) struct Retry<'a> {
     pub held: &'a mut HeldRow,
     pub lease: Lease,
@@ -148,13 +132,10 @@ impl Retry<'_> {
         loop {
             let lease_left = self.lease.remaining(Instant::now());
             let Some(limit) = attempts.limit(lease_left, self.settings) else {
-                return Err(Stopped::Left(Reason::LeaseRanOut, last_error));
+                return Err((Reason::LeaseRanOut, last_error));
             };
             let started = Instant::now();
-            let answer = timeout(limit, call(attempts)).await;
-            let error = match answer
-                .unwrap_or_else(|_| Err(CallError::no_answer_within(limit, setting_of(step))))
-            {
+            let error = match within(limit, setting_of(step), call(attempts)).await {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
@@ -163,12 +144,11 @@ impl Retry<'_> {
             }
             let first_failure = *first_failure.get_or_insert_with(Instant::now);
             let lease_left = self.lease.remaining(Instant::now());
-            let is_crowded_out = self.held.held().is_crowded_out(first_failure, started);
+            let is_crowded_out = self.held.is_crowded_out(first_failure, started);
             let chance = fastrand::f64();
             match attempts.failed(&error, lease_left, is_crowded_out, chance, self.settings) {
                 After::Wait(wait) => self.wait(wait).await,
-                After::Leave(reason) => return Err(Stopped::Left(reason, Some(error))),
-                After::Refused => return Err(Stopped::Refused(error)),
+                After::Leave(reason) => return Err((reason, Some(error))),
             }
             last_error = Some(error);
         }
@@ -206,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_call_is_made_that_the_lease_does_not_allow() {
+    fn the_lease_limits_each_call() {
         use Step::{Delete, Identifiers, MarkAsFailed, Publish};
         // Calls may take 10 s, a publish 5 s. The step, failures before, whether an answer was lost, what is left of
         // the lease; how long the call may take.
@@ -242,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_happens_after_a_failure_follows_from_the_error_and_the_lease() {
-        use After::{Leave, Refused, Wait};
+        use After::{Leave, Wait};
         use CallErrorKind as Kind;
         use Step::{Delete, Identifiers, Publish};
         let wait = |time| Wait(seconds(time));
@@ -260,7 +240,7 @@ mod tests {
             (Publish, 0, Kind::Contended, 30, false, 500, wait(30.0)),
             (Publish, 0, Kind::Contended, 300, false, 300, Leave(Reason::LeaseRanOut)),
             (Publish, 9, Kind::NoToken, 0, false, 20, Leave(Reason::LeaseRanOut)),
-            (Publish, 0, Kind::Refused, 0, false, 500, Refused),
+            (Publish, 0, Kind::Refused, 0, false, 500, Leave(Reason::Refused)),
         ];
         for case in cases {
             let (step, failures, kind, retry_after, is_crowded_out, lease_left, after) = case;
@@ -281,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publish_is_a_redelivery_after_a_lost_answer_and_once_after_an_earlier_claim() {
+    fn a_publish_may_be_a_redelivery_for_two_reasons() {
         use RedeliveryCause::{AnswerLost, ClaimedAgain};
         // Failures before, whether an answer was lost, whether the row was claimed before; the cause.
         for (failures, answer_lost, was_claimed_before, cause) in [
@@ -302,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_at_least_half_as_long() {
+    fn chance_shortens_a_wait_by_half_at_most() {
         let settings = poller_settings();
         let mut attempts = Attempts::at(Step::Publish);
         let error = CallError::unavailable("x");

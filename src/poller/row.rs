@@ -1,4 +1,4 @@
-//! The path of one claimed row: identifiers, publish, delete. This is what the service is for.
+//! The path of one claimed row: identifiers, publish, delete.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::row_log;
 use crate::decision::{Known, Next, next};
 use crate::event::{Event, Identifiers, event_type_of};
 use crate::insights::Operation;
-use crate::offender_update::{ChangeId, ClaimedRow, OffenderDeltaId};
+use crate::offender_update::{ChangeId, ClaimedRow};
 use crate::outcome::{Outcome, Reason, RedeliveryCause, Step};
 use crate::ports::{Topic, Updates};
 
@@ -29,7 +29,7 @@ pub(super) struct Row<U, T> {
     pub held: HeldRow,
     /// Its turn among the rows of its offender. A row that will not be published has none.
     pub lane: Option<InLane>,
-    /// Why it is not published, if that is known.
+    /// Why the row was left locked or marked as permanently failed, if that is known.
     pub cause: Option<String>,
 }
 
@@ -55,7 +55,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
     async fn settle(&mut self) -> Result<Outcome, Reason> {
         let was_published = self.pod.has_published(self.change, self.lease);
         let mut known = if was_published {
-            Known::PublishedBefore
+            Known::Published
         } else {
             Known::Claimed
         };
@@ -120,15 +120,15 @@ impl<U: Updates, T: Topic> Row<U, T> {
                 self.published(known);
                 Ok(Known::Published)
             }
-            Err(Stopped::Refused(error)) => {
-                self.cause = Some(error.cause);
+            Err((Reason::Refused, error)) => {
+                self.cause = error.map(|error| error.cause);
                 Ok(Known::Refused)
             }
             Err(stopped) => Err(self.left(stopped)),
         }
     }
 
-    /// The topic has accepted every event. From now on, the row only has to be deleted.
+    /// Records that the topic has accepted every event, so that the row only has to be deleted.
     fn published(&self, known: &Known) {
         if self.lease.remaining(Instant::now()).is_zero() {
             let metrics = &self.pod.metrics;
@@ -169,7 +169,7 @@ impl<U: Updates, T: Topic> Row<U, T> {
 
     async fn settling_call(&mut self, step: Step) -> Result<(), Reason> {
         // A row without an id can be neither marked nor deleted.
-        let row = self.offender_delta_id().ok_or(Reason::Unreadable)?;
+        let row = self.claimed.offender_delta_id().ok_or(Reason::Unreadable)?;
         let pod = self.pod.clone();
         let done = match step {
             Step::MarkAsFailed => {
@@ -190,18 +190,10 @@ impl<U: Updates, T: Topic> Row<U, T> {
         }
     }
 
-    fn left(&mut self, stopped: Stopped) -> Reason {
-        let (reason, error) = match stopped {
-            Stopped::Refused(error) => (Reason::Refused, Some(error)),
-            Stopped::Left(reason, error) => (reason, error),
-        };
+    fn left(&mut self, (reason, error): Stopped) -> Reason {
         let no_attempt = || "too little of the lease was left for the first attempt".to_owned();
         self.cause = Some(error.map_or_else(no_attempt, |error| error.cause));
         reason
-    }
-
-    fn offender_delta_id(&self) -> Option<OffenderDeltaId> {
-        self.claimed.offender_delta_id()
     }
 
     fn report(&self, outcome: Outcome, started: Instant) {

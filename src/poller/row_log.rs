@@ -9,7 +9,7 @@ use super::lease::Lease;
 use crate::offender_update::ClaimedRow;
 use crate::outcome::Outcome;
 
-/// Writes the line. It has ids of Delius and event types, but never a CRN or prison number.
+/// Writes the line. The line contains Delius ids and event types, but never a CRN or prison number.
 pub fn log(
     row: &ClaimedRow,
     event_type: Option<&str>,
@@ -42,7 +42,7 @@ pub fn log(
             outcome = outcome.name(),
             milliseconds,
             cause,
-            "row marked as permanently failed: its events are never published"
+            "row marked as permanently failed: the service will not publish its remaining events. Check the cause"
         ),
         // Without an id the service cannot mark it.
         Outcome::LeftLocked(reason) if reason.is_second_chance() && offender_delta_id.is_some() => {
@@ -54,7 +54,8 @@ pub fn log(
                 milliseconds,
                 cause,
                 comes_back_at = %comes_back_at(lease),
-                "row left locked: if the service still cannot make events of it when it comes back, it marks it as permanently failed"
+                "row left locked: it comes back when the lock expires. If the service still cannot turn the row into \
+                 events then, it marks the row as permanently failed"
             );
         }
         Outcome::LeftLocked(_) => tracing::warn!(
@@ -65,7 +66,8 @@ pub fn log(
             milliseconds,
             cause,
             comes_back_at = %comes_back_at(lease),
-            "row left locked: it comes back when the lock expires"
+            "row left locked: it comes back when the lock expires, and the service tries again. If that repeats, \
+             check the cause"
         ),
     }
 }

@@ -53,11 +53,11 @@ impl Topic for Nothing {
     }
 }
 
-/// A row whose every call panics.
+/// Serves one row. Every other call panics.
 #[derive(Clone)]
-struct PanicOnce(Arc<Mutex<Option<ClaimedRow>>>);
+struct OneRowThatPanics(Arc<Mutex<Option<ClaimedRow>>>);
 
-impl Updates for PanicOnce {
+impl Updates for OneRowThatPanics {
     async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
         Ok(self.0.lock().unwrap().take())
     }
@@ -148,7 +148,7 @@ async fn a_lost_race_is_followed_by_another_try_within_the_same_poll() {
 async fn a_panicked_row_returns_its_place_and_stops_nothing() {
     let row = br#"{"offenderDeltaId":7,"offenderId":1,"dateChanged":"2020-07-19T13:56:43","action":"UPSERT",
         "sourceTable":"ALIAS","sourceRecordId":3,"failedUpdate":false}"#;
-    let source = PanicOnce(Arc::new(Mutex::new(ClaimedRow::from_json(row).unwrap())));
+    let source = OneRowThatPanics(Arc::new(Mutex::new(ClaimedRow::from_json(row).unwrap())));
     let metrics = Arc::new(Metrics::new().unwrap());
     let poller = Poller::new(source, Nothing::default(), settings(), metrics.clone());
     let stop = CancellationToken::new();
@@ -164,7 +164,7 @@ async fn a_panicked_row_returns_its_place_and_stops_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn community_api_is_left_alone_for_as_long_as_it_asks() {
+async fn retry_after_delays_the_next_poll() {
     for kind in [CallErrorKind::Contended, CallErrorKind::Unavailable] {
         let source = Nothing {
             refuses: Some(CallError {
@@ -181,7 +181,7 @@ async fn community_api_is_left_alone_for_as_long_as_it_asks() {
             stop.cancel();
         };
         tokio::join!(poller.run(&stop), ended);
-        // At once, after five minutes, and after ten; each is a poll, whose end shows.
+        // Immediately, after 5 minutes and after 10. Each is a poll with a result.
         assert_eq!(source.asked.lock().unwrap().len(), 3, "{kind:?}");
         let results = &metrics.poll_results;
         let ended = results.of(PollResult::Contended).get() + results.of(PollResult::Failed).get();

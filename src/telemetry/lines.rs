@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::IntCounter;
 
-/// The most bytes that wait. As many more may be with the thread that writes.
+/// The most bytes that may wait. The writing thread may hold as many again.
 pub const CAPACITY: usize = 512 * 1024;
 /// How long the thread collects lines before it writes them. Waking it for each line costs more than the line.
 const COLLECTED_FOR: Duration = Duration::from_millis(10);
@@ -43,8 +43,8 @@ impl Lines {
         })
     }
 
-    /// Starts the thread that writes the lines to `out`. At least once a second, it calls `tick` with the number of
-    /// lines that were lost before the log flowed again. That is usually 0.
+    /// Starts the thread that writes the lines to `out`. At least once a second, unless a write blocks, it calls `tick`
+    /// with the number of lines that were lost before the log flowed again. That is usually 0.
     pub fn write_to(
         self: &Arc<Self>,
         out: impl Write + Send + 'static,
@@ -64,7 +64,7 @@ impl Lines {
                 thread::sleep(COLLECTED_FOR);
             }
             let lost = self.take(&mut batch, flows);
-            // There is now room for lines that this writes.
+            // There is now room for the lines that `tick` logs.
             tick(lost);
             if !batch.is_empty() {
                 flows = out.write_all(&batch).and_then(|()| out.flush()).is_ok();
@@ -177,10 +177,10 @@ mod tests {
 
     fn piped(lines: &Arc<Lines>) -> (Receiver<String>, Receiver<u64>) {
         let (pipe, log) = sync_channel(0);
-        let (told, losses): (Sender<u64>, _) = channel();
+        let (sender, losses): (Sender<u64>, _) = channel();
         let tick = move |lost| {
             if lost > 0 {
-                told.send(lost).unwrap();
+                sender.send(lost).unwrap();
             }
         };
         lines.write_to(Pipe(pipe), tick).unwrap();

@@ -1,7 +1,7 @@
 //! Sums up repeated warnings and errors of one kind, so that an incident with 20,000 rows is not 20,000 lines.
 //!
-//! A kind is a place in the code. Lines below WARN are not summed up: there is normally one per row, and operators need
-//! them.
+//! A kind is one log statement in the code. Lines below WARN are not summed up: there is normally one per row, and
+//! operators need them.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
@@ -21,7 +21,7 @@ const SHOWN: u64 = 20;
 /// With 20 lines per window, a kind that never stops costs two lines per second.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What was logged recently, by kind. A clone is another handle to the same.
+/// What was logged recently, by kind. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Repeats(Arc<Mutex<HashMap<Identifier, Kind>>>);
 

@@ -50,7 +50,7 @@ where
                 None if status == 429 => {
                     CallError::new(CallErrorKind::Contended, "SNS answered 429")
                 }
-                // Not from SNS, but perhaps from a proxy before it, or an unreadable 200.
+                // Perhaps from a proxy in front of SNS, or an unreadable 200.
                 None if !(300..500).contains(&status) => CallError::new(
                     CallErrorKind::AnswerLost,
                     format!("SNS answered {status} with an unreadable body"),
@@ -58,9 +58,10 @@ where
                 None => CallError::unavailable(format!("SNS answered {status}")),
             }
         }
-        SdkError::ResponseError(_) => {
-            CallError::new(CallErrorKind::AnswerLost, "the answer of SNS is unreadable")
-        }
+        SdkError::ResponseError(_) => CallError::new(
+            CallErrorKind::AnswerLost,
+            "the answer from SNS is unreadable",
+        ),
         SdkError::TimeoutError(_) => {
             CallError::new(CallErrorKind::AnswerLost, "SNS did not answer in time")
         }
@@ -72,7 +73,10 @@ where
         SdkError::DispatchFailure(failure) if failure.is_other() => {
             let is_late = causes(error).any(|error| error.to_string().contains("timed out"));
             if is_late {
-                CallError::new(CallErrorKind::Unauthorised, "SNS: no credentials in time")
+                CallError::new(
+                    CallErrorKind::Unauthorised,
+                    "SNS: the credentials did not arrive in time",
+                )
             } else {
                 CallError::unavailable(NOT_MADE)
             }
@@ -90,7 +94,7 @@ where
     }
 }
 
-/// The message of SNS, which contains nothing of the request.
+/// The message that SNS returned. It quotes nothing from the request.
 fn said(message: Option<&str>) -> String {
     message.map_or_else(String::new, |message| format!(": {}", printable(message)))
 }

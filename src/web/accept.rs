@@ -9,7 +9,9 @@ pub fn prefers(headers: &HeaderMap, other: &str, usual: &str) -> bool {
 }
 
 /// The quality of a content type, then how exactly the request names it. The most exact range decides.
-fn weight(headers: &HeaderMap, content_type: &str) -> (f32, u8) {
+fn weight(headers: &HeaderMap, content_type: &str) -> (f32, usize) {
+    let kind = content_type.split('/').next().unwrap_or_default();
+    let ranges = ["*/*", &format!("{kind}/*"), content_type];
     let named = headers
         .get_all(ACCEPT)
         .iter()
@@ -17,7 +19,9 @@ fn weight(headers: &HeaderMap, content_type: &str) -> (f32, u8) {
         .flat_map(|value| value.split(','))
         .filter_map(|range| {
             let (range, parameters) = range.split_once(';').unwrap_or((range, ""));
-            Some((exactness(range.trim(), content_type)?, quality(parameters)))
+            let is_this = |known: &&str| known.eq_ignore_ascii_case(range.trim());
+            let exactness = ranges.iter().position(is_this)?;
+            Some((exactness, quality(parameters)))
         })
         .max_by_key(|(exactness, _)| *exactness);
     match named {
@@ -26,34 +30,17 @@ fn weight(headers: &HeaderMap, content_type: &str) -> (f32, u8) {
     }
 }
 
-fn exactness(range: &str, content_type: &str) -> Option<u8> {
-    if range.eq_ignore_ascii_case(content_type) {
-        return Some(3);
-    }
-    let (kind, "*") = range.split_once('/')? else {
-        return None;
-    };
-    let (wanted, _) = content_type.split_once('/')?;
-    match kind {
-        "*" => Some(1),
-        _ => kind.eq_ignore_ascii_case(wanted).then_some(2),
-    }
-}
-
 /// 1 if it is missing, 0 if it is unreadable.
 fn quality(parameters: &str) -> f32 {
-    let given = parameters.split(';').find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("q").then_some(value)
-    });
-    given.map_or(1.0, |value| {
-        let value = value.trim().parse().unwrap_or(0.0);
-        if (0.0..=1.0).contains(&value) {
-            value
-        } else {
-            0.0
-        }
-    })
+    let mut parameters = parameters
+        .split(';')
+        .filter_map(|text| text.split_once('='));
+    let given = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    let value = given.map_or(Ok(1.0), |(_, value)| value.trim().parse());
+    value
+        .ok()
+        .filter(|value| (0.0..=1.0).contains(value))
+        .unwrap_or(0.0)
 }
 
 #[cfg(test)]

@@ -3,29 +3,27 @@
 //! A connection is idle from its start to its first request, and between requests.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
 pub struct Connections {
-    limit: usize,
-    open: Mutex<Open>,
-    /// Wakes waiting connections when one has ended or become idle.
-    changed: Notify,
+    /// The connections that can still be opened.
+    room: Arc<Semaphore>,
+    idle: Mutex<Idle>,
+    /// Wakes a new connection that waits for one to close.
+    became_idle: Notify,
 }
 
+/// The idle connections, in the order in which to close them.
 #[derive(Debug, Default)]
-struct Open {
-    /// All that have a descriptor.
-    count: usize,
-    /// Those that were closed for others and have not ended yet. At most one, so that no more are closed than needed.
-    closing: usize,
-    /// Those that are idle, by the order in which to close them.
-    idle: BTreeMap<u64, CancellationToken>,
+struct Idle {
+    by_turn: BTreeMap<u64, CancellationToken>,
     last_turn: u64,
 }
 
@@ -33,8 +31,10 @@ struct Open {
 pub struct Connection {
     all: Arc<Connections>,
     turn: AtomicU64,
-    /// Cancelled when another connection needs the place.
+    /// Cancelled when another connection needs its room.
     pub close: CancellationToken,
+    /// Always there, since the semaphore is never closed.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -43,56 +43,44 @@ pub struct Request<'a>(&'a Connection);
 impl Connections {
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit,
-            open: Mutex::default(),
-            changed: Notify::new(),
+            room: Arc::new(Semaphore::new(limit)),
+            idle: Mutex::default(),
+            became_idle: Notify::new(),
         })
     }
 
-    /// Opens one more, once there is a place. If all connections have a request, that takes as long as a request.
+    /// Opens one more, once there is room. If every connection has a request, that takes until one ends.
     pub async fn open(self: &Arc<Self>) -> Connection {
-        loop {
-            if let Some(connection) = self.try_open() {
-                return connection;
-            }
-            self.changed.notified().await;
-        }
-    }
-
-    fn try_open(self: &Arc<Self>) -> Option<Connection> {
-        let mut open = self.lock();
-        if open.count == self.limit {
-            open.close_longest_idle();
-            return None;
-        }
-        open.count += 1;
+        let mut room = pin!(self.room.clone().acquire_owned());
+        let room = tokio::select! {
+            biased;
+            room = &mut room => room,
+            () = self.close_longest_idle() => room.await,
+        };
         let close = CancellationToken::new();
-        Some(Connection {
+        Connection {
             all: self.clone(),
-            turn: open.idle(close.clone()).into(),
+            turn: self.idle.lock().add(close.clone()).into(),
             close,
-        })
+            _room: room.ok(),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock()
+    /// Closes one connection, once there is an idle one. Its room is free when it has ended.
+    async fn close_longest_idle(&self) {
+        loop {
+            if let Some((_, close)) = self.idle.lock().by_turn.pop_first() {
+                return close.cancel();
+            }
+            self.became_idle.notified().await;
+        }
     }
 }
 
-impl Open {
-    fn close_longest_idle(&mut self) {
-        if self.closing == 0
-            && let Some((_, close)) = self.idle.pop_first()
-        {
-            close.cancel();
-            self.closing = 1;
-        }
-    }
-
-    /// Queues a connection that has become idle.
-    fn idle(&mut self, close: CancellationToken) -> u64 {
+impl Idle {
+    fn add(&mut self, close: CancellationToken) -> u64 {
         self.last_turn += 1;
-        self.idle.insert(self.last_turn, close);
+        self.by_turn.insert(self.last_turn, close);
         self.last_turn
     }
 }
@@ -100,33 +88,32 @@ impl Open {
 impl Connection {
     /// Starts a request. The connection is not idle until its answer.
     pub fn request(&self) -> Request<'_> {
-        let turn = self.turn.load(Ordering::Relaxed);
-        self.all.lock().idle.remove(&turn);
+        self.leave_idle();
         Request(self)
+    }
+
+    fn leave_idle(&self) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.all.idle.lock().by_turn.remove(&turn);
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        let Connection { all, turn, close } = self.0;
-        let mut open = all.lock();
+        let Connection {
+            all, turn, close, ..
+        } = self.0;
+        let mut idle = all.idle.lock();
         if !close.is_cancelled() {
-            turn.store(open.idle(close.clone()), Ordering::Relaxed);
-            all.changed.notify_one();
+            turn.store(idle.add(close.clone()), Ordering::Relaxed);
+            all.became_idle.notify_one();
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut open = self.all.lock();
-        open.count -= 1;
-        if self.close.is_cancelled() {
-            open.closing = 0;
-        } else {
-            open.idle.remove(&self.turn.load(Ordering::Relaxed));
-        }
-        self.all.changed.notify_one();
+        self.leave_idle();
     }
 }
 
@@ -150,14 +137,17 @@ mod tests {
         let [first, second, third] = [(); 3].map(|()| opened(&connections).unwrap());
         // The first has just been used, so the second has been idle for longest.
         drop(first.request());
-        // Asking twice still closes only one connection.
-        assert!(opened(&connections).is_none() && opened(&connections).is_none());
+        let mut fourth = pin!(connections.open());
+        // Waiting still closes only one connection.
+        for _ in 0..2 {
+            assert!(fourth.as_mut().now_or_never().is_none());
+        }
         assert_eq!(
             [&first, &second, &third].map(is_closed),
             [false, true, false]
         );
         drop(second);
-        let _fourth = opened(&connections).unwrap();
+        let _fourth = fourth.now_or_never().unwrap();
         assert!(opened(&connections).is_none());
         assert_eq!([&first, &third].map(is_closed), [false, true]);
     }

@@ -91,37 +91,13 @@ fn message(schema: &str, summary: &str) -> OperationBuilder {
 type File = (&'static str, &'static str, &'static [u8], bool);
 
 /// What a browser loads. The large files are in the binary as gzip only, which every browser accepts.
+#[rustfmt::skip]
 const SWAGGER_UI: [File; 5] = [
-    (
-        "/swagger-ui/index.html",
-        "text/html; charset=utf-8",
-        include_bytes!("swagger_ui/index.html"),
-        false,
-    ),
-    (
-        "/swagger-ui/tables.css",
-        "text/css; charset=utf-8",
-        include_bytes!("swagger_ui/tables.css"),
-        false,
-    ),
-    (
-        "/swagger-ui/swagger-initializer.js",
-        "text/javascript; charset=utf-8",
-        include_bytes!("swagger_ui/swagger-initializer.js"),
-        false,
-    ),
-    (
-        "/swagger-ui/swagger-ui-bundle.js",
-        "text/javascript; charset=utf-8",
-        include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz")),
-        true,
-    ),
-    (
-        "/swagger-ui/swagger-ui.css",
-        "text/css; charset=utf-8",
-        include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz")),
-        true,
-    ),
+    ("/swagger-ui/index.html", "text/html; charset=utf-8", include_bytes!("swagger_ui/index.html"), false),
+    ("/swagger-ui/tables.css", "text/css; charset=utf-8", include_bytes!("swagger_ui/tables.css"), false),
+    ("/swagger-ui/swagger-initializer.js", "text/javascript; charset=utf-8", include_bytes!("swagger_ui/swagger-initializer.js"), false),
+    ("/swagger-ui/swagger-ui-bundle.js", "text/javascript; charset=utf-8", include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz")), true),
+    ("/swagger-ui/swagger-ui.css", "text/css; charset=utf-8", include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz")), true),
 ];
 
 /// Swagger UI sets styles on its elements, and its icons are data. Everything else comes from this origin, and no page

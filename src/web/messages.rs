@@ -15,7 +15,7 @@ pub struct GenericMessage {
     /// The case reference number
     #[schema(example = "X1", min_length = 1)]
     crn: String,
-    /// The prison number, of those who have one
+    /// The prison number, if the offender has one
     #[schema(example = "A1234AA", required = false, nullable = false)]
     noms_number: Option<String>,
 }
@@ -31,13 +31,13 @@ pub struct SpecificMessage {
     /// The case reference number
     #[schema(example = "X1", min_length = 1)]
     crn: String,
-    /// The prison number, of those who have one
+    /// The prison number, if the offender has one
     #[schema(example = "A1234AA", required = false, nullable = false)]
     noms_number: Option<String>,
-    /// The key of the changed record in its table; what that is depends on the event type
+    /// The key of the changed record in its table. The table depends on the event type
     #[schema(example = 345, required = false, nullable = false)]
     source_id: Option<i64>,
-    /// When it changed: the time on the clock in London, without a zone
+    /// When it changed: London time, without a zone
     #[schema(
         example = "2020-07-19T13:56:43",
         pattern = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?$"
@@ -46,7 +46,6 @@ pub struct SpecificMessage {
 }
 
 /// The table of events in Markdown. docs/subscribing.md and the OpenAPI description show it.
-#[must_use]
 pub fn markdown_table() -> String {
     let head = format!(
         "| changed table | event type | also {GENERIC_EVENT_TYPE} | raised when | sourceId |\n|---|---|---|---|---|\n"

@@ -27,12 +27,12 @@ use super::connections::{Connection, Connections};
 /// The limits of one port.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at once. One more closes the one that has been idle for longest.
+    /// Connections open at once. The next one closes the connection that has been idle the longest.
     pub connections: usize,
     /// The time for a request's header, from the connection's start or the answer before. So it also limits how long a
     /// connection may be idle.
     pub header_timeout: Duration,
-    /// How long a connection is kept, even in use. It then has the time of a header for the current answer.
+    /// The longest life of a connection, even one in use. After it, the current answer has `header_timeout` to end.
     pub lifetime: Duration,
     /// The bytes of a request's header, and the bytes that wait for the network in each direction.
     pub buffer: usize,
@@ -40,7 +40,6 @@ pub struct Limits {
 
 impl Limits {
     /// The limits of each port. Two ports together leave half of the descriptors to the poller.
-    #[must_use]
     pub fn within_descriptor_limit() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
@@ -61,7 +60,11 @@ pub fn raise_descriptor_limit() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files cannot be raised: the service keeps fewer connections open");
+        tracing::warn!(
+            %error,
+            "the limit of open files cannot be raised: the service keeps fewer connections open. \
+             Raise the limit of the container"
+        );
     }
 }
 
@@ -123,7 +126,8 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-/// Answers the requests of one connection until it ends. The caller handles how it ended.
+/// Answers the requests of one connection until it ends. How it ends matters only to the other side, so errors are
+/// ignored.
 async fn answer(
     stream: TcpStream,
     service: TowerToHyperService<Router>,
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_whose_time_is_over_makes_room_at_once() {
+    async fn an_expired_connection_makes_room_immediately() {
         let server = start(Limits {
             connections: 1,
             lifetime: Duration::ZERO,
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_connections_at_the_limit_block_no_new_one() {
+    async fn idle_connections_do_not_block_new_ones() {
         let server = start(LIMITS);
         let mut friend = sent(&server, REQUEST).await;
         assert!(is_answered(&mut friend).await);

@@ -6,7 +6,7 @@
 //! `EXHAUSTIVE="3 1 2 0 1, 2 2 1 1 0" cargo test --test exhaustive` searches within other bounds: rows, places of a pod, calls
 //! that fail, steps of the clock, ends of pods.
 
-// A test crate of helpers: all of it is test code, also what is not itself a test.
+// A test crate: its helpers are test code, too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod pod;
@@ -24,8 +24,8 @@ use crate::world::{Fate, Kind, Setup, Status, World};
 
 /// The bounds of the quick tests.
 const QUICK: &str = "3 1 1 0 1";
-/// The steps of the clock while there is something to do. After them a publish may just be sent, may not be sent, the lease
-/// has ended, the lock has.
+/// The steps of the clock while there is something to do. After 540 s a publish may still be sent, after 555 s no longer.
+/// After 570 s the lease has ended, and after 600 s the lock.
 const JUMPS: [u64; 4] = [540, 555, 570, 600];
 /// All times are multiples of this many seconds, so that few states differ in nothing but their times.
 const GRID: Duration = Duration::from_secs(15);
@@ -55,7 +55,7 @@ impl State {
         self.world.table.iter().all(is_settled) && self.pods.iter().all(|pod| pod.is_idle())
     }
 
-    /// What a world does that stays well comes first. Then what does not matter, then what goes wrong.
+    /// First the actions of a world in which nothing goes wrong, then claims that find no row, then everything that goes wrong.
     fn actions(&self) -> Vec<Action> {
         if self.is_settled() {
             return Vec::new();
@@ -67,8 +67,8 @@ impl State {
                 if pod.may_go_on(task, now) {
                     well.push(Action::Row(number, index, Fate::Done));
                 }
-                for &fate in Fate::troubles(task.step) {
-                    let is_possible = pod.cost(index, fate, now) <= self.world.troubles;
+                for &fate in Fate::failures(task.step) {
+                    let is_possible = pod.cost(index, fate, now) <= self.world.failures;
                     if task.until.is_some() && is_possible {
                         wrong.push(Action::Row(number, index, fate));
                     }
@@ -80,7 +80,7 @@ impl State {
                 None if pod.may_claim(now) => claims.push(claim),
                 None => {}
             }
-            if pod.claim.is_some() && self.world.troubles > 0 {
+            if pod.claim.is_some() && self.world.failures > 0 {
                 wrong.push(Action::Claim(number, Fate::Failed));
             }
             if self.world.ends > 0 && !pod.is_stopping {
@@ -111,11 +111,11 @@ impl State {
         match action {
             Action::RowIsAdded => world.table[2] = Status::Created,
             Action::Claim(number, fate) => {
-                world.troubles -= u8::from(fate != Fate::Done);
+                world.failures -= u8::from(fate != Fate::Done);
                 Rc::make_mut(&mut pods[number]).claim(world, fate)?;
             }
             Action::Row(number, index, fate) => {
-                world.troubles -= pods[number].cost(index, fate, world.now);
+                world.failures -= pods[number].cost(index, fate, world.now);
                 Rc::make_mut(&mut pods[number]).row(world, index, fate)?;
             }
             Action::Stop(number) => {
@@ -168,18 +168,18 @@ impl State {
 struct Seen {
     /// The state before it, and which of its actions led here.
     from: (u64, usize),
-    /// Where a world leads from here that stays well; 0 if everything is settled.
+    /// The next state if nothing goes wrong from here. 0 if everything is settled.
     well: u64,
 }
 
-/// Visits every state once. The result is how many there are, or the broken promise with the way to it.
+/// Visits every state once. The result is how many there are, or the broken promise and the path to it.
 fn search(first: &State) -> Result<usize, String> {
     let mut seen = HashMap::from([(first.key(), Seen::default())]);
     let mut queue = VecDeque::from([(first.key(), first.clone())]);
     while let Some((key, state)) = queue.pop_front() {
         for (choice, action) in state.actions().into_iter().enumerate() {
             let after = state.after(action);
-            let after = after.map_err(|broken| way(first, &seen, key, broken))?;
+            let after = after.map_err(|broken| path_to(first, &seen, key, broken))?;
             let next = after.key();
             if choice == 0 {
                 seen.get_mut(&key).unwrap().well = next;
@@ -191,7 +191,8 @@ fn search(first: &State) -> Result<usize, String> {
             });
         }
     }
-    // Whether the way from each state to the end is known, or is only being followed: then it is a circle.
+    // Whether the path from each state to the end is known. False while it is being followed: meeting such a state again is a
+    // cycle.
     let mut has_end = HashMap::from([(0, true)]);
     for &start in seen.keys() {
         let (mut key, mut path) = (start, Vec::new());
@@ -201,8 +202,8 @@ fn search(first: &State) -> Result<usize, String> {
             key = seen[&key].well;
         }
         if !has_end[&key] {
-            let broken = "3: every row is settled if the world stays well";
-            return Err(way(first, &seen, key, broken));
+            let broken = "3: every row is settled if nothing goes wrong";
+            return Err(path_to(first, &seen, key, broken));
         }
         has_end.extend(path.into_iter().map(|key| (key, true)));
     }
@@ -210,19 +211,19 @@ fn search(first: &State) -> Result<usize, String> {
 }
 
 /// What has happened before a promise was broken.
-fn way(first: &State, seen: &HashMap<u64, Seen>, mut key: u64, broken: &str) -> String {
+fn path_to(first: &State, seen: &HashMap<u64, Seen>, mut key: u64, broken: &str) -> String {
     let mut choices = Vec::new();
     while key != first.key() {
         choices.push(seen[&key].from.1);
         key = seen[&key].from.0;
     }
-    let (mut state, mut way) = (first.clone(), format!("promise {broken}: broken after"));
+    let (mut state, mut path) = (first.clone(), format!("promise {broken}: broken after"));
     for choice in choices.into_iter().rev() {
         let action = state.actions()[choice];
-        write!(way, " {action:?}").unwrap();
+        write!(path, " {action:?}").unwrap();
         state = state.after(action).unwrap();
     }
-    way + &format!(" and one of {:?}", state.actions())
+    path + &format!(" and one of {:?}", state.actions())
 }
 
 /// Searches a world of these rows: offender, record, what is wrong. The last one may be added at any time.
@@ -231,10 +232,10 @@ fn all_promises_hold(name: &str, rows: [(i64, i64, Kind); 3]) {
     for bounds in bounds.split(", ") {
         let numbers = bounds.split_whitespace().map(str::parse);
         let numbers: Vec<u8> = numbers.collect::<Result<_, _>>().unwrap();
-        let &[count, places, troubles, jumps, ends] = numbers.as_slice() else {
-            panic!("EXHAUSTIVE has five numbers: rows, places, troubles, jumps, ends");
+        let &[count, places, failures, jumps, ends] = numbers.as_slice() else {
+            panic!("EXHAUSTIVE has five numbers: rows, places, failures, jumps, ends");
         };
-        let mut world = World::new(Setup::new(rows, places.into()), troubles, jumps, ends);
+        let mut world = World::new(Setup::new(rows, places.into()), failures, jumps, ends);
         if count == 2 {
             world.table[2] = Status::Deleted;
         }

@@ -5,13 +5,13 @@ use std::hash::{Hash, Hasher};
 use futures_util::FutureExt;
 use probation_offender_events::decision::{Known, Next, next};
 use probation_offender_events::offender_update::{ClaimedRow, OffenderId};
-use probation_offender_events::outcome::{RedeliveryCause, Step};
+use probation_offender_events::outcome::{Reason, RedeliveryCause, Step};
 use probation_offender_events::poller::brake::{Brake, BrakeAnswer};
 use probation_offender_events::poller::lanes::{InLane, Lanes};
 use probation_offender_events::poller::lease::Lease;
 use probation_offender_events::poller::places::{End, Places, Purpose, Standing};
 use probation_offender_events::poller::published::PublishedRows;
-use probation_offender_events::poller::retry::{After, Attempts, LONGEST_WAIT_PART};
+use probation_offender_events::poller::retry::{After, Attempts, LONGEST_WAIT_DIVISOR};
 use probation_offender_events::ports::{CallError, CallErrorKind};
 use tokio::time::Instant;
 
@@ -74,7 +74,7 @@ pub fn promise(is_kept: bool, what: &'static str) -> Kept {
 impl Pod {
     pub fn new(world: &World) -> Self {
         let settings = &world.setup.settings;
-        let longest = LOCK / LONGEST_WAIT_PART;
+        let longest = LOCK / LONGEST_WAIT_DIVISOR;
         Self {
             places: Places::new(
                 settings.max_in_flight,
@@ -133,7 +133,8 @@ impl Pod {
         row.is_some_and(|row| row.turn().now_or_never().is_some())
     }
 
-    /// What it costs of the troubles if the row's call ends like this. A call that has lasted too long costs nothing more.
+    /// How many of the allowed failures it uses up if the row's call ends like this. A call that has lasted too long uses up no
+    /// more.
     pub fn cost(&self, index: usize, fate: Fate, now: Instant) -> u8 {
         let is_late = self.tasks[index].until.is_some_and(|until| until <= now);
         let is_given_up = is_late && matches!(fate, Fate::AnswerLost | Fate::Vanished);
@@ -228,7 +229,7 @@ impl Pod {
     fn start(&mut self, world: &mut World, index: usize) -> Kept {
         let Task { row, lease, .. } = self.tasks[index];
         let known = if self.has_published(world, row, lease) {
-            Known::PublishedBefore
+            Known::Published
         } else {
             Known::Claimed
         };
@@ -282,8 +283,8 @@ impl Pod {
         let error = CallError::new(kind, "");
         match task.attempts.failed(&error, left, false, 1.0, settings) {
             After::Wait(_) => {}
+            After::Leave(Reason::Refused) => return self.go_on(world, index, &Known::Refused),
             After::Leave(_) => self.end(index, End::Left, now),
-            After::Refused => return self.go_on(world, index, &Known::Refused),
         }
         Ok(())
     }
@@ -398,7 +399,7 @@ impl Pod {
         )
     }
 
-    /// Of the memory of published rows, what it answers to every question that can still be asked.
+    /// Of the memory of published rows, only the answers that can still matter are hashed.
     pub fn hash(&self, world: &World, hasher: &mut impl Hasher) {
         (&self.places, &self.brake, &self.lanes, &self.tasks).hash(hasher);
         (self.claim, self.is_stopping, self.has_ids, self.marked).hash(hasher);

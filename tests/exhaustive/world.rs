@@ -39,13 +39,13 @@ pub enum Fate {
     Vanished,
     /// The topic throttles the first message.
     Throttled,
-    /// For once, the offender is not found, or the messages are refused.
+    /// Once, the offender is not found, or the messages are refused.
     Denied,
 }
 
 impl Fate {
-    /// What else than success can become of a call.
-    pub fn troubles(step: Step) -> &'static [Self] {
+    /// The ways in which a call can go wrong.
+    pub fn failures(step: Step) -> &'static [Self] {
         match step {
             Step::Identifiers => &[Self::Failed, Self::Denied],
             Step::Publish => &[
@@ -126,13 +126,13 @@ pub struct World {
     pub setup: &'static Setup,
     pub now: Instant,
     pub table: [Status; 3],
-    /// Which of its events each row has on the topic, a bit for each.
+    /// Which of its events each row has on the topic, one bit per event.
     pub on_topic: [u8; 3],
     /// Whether an event of the row came to the topic again, and whether a pod has counted that.
     pub repeated: [bool; 3],
     pub counted: [bool; 3],
     /// How many calls may still fail, get no answer or a wrong one.
-    pub troubles: u8,
+    pub failures: u8,
     /// How many steps of the clock may still be made while there is something to do.
     pub jumps: u8,
     /// How many pods may still die or be stopped.
@@ -140,7 +140,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(setup: Setup, troubles: u8, jumps: u8, ends: u8) -> Self {
+    pub fn new(setup: Setup, failures: u8, jumps: u8, ends: u8) -> Self {
         Self {
             setup: Box::leak(Box::new(setup)),
             now: Instant::now(),
@@ -148,7 +148,7 @@ impl World {
             on_topic: [0; 3],
             repeated: [false; 3],
             counted: [false; 3],
-            troubles,
+            failures,
             jumps,
             ends,
         }

@@ -6,8 +6,8 @@ use crate::world::{add, free_port, row, sandbox, variables};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 const TOPIC: &str = "arn:aws:sns:eu-west-2:000000000000:probation_offender_events";
-const LOCALSTACK: &str = "the keys are LocalStack's dummies";
-const PUBLISHING: &str = "whether they may publish shows only when something is published";
+const LOCALSTACK: &str = "the keys are LocalStack's dummy keys";
+const PUBLISHING: &str = "this check cannot show whether the credentials may publish";
 
 /// What `check` printed, line by line, and its exit code.
 struct Checked {
@@ -61,18 +61,18 @@ impl Checked {
 }
 
 #[tokio::test]
-async fn all_well_is_a_line_each_and_exit_code_0() {
+async fn a_healthy_check_has_one_line_per_check_and_exit_code_0() {
     let sandbox = sandbox().await;
     let checked = check(&sandbox, &[]).await;
     let (auth, api) = (sandbox.auth_url(), sandbox.community_url());
     let expected = [
         "ok      configuration  complete; `config` shows it".to_owned(),
-        format!("ok      hmpps-auth     {auth} answers its ping"),
+        format!("ok      hmpps-auth     {auth} answers the ping"),
         "ok      token          issued, with ROLE_COMMUNITY_EVENTS and ROLE_COMMUNITY".to_owned(),
-        format!("ok      community-api  {api} answers its ping"),
+        format!("ok      community-api  {api} answers the ping"),
         "ok      acceptance     community-api accepts the token".to_owned(),
         format!(
-            "ok      topic          {TOPIC} has 1 confirmed subscriptions and 0 pending; {LOCALSTACK}; {PUBLISHING}"
+            "ok      topic          {TOPIC}; confirmed subscriptions: 1, pending: 0; {LOCALSTACK}; {PUBLISHING}"
         ),
         "ok      insights       Application Insights is off: APPLICATIONINSIGHTS_CONNECTION_STRING is not set".to_owned(),
     ];
@@ -96,7 +96,7 @@ async fn a_missing_role_is_named_with_its_purpose() {
     sandbox.auth().set_roles(vec!["ROLE_COMMUNITY".into()]);
     check(&sandbox, &[]).await.assert_failed(
         "token",
-        "issued, but it lacks ROLE_COMMUNITY_EVENTS (to claim and settle rows); have that added to the client in hmpps-auth",
+        "issued, but it lacks ROLE_COMMUNITY_EVENTS (to claim and settle rows); add it to the client in hmpps-auth",
     );
     sandbox.auth().set_roles(Vec::new());
     let checked = check(&sandbox, &[]).await;
@@ -122,12 +122,12 @@ async fn an_opaque_token_is_checked_by_community_api() {
     assert!(checked.of("token").starts_with("ok"), "{:?}", checked.lines);
     checked.assert_failed(
         "acceptance",
-        "identifiers: answered 401: the token is malformed: does community-api trust this hmpps-auth?",
+        "identifiers: answered 401: the token is malformed: check that community-api trusts this hmpps-auth",
     );
 }
 
 #[tokio::test]
-async fn an_offender_is_asked_for_by_id() {
+async fn an_offenders_identifiers_are_requested_by_id() {
     let sandbox = sandbox().await;
     let offender_1 = ["--offender-id", "1"];
     let checked = check_with(&sandbox, &offender_1, &[]).await;
@@ -146,12 +146,12 @@ async fn an_offender_is_asked_for_by_id() {
     let checked = check_with(&sandbox, &offender_1, &[]).await;
     checked.assert_failed(
         "offender",
-        "identifiers: answered 500: are community-api and its database well, and what does its log say?",
+        "identifiers: answered 500: check community-api, its database and its log",
     );
 }
 
 #[tokio::test]
-async fn community_api_down_is_its_ping() {
+async fn a_failed_ping_of_community_api_is_reported() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
@@ -160,20 +160,20 @@ async fn community_api_down_is_its_ping() {
     check(&sandbox, &[]).await.assert_failed(
         "community-api",
         &format!(
-            "{url}/health/ping: answered 503; is COMMUNITY_ENDPOINT_URL right, is it up, and may it be reached from here?"
+            "{url}/health/ping: answered 503; check COMMUNITY_ENDPOINT_URL, whether the service is up, and whether it can be reached from here"
         ),
     );
 }
 
 #[tokio::test]
-async fn a_topic_that_is_not_there_is_named() {
+async fn a_missing_topic_is_named() {
     let sandbox = sandbox().await;
     let other = "arn:aws:sns:eu-west-2:000000000000:other";
     let variables = [("HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN", other)];
     check(&sandbox, &variables).await.assert_failed(
         "topic",
         &format!(
-            "{other}: SNS answered 404 NotFound: Topic does not exist; {LOCALSTACK}; there is no such topic: is HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN right?"
+            "{other}: SNS answered 404 NotFound: Topic does not exist; {LOCALSTACK}; there is no such topic: check HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN"
         ),
     );
 }
@@ -196,26 +196,23 @@ async fn missing_permissions_are_shown_with_the_role() {
         // Like the SDK for AWS itself.
         ("AWS_ENDPOINT_URL", &url),
     ];
-    let holder = "the credentials are those of arn:aws:iam::000000000000:user/sandbox";
+    let holder = "the credentials belong to arn:aws:iam::000000000000:user/sandbox";
     let checked = check(&sandbox, &aws).await;
     assert!(checked.of("topic").contains(holder), "{:?}", checked.lines);
     assert_eq!(checked.code, Some(0));
-    let error = Fault::SnsError {
-        status: 403,
-        code: "AuthorizationError".into(),
-    };
+    let error = Fault::sns(403, "AuthorizationError");
     sandbox.faults().always(Endpoint::TopicAttributes, error);
     check(&sandbox, &aws).await.assert_failed(
         "topic",
         &format!(
             "{TOPIC}: SNS answered 403 AuthorizationError: Injected fault; {holder}; \
-             have sns:GetTopicAttributes and sns:Publish on the topic granted to these credentials"
+             grant these credentials sns:GetTopicAttributes and sns:Publish on the topic"
         ),
     );
 }
 
 #[tokio::test]
-async fn missing_credentials_are_one_line_as_well() {
+async fn missing_credentials_are_reported_on_one_line() {
     let sandbox = sandbox().await;
     let url = sandbox.sns_url();
     let aws = [
@@ -227,14 +224,14 @@ async fn missing_credentials_are_one_line_as_well() {
     let checked = check(&sandbox, &aws).await;
     let line = checked.of("topic");
     assert!(line.contains("no credentials found"), "{line}");
-    let advice = "; set both keys of the topic, or give the pod a role by its service account";
+    let advice = "; set both keys of the topic, or give the pod's service account a role";
     assert!(line.ends_with(advice), "{line}");
     assert_eq!(checked.lines.len(), 8, "{:#?}", checked.lines);
     assert_eq!(checked.code, Some(1));
 }
 
 #[tokio::test]
-async fn application_insights_is_asked_with_nothing() {
+async fn application_insights_is_checked_with_an_empty_batch() {
     let sandbox = sandbox().await;
     let ingestion = Ingestion::start().await;
     let connection = ingestion.connection_string();
@@ -248,7 +245,7 @@ async fn application_insights_is_asked_with_nothing() {
     assert!(
         checked
             .of("insights")
-            .contains(" answers; whether it knows the key shows only when")
+            .contains(" answers; this check cannot show whether it accepts the key")
     );
     assert_eq!(
         (ingestion.batches().len(), ingestion.accepted().len()),
@@ -260,7 +257,7 @@ async fn application_insights_is_asked_with_nothing() {
     let checked = check(&sandbox, &variables).await;
     let line = checked.of("insights");
     assert!(
-        line.contains(": answered 503; is APPLICATIONINSIGHTS_CONNECTION_STRING right,"),
+        line.contains(": answered 503; check APPLICATIONINSIGHTS_CONNECTION_STRING,"),
         "{line}"
     );
     assert_eq!(checked.code, Some(1));
@@ -275,7 +272,7 @@ async fn an_unreachable_localstack_is_shown_with_its_address() {
     let line = checked.of("topic");
     assert!(line.starts_with("FAILED"), "{line}");
     assert!(line.contains("Connection refused"), "{line}");
-    let advice = format!("does LocalStack run at {url} (HMPPS_SQS_LOCALSTACKURL)?");
+    let advice = format!("check that LocalStack runs at {url} (HMPPS_SQS_LOCALSTACKURL)");
     assert!(line.ends_with(&advice), "{line}");
     assert_eq!(checked.code, Some(1));
 }

@@ -1,9 +1,7 @@
-//! From a changed row to its messages.
-
-use std::collections::HashMap;
+//! From a row to its messages.
 
 use crate::ingestion::Ingestion;
-use crate::world::{World, attribute, event_types, now, row, sandbox};
+use crate::world::{World, add_rows, attribute, event_types, now, row, sandbox};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
 
@@ -126,103 +124,6 @@ async fn without_the_setting_or_an_operation_there_is_no_traceparent() {
 }
 
 #[tokio::test]
-async fn every_source_table_raises_exactly_its_events() {
-    let world = World::start().await;
-    let tables = [
-        ("ALIAS", "UPSERT", "OFFENDER_ALIAS_CHANGED", true),
-        ("OFFENDER", "UPSERT", "OFFENDER_DETAILS_CHANGED", true),
-        (
-            "OFFENDER_ADDRESS",
-            "UPSERT",
-            "OFFENDER_ADDRESS_CHANGED",
-            true,
-        ),
-        (
-            "OFFENDER_MANAGER",
-            "UPSERT",
-            "OFFENDER_MANAGER_CHANGED",
-            true,
-        ),
-        ("OFFICER", "UPSERT", "OFFENDER_OFFICER_CHANGED", true),
-        (
-            "DEREGISTRATION",
-            "UPSERT",
-            "OFFENDER_REGISTRATION_DEREGISTERED",
-            false,
-        ),
-        ("DISPOSAL", "UPSERT", "SENTENCE_CHANGED", false),
-        ("EVENT", "UPSERT", "CONVICTION_CHANGED", false),
-        (
-            "MANAGEMENT_TIER_EVENT",
-            "UPSERT",
-            "OFFENDER_MANAGEMENT_TIER_CALCULATION_REQUIRED",
-            false,
-        ),
-        ("MERGE_HISTORY", "UPSERT", "OFFENDER_MERGED", false),
-        (
-            "OGRS_ASSESSMENT",
-            "UPSERT",
-            "OFFENDER_OGRS_ASSESSMENT_CHANGED",
-            false,
-        ),
-        (
-            "REGISTRATION",
-            "DELETE",
-            "OFFENDER_REGISTRATION_DELETED",
-            false,
-        ),
-        (
-            "REGISTRATION",
-            "UPSERT",
-            "OFFENDER_REGISTRATION_CHANGED",
-            false,
-        ),
-        (
-            "RQMNT",
-            "UPSERT",
-            "SENTENCE_ORDER_REQUIREMENT_CHANGED",
-            false,
-        ),
-        ("CONTACT", "UPSERT", "CONTACT_CHANGED", false),
-        ("ORDER_MANAGER", "UPSERT", "ORDER_MANAGER_CHANGED", false),
-    ];
-    let mut expected: HashMap<&str, usize> = HashMap::new();
-    for (record, (table, action, event_type, generic)) in (1..).zip(tables) {
-        let update = NewUpdate {
-            action: action.into(),
-            source_record_id: Some(record),
-            ..row(2, table)
-        };
-        world.add(update);
-        *expected.entry(event_type).or_default() += 1;
-        *expected.entry("OFFENDER_CHANGED").or_default() += usize::from(generic);
-    }
-    let messages = world.messages(21).await;
-    let mut found: HashMap<&str, usize> = HashMap::new();
-    for event_type in event_types(&messages) {
-        *found.entry(event_type).or_default() += 1;
-    }
-    assert_eq!(found, expected);
-    world.drained().await;
-    assert_eq!(world.sandbox.topic().len(), 21);
-    assert_eq!(
-        world.metric("offender_updates_total{type=\"read\"}").await,
-        16.0
-    );
-    assert_eq!(
-        world
-            .metric("offender_updates_total{type=\"published\"}")
-            .await,
-        21.0
-    );
-    assert_eq!(
-        world.metric("offender_update_age_seconds_count").await,
-        16.0
-    );
-    world.stop().await;
-}
-
-#[tokio::test]
 async fn a_deleted_contact_raises_contact_deleted_if_that_is_switched_on() {
     for (setting, expected) in [("false", "CONTACT_CHANGED"), ("true", "CONTACT_DELETED")] {
         let ingestion = Ingestion::start().await;
@@ -260,6 +161,13 @@ async fn a_row_with_two_events_costs_four_calls() {
     assert_eq!(faults.calls(Endpoint::Identifiers), 10);
     assert_eq!(faults.calls(Endpoint::DeleteUpdate), 10);
     assert_eq!(faults.calls(Endpoint::Token), 1);
+    for (series, count) in [
+        ("offender_updates_total{type=\"read\"}", 10.0),
+        ("offender_updates_total{type=\"published\"}", 20.0),
+        ("offender_update_age_seconds_count", 10.0),
+    ] {
+        assert_eq!(world.metric(series).await, count, "{series}");
+    }
     world.stop().await;
 }
 
@@ -281,101 +189,9 @@ async fn missing_noms_number_and_source_record_leave_their_fields_out() {
 }
 
 #[tokio::test]
-async fn a_row_of_an_unknown_offender_is_left_then_marked() {
-    let sandbox = sandbox().await;
-    sandbox
-        .delius()
-        .execute("DELETE FROM offender WHERE offender_id = 3; DELETE FROM offender_delta")
-        .unwrap();
-    let id = crate::world::add(&sandbox, row(3, "ALIAS"));
-    let world = World::around(sandbox, &[]).await;
-    crate::world::eventually("the row has failed once", async || {
-        world
-            .metric("offender_updates_total{type=\"failed\"}")
-            .await
-            == 1.0
-    })
-    .await;
-    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 0);
-    let expire = format!(
-        "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
-    );
-    world.sandbox.delius().execute(&expire).unwrap();
-    crate::world::eventually("the row is marked", async || {
-        world
-            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
-            .await
-            == 1.0
-    })
-    .await;
-    let rows = world.sandbox.delius().updates().unwrap();
-    assert_eq!(rows[0].status, sandbox::delius::Status::Failed);
-    assert_eq!(
-        world
-            .metric("offender_updates_total{type=\"failed\"}")
-            .await,
-        1.0
-    );
-    assert!(world.sandbox.topic().is_empty());
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn a_row_deleted_by_others_is_settled() {
-    let sandbox = sandbox().await;
-    sandbox
-        .faults()
-        .always(Endpoint::DeleteUpdate, Fault::status(404));
-    crate::world::add(&sandbox, row(1, "ALIAS"));
-    let world = World::around(sandbox, &[]).await;
-    world.messages(2).await;
-    crate::world::eventually("nothing is in flight", async || {
-        world.metric("offender_updates_in_flight").await == 0.0
-    })
-    .await;
-    assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 1);
-    assert_eq!(world.metric("offender_places_lost").await, 0.0);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn a_row_that_is_gone_when_it_is_marked_is_settled() {
-    let sandbox = sandbox().await;
-    sandbox
-        .faults()
-        .always(Endpoint::MarkAsFailed, Fault::status(404));
-    crate::world::add(&sandbox, row(3, "ALIAS"));
-    sandbox
-        .delius()
-        .execute(
-            "DELETE FROM offender WHERE offender_id = 3;
-             DELETE FROM offender_delta WHERE offender_id = 3 AND source_table <> 'ALIAS';
-             UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0",
-        )
-        .unwrap();
-    let world = World::around(sandbox, &[]).await;
-    crate::world::eventually("the row is settled", async || {
-        world.sandbox.faults().calls(Endpoint::MarkAsFailed) > 0
-            && world.metric("offender_updates_in_flight").await == 0.0
-    })
-    .await;
-    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 1);
-    assert_eq!(world.metric("offender_places_lost").await, 0.0);
-    world.stop().await;
-}
-
-#[tokio::test]
 async fn rows_of_one_offender_are_published_in_the_order_of_their_claims() {
     let sandbox = sandbox().await;
-    for record in 1..=30 {
-        crate::world::add(
-            &sandbox,
-            NewUpdate {
-                source_record_id: Some(record),
-                ..row(1, "CONTACT")
-            },
-        );
-    }
+    add_rows(&sandbox, 1, 1..=30);
     // Rows created in the same second are claimed in any order.
     let apart =
         "UPDATE offender_delta SET created_datetime = created_datetime - 100 + source_record_id";

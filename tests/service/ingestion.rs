@@ -13,7 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+
+use crate::world::serve;
 
 pub const KEY: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -30,7 +31,6 @@ pub enum Answer {
     Hang,
 }
 
-#[derive(Clone)]
 pub struct Ingestion {
     address: String,
     shared: Arc<Mutex<Shared>>,
@@ -52,22 +52,18 @@ impl Ingestion {
 
     /// Gives this answer `times` times, and then accepts.
     pub async fn answering(answer: Answer, times: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ingestion = Self {
-            address: format!("http://{}", listener.local_addr().unwrap()),
-            shared: Arc::new(Mutex::new(Shared {
-                accepted: Vec::new(),
-                batches: Vec::new(),
-                answer,
-                answers_left: times,
-            })),
-        };
+        let shared = Arc::new(Mutex::new(Shared {
+            accepted: Vec::new(),
+            batches: Vec::new(),
+            answer,
+            answers_left: times,
+        }));
         let router = Router::new()
             .route("/v2/track", post(track))
             .route("/moved/v2/track", post(track))
-            .with_state(ingestion.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        ingestion
+            .with_state(shared.clone());
+        let address = serve(router).await;
+        Self { address, shared }
     }
 
     pub fn address(&self) -> &str {
@@ -114,15 +110,15 @@ impl Ingestion {
     }
 }
 
-async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> Response {
-    // As the real one, it takes both.
+async fn track(State(shared): State<Arc<Mutex<Shared>>>, body: Bytes) -> Response {
+    // Like the real endpoint, it accepts both gzip and plain text.
     let mut text = String::new();
     if GzDecoder::new(&*body).read_to_string(&mut text).is_err() {
         text = String::from_utf8(body.to_vec()).unwrap();
     }
     let items: Vec<Value> = serde_json::from_str(&text).unwrap();
     let answer = {
-        let mut shared = ingestion.shared.lock().unwrap();
+        let mut shared = shared.lock().unwrap();
         shared.batches.push(items.clone());
         match shared.answers_left.checked_sub(1) {
             Some(left) => {
@@ -157,7 +153,7 @@ async fn track(State(ingestion): State<Ingestion>, body: Bytes) -> Response {
         "itemsAccepted": accepted.len(),
         "errors": errors,
     });
-    ingestion.shared.lock().unwrap().accepted.extend(accepted);
+    shared.lock().unwrap().accepted.extend(accepted);
     let status = if errors.is_empty() { 200 } else { 206 };
     (status_of(status), said.to_string()).into_response()
 }

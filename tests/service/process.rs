@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::binary::{SERVICE, Service, command, command_of, text};
 use crate::ingestion::{Ingestion, KEY};
-use crate::world::{PATIENCE, add, event_types, eventually, free_port, row, sandbox, variables};
+use crate::world::{
+    PATIENCE, add, drained, event_types, eventually, free_port, row, sandbox, variables,
+};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
 use tokio::net::TcpStream;
@@ -29,7 +31,7 @@ async fn a_bad_configuration_lists_every_error_and_exits_with_64() {
         "OAUTH_ENDPOINT_URL must be an http(s) address, but is not set",
         "SERVER_PORT must be a port from 0 to 65535, but is \"http\"",
         "HMPPS_SQS_TOPICS_PROBATIONEVENTS_ARN must be the ARN of a standard SNS topic",
-        "AWS_ENDPOINT_URL_STS must be an http(s) address in full, or unset, but is \"localhost:4566\"",
+        "AWS_ENDPOINT_URL_STS must be a full http(s) address, or unset, but is \"localhost:4566\"",
         "API_CALLTIMEOUT must be a duration from 100ms to 5m (without a unit: milliseconds), but is \"1\"",
         "RUST_LOG must be off, error, warn, info, debug or trace, also for single modules such as",
     ] {
@@ -57,7 +59,7 @@ async fn a_taken_port_is_named_and_the_exit_code_is_1() {
     );
 }
 
-/// The hard limit as well, so that the service cannot raise it.
+/// Sets the hard limit as well, so that the service cannot raise the limit.
 #[tokio::test]
 async fn many_connections_block_neither_probes_nor_polls() {
     let sandbox = sandbox().await;
@@ -90,7 +92,7 @@ async fn many_connections_block_neither_probes_nor_polls() {
 }
 
 #[tokio::test]
-async fn every_signal_that_means_the_end_settles_and_ends_with_0() {
+async fn each_stop_signal_settles_rows_and_exits_with_0() {
     for signal in ["TERM", "INT", "HUP", "QUIT"] {
         let sandbox = sandbox().await;
         add(&sandbox, row(1, "ALIAS"));
@@ -141,10 +143,7 @@ async fn each_row_has_one_json_line_in_the_log() {
     let sandbox = sandbox().await;
     let id = add(&sandbox, row(2, "ALIAS"));
     let service = Service::start(&sandbox, &[]);
-    eventually("drained", async || {
-        sandbox.delius().count_updates().unwrap() == 0
-    })
-    .await;
+    drained(&sandbox).await;
     let output = service.terminate().await;
     let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout)
         .lines()
@@ -257,7 +256,7 @@ async fn warnings_of_one_kind_are_summed_up() {
 }
 
 #[tokio::test]
-async fn log_format_text_is_for_people() {
+async fn log_format_text_is_readable() {
     let sandbox = sandbox().await;
     let service = Service::start(&sandbox, &[("LOG_FORMAT", "text")]);
     eventually("polled", async || {
@@ -315,10 +314,7 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
         .once(Endpoint::PublishBatch, Fault::LoseAnswer);
     sandbox.faults().once(
         Endpoint::PublishBatch,
-        Fault::SnsError {
-            status: 403,
-            code: "SignatureDoesNotMatch".into(),
-        },
+        Fault::sns(403, "SignatureDoesNotMatch"),
     );
     for record in 1..=5 {
         add(
@@ -336,10 +332,7 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
         ("APPLICATIONINSIGHTS_CONNECTION_STRING", &*connection),
     ];
     let service = Service::start(&sandbox, &variables);
-    eventually("drained", async || {
-        sandbox.delius().count_updates().unwrap() == 0
-    })
-    .await;
+    drained(&sandbox).await;
     let printed = text(&service.terminate().await);
     assert!(
         printed.contains("row settled") && printed.contains("a claim failed"),
@@ -368,8 +361,11 @@ async fn no_personal_data_and_no_secret_is_logged_at_any_level() {
     }
     // The CRN went where it belongs.
     let events = ingestion.of_kind("Event");
-    let told = |event: &serde_json::Value| event.to_string().contains("X000001");
-    assert!(!events.is_empty() && events.iter().all(told), "{events:?}");
+    let has_crn = |event: &serde_json::Value| event.to_string().contains("X000001");
+    assert!(
+        !events.is_empty() && events.iter().all(has_crn),
+        "{events:?}"
+    );
 }
 
 #[tokio::test]

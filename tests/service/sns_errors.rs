@@ -9,11 +9,13 @@ use axum::response::IntoResponse;
 
 use crate::binary::{Service, command, text};
 use crate::ingestion::Ingestion;
-use crate::world::{self, PATIENCE, QUICK, World, add, eventually, free_port, row, sandbox};
+use crate::world::{
+    self, PATIENCE, QUICK, World, add, eventually, expire_locks, free_port, row, sandbox,
+};
 use sandbox::{Endpoint, Fault, Rule, Sandbox};
 
 /// Errors to retry: contention, faults of SNS, faults of the whole topic or account.
-const PASSING: &[(u16, &str)] = &[
+const TEMPORARY: &[(u16, &str)] = &[
     (500, "InternalError"),
     (500, "InternalFailure"),
     (503, "ServiceUnavailable"),
@@ -50,10 +52,7 @@ const REFUSALS: &[(u16, &str)] = &[
 
 fn forms((status, code): (u16, &str)) -> [Fault; 2] {
     [
-        Fault::SnsError {
-            status,
-            code: code.to_owned(),
-        },
+        Fault::sns(status, code),
         // KMSThrottling claims to be the sender's fault, and so may others.
         Fault::SnsEntryError {
             entry: None,
@@ -87,8 +86,8 @@ async fn world_with(errors: &[(u16, &str)]) -> (World, usize) {
 }
 
 #[tokio::test]
-async fn every_passing_error_is_tried_again_until_both_events_are_there_once() {
-    let (world, rows) = world_with(PASSING).await;
+async fn each_temporary_error_is_retried_until_both_events_are_published_once() {
+    let (world, rows) = world_with(TEMPORARY).await;
     world.messages(1 + 2 * rows).await;
     world.drained().await;
     assert_eq!(world.sandbox.topic().len(), 1 + 2 * rows);
@@ -102,15 +101,10 @@ async fn every_passing_error_is_tried_again_until_both_events_are_there_once() {
 }
 
 #[tokio::test]
-async fn every_refusal_leaves_its_row_for_a_second_chance_and_suspends_nothing() {
+async fn a_refusal_leaves_its_row_and_loses_no_place() {
     let (world, rows) = world_with(REFUSALS).await;
-    eventually("all are refused", async || {
-        world
-            .metric("offender_updates_left_locked_total{reason=\"refused\"}")
-            .await
-            == rows as f64
-    })
-    .await;
+    let refused = "offender_updates_left_locked_total{reason=\"refused\"}";
+    world.until(refused, |left| left == rows as f64).await;
     assert_eq!(
         world.sandbox.faults().calls(Endpoint::PublishBatch),
         rows as u64 + 1
@@ -130,22 +124,17 @@ async fn every_refusal_leaves_its_row_for_a_second_chance_and_suspends_nothing()
 #[tokio::test]
 async fn a_topic_that_refuses_every_call_costs_no_row() {
     let sandbox = sandbox().await;
-    let refuse = Fault::SnsError {
-        status: 400,
-        code: "InvalidParameter".to_owned(),
-    };
+    let refuse = Fault::sns(400, "InvalidParameter");
     sandbox.faults().always(Endpoint::PublishBatch, refuse);
     sandbox.delius().seed_people(40).unwrap();
     for offender in 1..=40 {
         add(&sandbox, row(offender, "CONTACT"));
     }
-    let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
-    sandbox.delius().execute(returned).unwrap();
+    expire_locks(&sandbox);
     let world = World::around(sandbox, &[]).await;
-    eventually("all places are lost", async || {
-        world.metric("offender_places_lost").await >= 31.0
-    })
-    .await;
+    world
+        .until("offender_places_lost", |lost| lost >= 31.0)
+        .await;
     world.sandbox.faults().clear();
     world.messages(40).await;
     world.drained().await;
@@ -157,7 +146,7 @@ async fn a_topic_that_refuses_every_call_costs_no_row() {
 
 /// The SDK panics over them. No row is left, and health shows it.
 #[tokio::test]
-async fn odd_credentials_of_the_chain_hold_rows() {
+async fn bad_credentials_of_the_chain_keep_rows_in_trouble() {
     let sandbox = sandbox().await;
     add(&sandbox, row(1, "CONTACT"));
     let port = free_port().to_string();
@@ -179,7 +168,7 @@ async fn odd_credentials_of_the_chain_hold_rows() {
     .await;
     let health = text("/health").await;
     assert!(
-        health.contains("check the credentials for odd characters"),
+        health.contains("check the credentials for characters that an HTTP header cannot contain"),
         "{health}"
     );
     service.terminate().await;
@@ -222,11 +211,8 @@ async fn credentials(are_there: Arc<AtomicBool>, fetches: Arc<AtomicUsize>) -> S
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let router = axum::Router::new().route("/credentials", axum::routing::get(answer));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    format!("http://{address}/credentials")
+    world::serve(router).await + "/credentials"
 }
 
 fn with_default_chain(sandbox: &Sandbox, credentials: &str, more: &[(&str, &str)]) -> Service {
@@ -243,7 +229,7 @@ fn with_default_chain(sandbox: &Sandbox, credentials: &str, more: &[(&str, &str)
 }
 
 #[tokio::test]
-async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there() {
+async fn rows_wait_until_the_default_chain_finds_credentials() {
     let sandbox = sandbox().await;
     for offender in 1..=5 {
         add(&sandbox, row(offender, "CONTACT"));
@@ -265,12 +251,9 @@ async fn missing_credentials_of_the_default_chain_hold_rows_until_they_are_there
 
 /// The SDK keeps credentials until they expire.
 #[tokio::test]
-async fn credentials_that_sns_calls_expired_are_fetched_anew() {
+async fn credentials_that_sns_calls_expired_are_fetched_again() {
     let sandbox = sandbox().await;
-    let expired = Fault::SnsError {
-        status: 403,
-        code: "ExpiredToken".to_owned(),
-    };
+    let expired = Fault::sns(403, "ExpiredToken");
     sandbox.faults().once(Endpoint::PublishBatch, expired);
     add(&sandbox, row(1, "CONTACT"));
     let fetches = Arc::new(AtomicUsize::new(0));
@@ -287,11 +270,7 @@ async fn sts(status: StatusCode, calls: Arc<AtomicUsize>) -> String {
         calls.fetch_add(1, Ordering::SeqCst);
         (status, body)
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = axum::Router::new().fallback(answer);
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    format!("http://{address}")
+    world::serve(axum::Router::new().fallback(answer)).await
 }
 
 #[tokio::test]
@@ -328,7 +307,7 @@ async fn no_token_is_logged(status: StatusCode, token: &Path) {
         ("RUST_LOG", "trace"),
     ];
     let service = Service::start(&sandbox, &variables);
-    eventually("STS was asked again", async || {
+    eventually("STS was called again", async || {
         calls.load(Ordering::SeqCst) >= 2
     })
     .await;
@@ -363,7 +342,7 @@ async fn an_address_in_the_config_file_of_aws_is_shown() {
     let odd = odd.env("AWS_CONFIG_FILE", &file).output().await.unwrap();
     assert_ne!(odd.status.code(), Some(0));
     assert!(
-        text(&odd).contains("endpoint_url in AWS' config file must be"),
+        text(&odd).contains("endpoint_url in AWS's config file must be"),
         "{}",
         text(&odd)
     );

@@ -3,30 +3,19 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::world::{World, add, eventually, row, sandbox};
+use crate::world::{World, add, add_rows, eventually, row, sandbox, serve};
 use axum::Router;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::IntoResponse;
-use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault};
 use tokio::time::Instant;
 
-fn add_rows(sandbox: &sandbox::Sandbox, rows: i64) {
-    for record in 1..=rows {
-        add(
-            sandbox,
-            NewUpdate {
-                source_record_id: Some(record),
-                ..row(1 + record % 5, "CONTACT")
-            },
-        );
-    }
-}
-
 #[tokio::test]
-async fn one_fetch_serves_however_many_tasks_need_a_token() {
+async fn one_fetch_serves_all_tasks() {
     let sandbox = sandbox().await;
-    add_rows(&sandbox, 50);
+    for offender in 1..=5 {
+        add_rows(&sandbox, offender, 1..=10);
+    }
     sandbox
         .faults()
         .once(Endpoint::Token, Fault::Latency(Duration::from_millis(200)));
@@ -42,7 +31,9 @@ async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
     world.add(row(1, "CONTACT"));
     world.messages(1).await;
     world.sandbox.auth().revoke_all();
-    add_rows(&world.sandbox, 20);
+    for offender in 1..=5 {
+        add_rows(&world.sandbox, offender, 1..=4);
+    }
     world.messages(21).await;
     world.drained().await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::Token), 2);
@@ -69,7 +60,7 @@ async fn a_token_without_lifetime_is_kept() {
     sandbox
         .faults()
         .always(Endpoint::Token, Fault::body(200, body));
-    add_rows(&sandbox, 20);
+    add_rows(&sandbox, 1, 1..=20);
     let world = World::around(sandbox, &[]).await;
     world.messages(20).await;
     assert_eq!(
@@ -85,14 +76,14 @@ async fn credentials_with_every_kind_of_character_reach_auth_unharmed() {
     let secret = "p:a+s%s &=/?ü\"'";
     let settings = sandbox::Settings {
         timings: sandbox::Timings {
-            settle_seconds: 0,
+            serve_after_seconds: 0,
             ..sandbox::Timings::default()
         },
         client_secret: secret.to_owned(),
         ..sandbox::Settings::default()
     };
     let sandbox = sandbox::Sandbox::start(settings).await.unwrap();
-    add_rows(&sandbox, 1);
+    add_rows(&sandbox, 1, 1..=1);
     let world = World::around(sandbox, &[("OAUTH_CLIENT_SECRET", secret)]).await;
     world.messages(1).await;
     world.stop().await;
@@ -101,12 +92,11 @@ async fn credentials_with_every_kind_of_character_reach_auth_unharmed() {
 #[tokio::test]
 async fn wrong_credentials_claim_nothing_and_leave_the_pod_alive() {
     let sandbox = sandbox().await;
-    add_rows(&sandbox, 1);
+    add_rows(&sandbox, 1, 1..=1);
     let world = World::around(sandbox, &[("OAUTH_CLIENT_SECRET", "wrong")]).await;
-    crate::world::eventually("several polls", async || {
-        world.metric("offender_poll_total").await > 3.0
-    })
-    .await;
+    world
+        .until("offender_poll_total", |polls| polls > 3.0)
+        .await;
     assert_eq!(world.sandbox.faults().calls(Endpoint::NextUpdate), 0);
     assert!(world.is_live().await);
     world.stop().await;
@@ -127,10 +117,7 @@ async fn auth_and_community() -> (String, Requests) {
             _ => StatusCode::NOT_FOUND.into_response(),
         }
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-    (address, requests)
+    (serve(Router::new().fallback(answer)).await, requests)
 }
 
 #[tokio::test]
@@ -206,11 +193,8 @@ async fn a_failing_hmpps_auth_gets_few_requests() {
         .always(Endpoint::Identifiers, Fault::status(500));
     let world = World::around(sandbox, &[]).await;
     let faults = world.sandbox.faults();
-    eventually("all rows are in trouble", async || {
-        let in_trouble = "offender_rows_in_trouble{step=\"identifiers\"}";
-        world.metric(in_trouble).await == 32.0
-    })
-    .await;
+    let in_trouble = "offender_rows_in_trouble{step=\"identifiers\"}";
+    world.until(in_trouble, |rows| rows == 32.0).await;
     faults.clear();
     faults.always(Endpoint::Token, Fault::status(503));
     world.sandbox.auth().revoke_all();
@@ -227,17 +211,12 @@ async fn a_failing_hmpps_auth_gets_few_requests() {
 }
 
 #[tokio::test]
-async fn a_call_without_a_token_is_no_call_of_community_api() {
+async fn a_call_without_a_token_is_not_counted() {
     let sandbox = sandbox().await;
     sandbox.faults().always(Endpoint::Token, Fault::status(503));
     let world = World::around(sandbox, &[]).await;
-    eventually("polls fail", async || {
-        world
-            .metric("offender_poll_results_total{result=\"no_token\"}")
-            .await
-            >= 1.0
-    })
-    .await;
+    let failed = "offender_poll_results_total{result=\"no_token\"}";
+    world.until(failed, |polls| polls >= 1.0).await;
     let metrics = world.metrics.to_text().unwrap();
     let has_calls = |dependency: &str| {
         let mut lines = metrics

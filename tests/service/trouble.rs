@@ -1,10 +1,22 @@
-//! Outages, slow answers, lost answers and throttling: claimed rows are kept, and nothing is lost.
+//! Outages, slow answers, lost answers and throttling: claimed rows are retried, and nothing is lost.
 
 use std::time::Duration;
 
-use crate::world::{QUICK, World, add, add_rows, event_types, eventually, row, sandbox};
-use sandbox::delius::NewUpdate;
-use sandbox::{Endpoint, Fault, Rule};
+use crate::world::{
+    QUICK, World, add, add_rows, event_types, eventually, expire_locks, row, sandbox,
+};
+use sandbox::delius::{NewUpdate, Status};
+use sandbox::{Endpoint, Fault, Rule, Sandbox};
+
+const FAILED: &str = "offender_updates_total{type=\"failed\"}";
+const PERMANENTLY_FAILED: &str = "offender_updates_total{type=\"permanentlyFailed\"}";
+const HELD: &str = "offender_updates_in_flight";
+
+/// Deletes an offender, and the row that this writes.
+fn delete_offender(sandbox: &Sandbox, id: i64) {
+    let sql = format!("DELETE FROM offender WHERE offender_id = {id}; DELETE FROM offender_delta");
+    sandbox.delius().execute(&sql).unwrap();
+}
 
 #[tokio::test]
 async fn starts_when_everything_around_it_is_down_and_recovers_by_itself() {
@@ -22,10 +34,9 @@ async fn starts_when_everything_around_it_is_down_and_recovers_by_itself() {
     }
     add_rows(&sandbox, 1, 1..=20);
     let world = World::around(sandbox, &QUICK).await;
-    eventually("several polls", async || {
-        world.metric("offender_poll_total").await > 3.0
-    })
-    .await;
+    world
+        .until("offender_poll_total", |polls| polls > 3.0)
+        .await;
     assert!(world.is_live().await);
     world.sandbox.faults().clear();
     world.messages(20).await;
@@ -96,10 +107,7 @@ async fn a_failed_delete_is_repeated_without_a_publish() {
     add(&sandbox, row(1, "CONTACT"));
     let world = World::around(sandbox, &[]).await;
     world.drained().await;
-    eventually("settled", async || {
-        world.metric("offender_updates_in_flight").await == 0.0
-    })
-    .await;
+    world.until(HELD, |rows| rows == 0.0).await;
     assert_eq!(world.sandbox.topic().len(), 1);
     assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 4);
     world.stop().await;
@@ -123,16 +131,12 @@ async fn a_failing_delete_does_not_delay_the_offenders_next_row() {
 #[tokio::test]
 async fn rows_that_cannot_be_marked_delay_no_others() {
     let sandbox = sandbox().await;
-    sandbox
-        .delius()
-        .execute("DELETE FROM offender WHERE offender_id = 1; DELETE FROM offender_delta")
-        .unwrap();
+    delete_offender(&sandbox, 1);
     sandbox
         .faults()
         .always(Endpoint::MarkAsFailed, Fault::status(403));
     add_rows(&sandbox, 1, 1..=8);
-    let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
-    sandbox.delius().execute(returned).unwrap();
+    expire_locks(&sandbox);
     let world = World::around(sandbox, &[]).await;
     eventually("they are tried", async || {
         world.sandbox.faults().calls(Endpoint::MarkAsFailed) >= 8
@@ -141,10 +145,7 @@ async fn rows_that_cannot_be_marked_delay_no_others() {
     add_rows(&world.sandbox, 2, 1..=100);
     world.messages(100).await;
     let in_trouble = "offender_rows_in_trouble{step=\"mark_as_failed\"}";
-    eventually("they are in trouble", async || {
-        world.metric(in_trouble).await == 8.0
-    })
-    .await;
+    world.until(in_trouble, |rows| rows == 8.0).await;
     assert_eq!(
         world.metric("offender_permanent_failure_brake_on").await,
         0.0
@@ -193,10 +194,8 @@ async fn a_deleted_change_that_returns_is_published_with_the_same_id() {
         world.sandbox.delius().execute(insert).unwrap();
         world.messages(count).await;
         world.drained().await;
-        eventually("the pod knows that the row is gone", async || {
-            world.metric("offender_updates_in_flight").await == 0.0
-        })
-        .await;
+        // The pod now knows that the row is gone.
+        world.until(HELD, |rows| rows == 0.0).await;
     }
     let messages = world.messages(2).await;
     assert_eq!(messages[0].attributes["id"], messages[1].attributes["id"]);
@@ -204,7 +203,7 @@ async fn a_deleted_change_that_returns_is_published_with_the_same_id() {
 }
 
 #[tokio::test]
-async fn conflicts_are_no_faults_and_retry_after_is_respected() {
+async fn conflicts_are_not_failures_and_retry_after_is_respected() {
     let sandbox = sandbox().await;
     for _ in 0..2 {
         sandbox
@@ -249,10 +248,7 @@ async fn bad_rows_delay_no_good_ones() {
     let world = World::around(sandbox, &[("OFFENDERUPDATEPOLL_MAXINFLIGHT", "8")]).await;
     world.messages(190).await;
     let in_trouble = "offender_rows_in_trouble{step=\"identifiers\"}";
-    eventually("they are in trouble", async || {
-        world.metric(in_trouble).await == 10.0
-    })
-    .await;
+    world.until(in_trouble, |rows| rows == 10.0).await;
     world.stop().await;
 }
 
@@ -272,6 +268,57 @@ async fn forty_rows_of_one_bad_offender_delay_no_others() {
 }
 
 #[tokio::test]
+async fn a_row_of_an_unknown_offender_is_left_then_marked() {
+    let sandbox = sandbox().await;
+    delete_offender(&sandbox, 3);
+    add(&sandbox, row(3, "ALIAS"));
+    let world = World::around(sandbox, &[]).await;
+    world.until(FAILED, |rows| rows == 1.0).await;
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 0);
+    expire_locks(&world.sandbox);
+    world.until(PERMANENTLY_FAILED, |rows| rows == 1.0).await;
+    let rows = world.sandbox.delius().updates().unwrap();
+    assert_eq!(rows[0].status, Status::Failed);
+    assert_eq!(world.metric(FAILED).await, 1.0);
+    assert!(world.sandbox.topic().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_deleted_by_others_is_settled() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::DeleteUpdate, Fault::status(404));
+    add(&sandbox, row(1, "ALIAS"));
+    let world = World::around(sandbox, &[]).await;
+    world.messages(2).await;
+    world.until(HELD, |rows| rows == 0.0).await;
+    assert_eq!(world.sandbox.faults().calls(Endpoint::DeleteUpdate), 1);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_gone_when_it_is_marked_is_settled() {
+    let sandbox = sandbox().await;
+    sandbox
+        .faults()
+        .always(Endpoint::MarkAsFailed, Fault::status(404));
+    delete_offender(&sandbox, 3);
+    add(&sandbox, row(3, "ALIAS"));
+    expire_locks(&sandbox);
+    let world = World::around(sandbox, &[]).await;
+    eventually("the row is settled", async || {
+        world.sandbox.faults().calls(Endpoint::MarkAsFailed) > 0 && world.metric(HELD).await == 0.0
+    })
+    .await;
+    assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 1);
+    assert_eq!(world.metric("offender_places_lost").await, 0.0);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_row_with_a_refused_message_is_left_then_marked() {
     let sandbox = sandbox().await;
     let refuse = Fault::SnsEntryError {
@@ -283,28 +330,16 @@ async fn a_row_with_a_refused_message_is_left_then_marked() {
         offender_id: Some(1),
         ..Rule::new(Endpoint::PublishBatch, refuse)
     });
-    let id = add(&sandbox, row(1, "ALIAS"));
+    add(&sandbox, row(1, "ALIAS"));
     add(&sandbox, row(2, "CONTACT"));
     let world = World::around(sandbox, &[]).await;
-    world.messages(1).await;
-    eventually("left", async || {
-        world
-            .metric("offender_updates_total{type=\"failed\"}")
-            .await
-            == 1.0
+    eventually("the good row is deleted", async || {
+        world.sandbox.delius().count_updates().unwrap() == 1
     })
     .await;
-    let expire = format!(
-        "UPDATE offender_delta SET last_updated_datetime = 0 WHERE offender_delta_id = {id}"
-    );
-    world.sandbox.delius().execute(&expire).unwrap();
-    eventually("marked", async || {
-        world
-            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
-            .await
-            == 1.0
-    })
-    .await;
+    world.until(FAILED, |rows| rows == 1.0).await;
+    expire_locks(&world.sandbox);
+    world.until(PERMANENTLY_FAILED, |rows| rows == 1.0).await;
     assert_eq!(world.metric("offender_places_lost").await, 0.0);
     world.stop().await;
 }
@@ -316,7 +351,7 @@ async fn a_published_row_that_is_claimed_again_is_only_deleted() {
         .faults()
         .always(Endpoint::DeleteUpdate, Fault::status(500));
     sandbox.delius().set_timings(sandbox::Timings {
-        settle_seconds: 0,
+        serve_after_seconds: 0,
         lock_expiry_seconds: 2,
     });
     add(&sandbox, row(1, "CONTACT"));
@@ -326,10 +361,8 @@ async fn a_published_row_that_is_claimed_again_is_only_deleted() {
     ];
     let lease = [&QUICK[..], &short].concat();
     let world = World::around(sandbox, &lease).await;
-    eventually("claimed twice", async || {
-        world.metric("offender_updates_total{type=\"read\"}").await >= 2.0
-    })
-    .await;
+    let claimed = "offender_updates_total{type=\"read\"}";
+    world.until(claimed, |rows| rows >= 2.0).await;
     world.sandbox.faults().clear();
     world.drained().await;
     assert_eq!(world.sandbox.topic().len(), 1);
@@ -337,37 +370,27 @@ async fn a_published_row_that_is_claimed_again_is_only_deleted() {
 }
 
 #[tokio::test]
-async fn many_permanent_failures_set_the_brake_and_the_rest_stays_locked() {
+async fn many_permanent_failures_turn_the_brake_on() {
     let sandbox = sandbox().await;
     sandbox
         .faults()
         .always(Endpoint::Identifiers, Fault::status(404));
     add_rows(&sandbox, 1, 1..=15);
-    // As if every row had come back.
-    let returned = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
-    sandbox.delius().execute(returned).unwrap();
+    expire_locks(&sandbox);
     let world = World::around(sandbox, &[]).await;
-    let held = "offender_updates_left_locked_total{reason=\"brake\"}";
-    eventually("the brake holds rows", async || {
-        world.metric(held).await == 5.0
-    })
-    .await;
+    let left = "offender_updates_left_locked_total{reason=\"brake\"}";
+    world.until(left, |rows| rows == 5.0).await;
     assert_eq!(
         world.metric("offender_permanent_failure_brake_on").await,
         1.0
     );
-    assert_eq!(
-        world
-            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
-            .await,
-        10.0
-    );
+    assert_eq!(world.metric(PERMANENTLY_FAILED).await, 10.0);
     assert_eq!(world.sandbox.faults().calls(Endpoint::MarkAsFailed), 10);
     world.stop().await;
 }
 
 #[tokio::test]
-async fn a_stop_settles_what_is_in_hand_and_leaves_nothing_locked() {
+async fn a_stop_settles_held_rows_and_leaves_nothing_locked() {
     let sandbox = sandbox().await;
     add_rows(&sandbox, 1, 1..=5);
     add_rows(&sandbox, 2, 1..=200);
@@ -380,11 +403,11 @@ async fn a_stop_settles_what_is_in_hand_and_leaves_nothing_locked() {
     world.messages(10).await;
     let sandbox = world.stop().await;
     let rows = sandbox.delius().updates().unwrap();
-    assert!(rows.len() > 10, "it was to be stopped in the middle");
     assert!(
-        rows.iter()
-            .all(|row| row.status == sandbox::delius::Status::Created)
+        rows.len() > 10,
+        "the service must stop in the middle of the drain"
     );
+    assert!(rows.iter().all(|row| row.status == Status::Created));
     assert_eq!(sandbox.topic().len() + rows.len(), 205);
 }
 
@@ -394,11 +417,7 @@ async fn a_stop_does_not_wait_longer_than_the_grace_period() {
     sandbox.faults().always(Endpoint::PublishBatch, Fault::Hang);
     add_rows(&sandbox, 1, 1..=3);
     let world = World::around(sandbox, &[("SHUTDOWN_GRACEPERIOD", "300ms")]).await;
-    let waiting = "offender_updates_in_flight";
-    eventually("a row is in flight", async || {
-        world.metric(waiting).await > 0.0
-    })
-    .await;
+    world.until(HELD, |rows| rows > 0.0).await;
     let started = tokio::time::Instant::now();
     let sandbox = world.stop().await;
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -406,7 +425,7 @@ async fn a_stop_does_not_wait_longer_than_the_grace_period() {
 }
 
 #[tokio::test]
-async fn polling_that_is_switched_off_polls_nothing_and_is_live() {
+async fn with_polling_off_nothing_is_claimed_and_the_pod_is_live() {
     let sandbox = sandbox().await;
     add_rows(&sandbox, 1, 1..=1);
     let world = World::around(sandbox, &[("OFFENDERUPDATEPOLL_ENABLED", "false")]).await;

@@ -35,7 +35,7 @@ pub struct World {
 /// A sandbox in which rows are served at once.
 pub async fn sandbox() -> Sandbox {
     sandbox_with(Timings {
-        settle_seconds: 0,
+        serve_after_seconds: 0,
         ..Timings::default()
     })
     .await
@@ -76,9 +76,9 @@ impl World {
             more.iter()
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
-        let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
+        let settings = Settings::from_variables(|name| variables.get(name).cloned());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let application = Application::build_with(settings.unwrap(), metrics.clone());
+        let application = Application::build(settings.unwrap(), metrics.clone());
         let application = application.await.unwrap();
         let local = |port| format!("http://127.0.0.1:{port}");
         let address = local(application.address().unwrap().port());
@@ -110,10 +110,23 @@ impl World {
     }
 
     pub async fn drained(&self) {
-        eventually("all rows are gone", async || {
-            self.sandbox.delius().count_updates().unwrap() == 0
-        })
-        .await;
+        drained(&self.sandbox).await;
+    }
+
+    /// Waits until this series has such a value.
+    pub async fn until(&self, series: &str, is_so: impl Fn(f64) -> bool) {
+        let started = Instant::now();
+        loop {
+            let value = self.metric(series).await;
+            if is_so(value) {
+                return;
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "after {PATIENCE:?}, {series} is still {value}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub async fn metric(&self, series: &str) -> f64 {
@@ -145,6 +158,19 @@ impl World {
         self.running.await.unwrap().unwrap();
         self.sandbox
     }
+}
+
+pub async fn drained(sandbox: &Sandbox) {
+    eventually("all rows are gone", async || {
+        sandbox.delius().count_updates().unwrap() == 0
+    })
+    .await;
+}
+
+/// Makes each row one that was claimed, and whose lock has expired.
+pub fn expire_locks(sandbox: &Sandbox) {
+    let sql = "UPDATE offender_delta SET status = 'INPROGRESS', last_updated_datetime = 0";
+    sandbox.delius().execute(sql).unwrap();
 }
 
 pub fn add(sandbox: &Sandbox, update: NewUpdate) -> i64 {
@@ -197,6 +223,14 @@ pub fn add_rows(sandbox: &Sandbox, offender: i64, records: std::ops::RangeInclus
             },
         );
     }
+}
+
+/// Serves a stand-in on a free port. Returns its address.
+pub async fn serve(router: axum::Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
 }
 
 /// A port below the system's ephemeral ports, so that no other test gets it.

@@ -17,7 +17,7 @@ pub enum FaultKind {
     HangBeforeEffect,
     HangAfterEffect,
     Contended,
-    ContendedWithWish,
+    ContendedWithRetryAfter,
     Unauthorised,
     Refused,
     EntryThrottled,
@@ -39,7 +39,7 @@ pub const FAULT_KINDS: [(FaultKind, &str); 19] = [
     (FaultKind::HangBeforeEffect, "hang before the effect"),
     (FaultKind::HangAfterEffect, "hang after the effect"),
     (FaultKind::Contended, "409 or 429"),
-    (FaultKind::ContendedWithWish, "429 with retry-after"),
+    (FaultKind::ContendedWithRetryAfter, "429 with retry-after"),
     (FaultKind::Unauthorised, "unauthorised"),
     (FaultKind::Refused, "message refused, whole call"),
     (FaultKind::EntryThrottled, "batch entry throttled"),
@@ -55,9 +55,9 @@ pub const FAULT_KINDS: [(FaultKind, &str); 19] = [
 
 #[derive(Clone, Debug)]
 pub struct Fate {
-    /// On the way there.
+    /// The delay before the effect.
     pub before: Duration,
-    /// On the way back.
+    /// The delay after the effect.
     pub after: Duration,
     pub end: End,
     /// How the table counts it.
@@ -101,7 +101,7 @@ pub enum Symptom {
     Fails,
     Hangs,
     Throttles,
-    ThrottlesWithWish,
+    ThrottlesWithRetryAfter,
     /// Every call takes effect, but no answer arrives.
     LosesAnswers,
     /// Identifiers only: every offender is unknown.
@@ -175,7 +175,9 @@ impl Fate {
             FaultKind::Contended => {
                 fate.end = End::Fails(CallError::new(CallErrorKind::Contended, "409"));
             }
-            FaultKind::ContendedWithWish => fate.end = End::Fails(throttled_with_wish(rng)),
+            FaultKind::ContendedWithRetryAfter => {
+                fate.end = End::Fails(throttled_with_retry_after(rng));
+            }
             FaultKind::Unauthorised => {
                 fate.end = End::Fails(CallError::new(CallErrorKind::Unauthorised, "401"));
             }
@@ -208,7 +210,7 @@ impl Fate {
                 takes_effect: false,
             },
             Symptom::Throttles => End::Fails(CallError::new(CallErrorKind::Contended, "429")),
-            Symptom::ThrottlesWithWish => End::Fails(throttled_with_wish(rng)),
+            Symptom::ThrottlesWithRetryAfter => End::Fails(throttled_with_retry_after(rng)),
             Symptom::LosesAnswers => End::LosesAnswer(CallError::new(
                 CallErrorKind::AnswerLost,
                 "connection reset",
@@ -222,7 +224,7 @@ impl Fate {
     }
 }
 
-fn throttled_with_wish(rng: &mut Rng) -> CallError {
+fn throttled_with_retry_after(rng: &mut Rng) -> CallError {
     CallError {
         kind: CallErrorKind::Contended,
         retry_after: Some(Duration::from_secs(rng.u64(1..=15))),

@@ -80,15 +80,16 @@ fn outage(endpoint: Option<Endpoint>, symptom: Symptom, rows: usize) -> Plan {
 }
 
 #[test]
-fn idle_hours_are_one_line_a_pod() {
+fn idle_hours_log_one_line_per_pod() {
     let mut plan = healthy(Kind::Chaos, PODS);
     plan.trouble_ends = HOUR * 3;
-    let line = "no poll has found a row (404): if changes are made in Delius, something is wrong";
+    let line = "no poll has found a row (404): if people are changing data in Delius, check COMMUNITY_ENDPOINT_URL, \
+        and whether Delius writes rows. The service keeps polling";
     assert_eq!(lines_of(plan), [line; PODS]);
 }
 
 #[test]
-fn an_hour_of_lost_races_is_one_line_a_pod() {
+fn an_hour_of_lost_races_logs_one_line_per_pod() {
     let mut plan = outage(Some(Endpoint::Next), Symptom::Throttles, 0);
     plan.outages[0].to += HOUR / 2;
     plan.trouble_ends += HOUR / 2;
@@ -99,12 +100,12 @@ fn an_hour_of_lost_races_is_one_line_a_pod() {
 }
 
 #[test]
-fn an_hour_in_which_no_row_can_be_claimed_logs_a_few_lines_a_pod() {
+fn an_hour_without_claims_logs_a_few_lines_per_pod() {
     let rows = 20;
     for symptom in [Symptom::Fails, Symptom::Hangs, Symptom::Unauthorised] {
         for endpoint in [Some(Endpoint::Next), None] {
             let lines = lines_of(outage(endpoint, symptom, rows));
-            // The failure, a reminder every ten minutes and the recovery; and a line for each row after it.
+            // The failure, a reminder every 10 minutes and the recovery. After it, one line per row.
             let most = PODS * 8 + rows;
             assert!(lines.len() <= most, "{symptom:?} {endpoint:?}: {lines:#?}");
             assert!(lines.len() >= PODS * 2 + rows, "{symptom:?}: {lines:#?}");
@@ -113,7 +114,7 @@ fn an_hour_in_which_no_row_can_be_claimed_logs_a_few_lines_a_pod() {
 }
 
 #[test]
-fn an_hour_in_which_no_row_gets_through_logs_a_line_for_each_row_and_lock() {
+fn an_hour_without_a_settled_row_logs_each_row_and_lock() {
     let rows = 20;
     let locks = 7;
     for endpoint in [Endpoint::Identifiers, Endpoint::Publish, Endpoint::Delete] {

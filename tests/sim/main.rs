@@ -138,6 +138,6 @@ fn a_broken_order_is_caught() {
 }
 
 #[test]
-fn one_bad_row_that_suspends_all_claims_is_caught() {
-    is_caught(Bug::OneBadRowSuspendsAllClaims, &[3, 11]);
+fn one_bad_row_that_stops_all_claims_is_caught() {
+    is_caught(Bug::OneBadRowStopsAllClaims, &[3, 11]);
 }

@@ -1,4 +1,5 @@
-//! A pod that goes on while all others stall. It needs no poller: in no time it does what a healthy pod does with each row.
+//! A pod that goes on while all others stall. It needs no poller: without any time passing, it does what a healthy pod does
+//! with each row.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use sandbox::delius::{Attempt, Claim};
 use crate::log::{Answer, Call, What};
 use crate::world::World;
 
-/// Claims, publishes and deletes all rows that can be claimed when the others have stalled for this long. A row that
-/// cannot be published it leaves locked.
+/// Claims, publishes and deletes all rows that can be claimed when the others have stalled for this long. It leaves
+/// a row locked that cannot be published.
 pub fn drain(world: &World, pod: usize, stall: Duration) {
     world.note(pod, What::PodStarted);
     let mut claimed_again = 0;
@@ -57,10 +58,11 @@ fn settle(world: &World, pod: usize, update: &OffenderUpdate) {
     let call = world.begin_well(pod, Call::Publish(events.clone()));
     let answers = world.publish(pod, call, &events);
     let is_published = answers.iter().all(Result::is_ok);
-    let told = answers
+    let returned = answers
         .into_iter()
         .map(|answer| answer.map_err(|error| error.kind));
-    world.note(pod, What::Answered(call, Answer::Events(told.collect())));
+    let returned = Answer::Events(returned.collect());
+    world.note(pod, What::Answered(call, returned));
     if is_published {
         let call = world.begin_well(pod, Call::Delete(row));
         world.delete(pod, call, row);

@@ -8,11 +8,11 @@ use crate::faults::Outage;
 use crate::log::{Answer, Call, Endpoint, EventOf, What};
 use crate::rows::{RowInWorld, Standing};
 use crate::run::{Run, patience};
-use crate::seed::{ClockFault, Kind, Offender, Plan, SETTLE_SECONDS};
+use crate::seed::{ClockFault, Kind, Offender, Plan, SERVE_AFTER_SECONDS};
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// The longest `Retry-After`.
-pub const LONGEST_WISH: Duration = Duration::from_secs(15);
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
 struct Rows {
@@ -24,7 +24,7 @@ struct Rows {
     settled: BTreeMap<i64, Duration>,
     stop_asked: BTreeMap<usize, Duration>,
     trouble_over: Duration,
-    /// By an outage. That is allowed if the pod could not tell it from a bad offender.
+    /// Rows that an outage left locked. That is allowed if the pod could not distinguish the outage from a bad offender.
     stranded: BTreeSet<i64>,
     asked: BTreeMap<u64, i64>,
     /// The offenders that each pod has found, and when it first found them.
@@ -93,7 +93,7 @@ impl Plan {
             + self.lock_expiry * 105 / 100
             + self.settings.fixed_delay * 2
             + LONGEST_BACKOFF
-            + LONGEST_WISH
+            + LONGEST_RETRY_AFTER
             + restarts
             + calls
             + bad
@@ -105,8 +105,8 @@ impl Plan {
     fn drained_within(&self) -> Duration {
         let calls = 4 * u32::try_from(self.rows.len()).unwrap();
         let usual = Duration::from_millis(self.rates.usual_milliseconds);
-        let settle = Duration::from_secs(SETTLE_SECONDS.unsigned_abs());
-        let drain = settle + self.settings.fixed_delay + usual * calls;
+        let served_after = Duration::from_secs(SERVE_AFTER_SECONDS.unsigned_abs());
+        let drain = served_after + self.settings.fixed_delay + usual * calls;
         drain.max(Duration::from_secs(30))
     }
 
@@ -133,7 +133,7 @@ impl Rows {
                 if outage && failed_update {
                     self.stranded.insert(row);
                 }
-                if outage && failed_update && !self.could_not_tell(run, row, before) {
+                if outage && failed_update && !self.could_not_distinguish(run, row, before) {
                     return broken(4, format!("row {row} was stranded by the outage"));
                 }
                 let auth_outage = |outage: &Outage| {
@@ -165,9 +165,9 @@ impl Rows {
         Ok(())
     }
 
-    /// A pod that has never found another offender cannot tell an outage of identifiers from one bad offender, whose
-    /// rows must not keep all places.
-    fn could_not_tell(&self, run: &Run, row: i64, locked: Option<Locked>) -> bool {
+    /// A pod that has never found another offender cannot distinguish an outage of identifiers from one bad offender,
+    /// whose rows must not keep all places.
+    fn could_not_distinguish(&self, run: &Run, row: i64, locked: Option<Locked>) -> bool {
         let offender = run.rows[&row].offender_id();
         let outage = run.plan.outages[0];
         let knew_another = |pod| {
@@ -269,7 +269,7 @@ impl Rows {
         let outage = plan.outages[0];
         let settings = &plan.settings;
         let soon = LONGEST_BACKOFF
-            + LONGEST_WISH
+            + LONGEST_RETRY_AFTER
             + settings.fixed_delay
             + settings.call_timeout * 2
             + settings.publish_timeout

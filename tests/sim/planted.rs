@@ -24,7 +24,7 @@ pub enum Bug {
     ForgottenRow,
     DeleteOnlyClaimed,
     OrderBroken,
-    OneBadRowSuspendsAllClaims,
+    OneBadRowStopsAllClaims,
 }
 
 /// The world as the poller sees it, with or without a bug.
@@ -72,7 +72,7 @@ impl Planted {
 
 impl Updates for Planted {
     async fn next(&self) -> Result<Option<ClaimedRow>, CallError> {
-        while self.has(Bug::OneBadRowSuspendsAllClaims) && !self.memory().failing.is_empty() {
+        while self.has(Bug::OneBadRowStopsAllClaims) && !self.memory().failing.is_empty() {
             sleep(Duration::from_secs(1)).await;
         }
         let mut claimed = self.pod.next().await?;
@@ -109,7 +109,7 @@ impl Updates for Planted {
     async fn identifiers(&self, offender: OffenderId) -> Result<Option<Identifiers>, CallError> {
         let known = self.memory().offenders.get(&offender.0).copied();
         let offender = known.unwrap_or(offender);
-        if self.has(Bug::OneBadRowSuspendsAllClaims) {
+        if self.has(Bug::OneBadRowStopsAllClaims) {
             self.memory().failing.insert(offender);
         }
         let answer = self.pod.identifiers(offender).await;

@@ -93,7 +93,7 @@ impl Process {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether its end is drawn.
+    /// Whether it has been decided that the process ends.
     pub fn is_ending(&self) -> bool {
         self.stop.is_cancelled()
             || self.killed.is_cancelled()
@@ -211,13 +211,13 @@ impl Pod {
         };
         process.step().await;
         std::mem::forget(pending);
-        let told = match &answer {
+        let returned = match &answer {
             Ok(result) => as_answer(result),
             Err(error) => Answer::Failed(error.kind),
         };
         process
             .world
-            .note(process.number, What::Answered(number, told));
+            .note(process.number, What::Answered(number, returned));
         answer
     }
 }
@@ -313,10 +313,10 @@ impl Topic for Pod {
             Ok(answers)
         };
         self.call(Call::Publish(events), effect, |answers| {
-            let told = answers
+            let returned = answers
                 .iter()
                 .map(|answer| answer.clone().map_err(|error| error.kind));
-            Answer::Events(told.collect())
+            Answer::Events(returned.collect())
         })
         .await
     }

@@ -13,7 +13,7 @@ use crate::other_pod;
 use crate::planted::Bug;
 use crate::pod::Process;
 use crate::rows::RowInWorld;
-use crate::seed::{ClockFault, Ending, Kind, Plan, Restart, RowPlan, SETTLE_SECONDS};
+use crate::seed::{ClockFault, Ending, Kind, Plan, Restart, RowPlan, SERVE_AFTER_SECONDS};
 use crate::world::World;
 
 /// A process without calls is killed after this time, even if it should make more steps.
@@ -65,7 +65,7 @@ fn empty_delius(plan: &Plan) -> Delius {
         static DELIUS: RefCell<Option<Delius>> = const { RefCell::new(None) };
     }
     let timings = Timings {
-        settle_seconds: SETTLE_SECONDS,
+        serve_after_seconds: SERVE_AFTER_SECONDS,
         lock_expiry_seconds: i64::try_from(plan.lock_expiry.as_secs()).unwrap(),
     };
     DELIUS.with_borrow_mut(|delius| {

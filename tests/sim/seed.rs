@@ -106,7 +106,7 @@ pub struct Plan {
 }
 
 /// Delius serves a new row after this time.
-pub const SETTLE_SECONDS: i64 = 2;
+pub const SERVE_AFTER_SECONDS: i64 = 2;
 
 fn seconds(rng: &mut Rng, range: std::ops::RangeInclusive<u64>) -> Duration {
     let milliseconds = rng.u64(range.start() * 1000..=range.end() * 1000);
@@ -265,7 +265,7 @@ impl Plan {
             (Some(Endpoint::Identifiers), 5) => Symptom::AnswersNotFound,
             (_, 0) => Symptom::Hangs,
             (_, 1) => Symptom::Throttles,
-            (_, 2) => Symptom::ThrottlesWithWish,
+            (_, 2) => Symptom::ThrottlesWithRetryAfter,
             (_, 3) => Symptom::LosesAnswers,
             _ => Symptom::Fails,
         };
@@ -288,7 +288,7 @@ impl Plan {
                 Symptom::Fails,
                 Symptom::Hangs,
                 Symptom::Throttles,
-                Symptom::ThrottlesWithWish,
+                Symptom::ThrottlesWithRetryAfter,
             ];
             (
                 Some(*rng.choice(&endpoints).unwrap()),

@@ -154,7 +154,7 @@ impl Table {
             "virtual hours",
             (self.virtual_time.as_secs() / 3600).to_string(),
         );
-        line("seconds on the wall", format!("{:.1}", took.as_secs_f64()));
+        line("wall-clock seconds", format!("{:.1}", took.as_secs_f64()));
         for name in Self::names() {
             let count = self.counts.get(name).copied().unwrap_or_default();
             line(name, count.to_string());

@@ -112,7 +112,7 @@ fn print(what: &str, figures: &str) {
 }
 
 #[test]
-fn good_rows_pass_bad_offenders_also_with_few_places() {
+fn good_rows_pass_bad_offenders_even_with_few_places() {
     // The places, the bad offenders, the rows of each, the good rows; by when the first and the last good row is
     // published.
     for (places, offenders, rows_of_each, good, first_by, last_by) in [

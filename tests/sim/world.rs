@@ -23,6 +23,7 @@ use crate::seed::{Offender, Plan, RowPlan};
 
 /// The start of the run on Delius' clock.
 const EPOCH: i64 = 1_600_000_000;
+
 pub struct World {
     pub plan: Arc<Plan>,
     delius: Delius,
@@ -37,7 +38,7 @@ pub struct State {
     rng: Rng,
     last_call: u64,
     jumped: i64,
-    /// How far ahead of the clock those are who do not stall.
+    /// How far the pod that does not stall is ahead of the clock.
     ahead: i64,
     pub trouble_over: bool,
 }
@@ -83,7 +84,7 @@ impl World {
         self.state().ahead = 0;
     }
 
-    /// Takes a call that nothing goes wrong with, and says under which number.
+    /// Receives a call that succeeds. Returns its number.
     pub fn begin_well(&self, pod: usize, call: Call) -> u64 {
         let mut state = self.state();
         state.last_call += 1;

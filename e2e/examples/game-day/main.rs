@@ -30,7 +30,7 @@ use self::prometheus::{Firing, Prometheus};
 use self::scenarios::{SCENARIOS, Scenario};
 use self::world::World;
 
-/// Everything is healthy for this long at first, so that every series has a past.
+/// Everything is healthy for this long at first, so that every series has a history.
 const HEALTHY: Duration = Duration::from_mins(4);
 /// How long the outages last.
 const OUTAGE: Duration = Duration::from_mins(25);

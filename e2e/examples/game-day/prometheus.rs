@@ -96,7 +96,7 @@ impl Prometheus {
         })
     }
 
-    /// Notes which alerts fire now, by namespace.
+    /// Records which alerts fire now, by namespace.
     pub async fn update(&self, firings: &mut BTreeMap<String, Vec<Firing>>, outage: Instant) {
         // Asked again in a few seconds.
         let Ok(alerts) = self.alerts().await else {

@@ -9,7 +9,7 @@ pub struct Scenario {
     /// For `--only`.
     pub name: &'static str,
     pub outage: &'static str,
-    pub trouble: Trouble,
+    pub cause: Cause,
     /// The only alert that fires; `None`: none.
     pub alert: Option<&'static str>,
 }
@@ -23,7 +23,7 @@ impl Scenario {
 
 /// What goes wrong.
 #[derive(Clone, Copy)]
-pub enum Trouble {
+pub enum Cause {
     None,
     /// These calls fail like this.
     Faults(&'static [Endpoint], fn() -> Fault),
@@ -54,13 +54,13 @@ const PUBLISH: &[Endpoint] = &[Endpoint::PublishBatch];
 const fn scenario(
     name: &'static str,
     outage: &'static str,
-    trouble: Trouble,
+    cause: Cause,
     alert: Option<&'static str>,
 ) -> Scenario {
     Scenario {
         name,
         outage,
-        trouble,
+        cause,
         alert,
     }
 }
@@ -83,42 +83,39 @@ fn refused_entries() -> Fault {
 }
 
 fn wrong_credentials() -> Fault {
-    Fault::SnsError {
-        status: 403,
-        code: "InvalidClientTokenId".into(),
-    }
+    Fault::sns(403, "InvalidClientTokenId")
 }
 
 /// All of them, in the order of the table.
 #[rustfmt::skip]
 pub const SCENARIOS: &[Scenario] = &[
-    scenario("healthy", "none", Trouble::None, None),
-    scenario("short", "SNS is down for 4 minutes only", Trouble::Short(Endpoint::SNS, || Fault::DropConnection), None),
-    scenario("one-kill", "one pod is killed once", Trouble::OneKill, None),
-    scenario("two-offenders", "identifiers of two offenders answer 500", Trouble::TwoOffenders, None),
-    scenario("sns-down", "SNS closes connections", Trouble::Faults(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
-    scenario("sns-hangs", "SNS does not answer", Trouble::Faults(Endpoint::SNS, || Fault::Hang), Some("NothingSettled")),
-    scenario("sns-keys", "SNS refuses the credentials", Trouble::Faults(Endpoint::SNS, wrong_credentials), Some("NothingSettled")),
-    scenario("sns-one-pod", "SNS closes connections of one pod of two", Trouble::OnePod(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
-    scenario("identifiers-500", "identifiers answer 500", Trouble::Faults(IDENTIFIERS, || Fault::status(500)), Some("NothingSettled")),
-    scenario("identifiers-403", "identifiers answer 403", Trouble::Faults(IDENTIFIERS, || Fault::status(403)), Some("NothingSettled")),
-    scenario("delete-500", "DELETE answers 500", Trouble::Faults(&[Endpoint::DeleteUpdate], || Fault::status(500)), Some("NothingSettled")),
-    scenario("identifiers-404", "identifiers answer 404", Trouble::Faults(IDENTIFIERS, || Fault::status(404)), Some("ChangesAtRisk")),
-    scenario("sns-refuses", "SNS refuses every message", Trouble::Faults(PUBLISH, refused_entries), Some("ChangesAtRisk")),
-    scenario("community-down", "community-api closes connections", Trouble::Faults(Endpoint::COMMUNITY, || Fault::DropConnection), Some("PollingStalled")),
-    scenario("contended", "nextUpdate answers 409", Trouble::Faults(CLAIM, || Fault::status(409)), Some("PollingStalled")),
-    scenario("html", "nextUpdate answers 200 with HTML", Trouble::Faults(CLAIM, html), Some("PollingStalled")),
-    scenario("auth-down", "hmpps-auth closes connections", Trouble::Auth(Endpoint::AUTH, || Fault::DropConnection), Some("PollingStalled")),
-    scenario("auth-refuses", "hmpps-auth answers 401", Trouble::Auth(&[Endpoint::Token], || Fault::status(401)), Some("PollingStalled")),
-    scenario("retry-after", "hmpps-auth answers 503 with Retry-After: 300", Trouble::Auth(&[Endpoint::Token], || Fault::status(503).header("Retry-After", "300")), Some("PollingStalled")),
-    scenario("polling-off", "polling is switched off", Trouble::PollingOff, Some("PollingStalled")),
-    scenario("wrong-address", "everything at community-api's address answers 404", Trouble::Faults(Endpoint::COMMUNITY, || Fault::status(404)), Some("CommunityApiDown")),
-    scenario("crash-loop", "pods die 25 seconds after each start", Trouble::CrashLoop, Some("PodsRestart")),
-    scenario("no-pods", "all pods are gone", Trouble::NoPods, Some("PollingAbsent")),
-    scenario("backlog", "calls to community-api take 3 seconds, and 300 rows wait", Trouble::Backlog(Duration::from_secs(3)), Some("SlowProcessing")),
+    scenario("healthy", "none", Cause::None, None),
+    scenario("short", "SNS is down for 4 minutes only", Cause::Short(Endpoint::SNS, || Fault::DropConnection), None),
+    scenario("one-kill", "one pod is killed once", Cause::OneKill, None),
+    scenario("two-offenders", "identifiers of two offenders answer 500", Cause::TwoOffenders, None),
+    scenario("sns-down", "SNS closes connections", Cause::Faults(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
+    scenario("sns-hangs", "SNS does not answer", Cause::Faults(Endpoint::SNS, || Fault::Hang), Some("NothingSettled")),
+    scenario("sns-keys", "SNS refuses the credentials", Cause::Faults(Endpoint::SNS, wrong_credentials), Some("NothingSettled")),
+    scenario("sns-one-pod", "SNS closes connections of one pod of two", Cause::OnePod(Endpoint::SNS, || Fault::DropConnection), Some("NothingSettled")),
+    scenario("identifiers-500", "identifiers answer 500", Cause::Faults(IDENTIFIERS, || Fault::status(500)), Some("NothingSettled")),
+    scenario("identifiers-403", "identifiers answer 403", Cause::Faults(IDENTIFIERS, || Fault::status(403)), Some("NothingSettled")),
+    scenario("delete-500", "DELETE answers 500", Cause::Faults(&[Endpoint::DeleteUpdate], || Fault::status(500)), Some("NothingSettled")),
+    scenario("identifiers-404", "identifiers answer 404", Cause::Faults(IDENTIFIERS, || Fault::status(404)), Some("ChangesAtRisk")),
+    scenario("sns-refuses", "SNS refuses every message", Cause::Faults(PUBLISH, refused_entries), Some("ChangesAtRisk")),
+    scenario("community-down", "community-api closes connections", Cause::Faults(Endpoint::COMMUNITY, || Fault::DropConnection), Some("PollingStalled")),
+    scenario("contended", "nextUpdate answers 409", Cause::Faults(CLAIM, || Fault::status(409)), Some("PollingStalled")),
+    scenario("html", "nextUpdate answers 200 with HTML", Cause::Faults(CLAIM, html), Some("PollingStalled")),
+    scenario("auth-down", "hmpps-auth closes connections", Cause::Auth(Endpoint::AUTH, || Fault::DropConnection), Some("PollingStalled")),
+    scenario("auth-refuses", "hmpps-auth answers 401", Cause::Auth(&[Endpoint::Token], || Fault::status(401)), Some("PollingStalled")),
+    scenario("retry-after", "hmpps-auth answers 503 with Retry-After: 300", Cause::Auth(&[Endpoint::Token], || Fault::status(503).header("Retry-After", "300")), Some("PollingStalled")),
+    scenario("polling-off", "polling is switched off", Cause::PollingOff, Some("PollingStalled")),
+    scenario("wrong-address", "everything at community-api's address answers 404", Cause::Faults(Endpoint::COMMUNITY, || Fault::status(404)), Some("CommunityApiDown")),
+    scenario("crash-loop", "pods die 25 seconds after each start", Cause::CrashLoop, Some("PodsRestart")),
+    scenario("no-pods", "all pods are gone", Cause::NoPods, Some("PollingAbsent")),
+    scenario("backlog", "calls to community-api take 3 seconds, and 300 rows wait", Cause::Backlog(Duration::from_secs(3)), Some("SlowProcessing")),
 ];
 
-impl Trouble {
+impl Cause {
     /// The rules of the faults that every pod sees.
     pub fn rules(self) -> Vec<Rule> {
         match self {

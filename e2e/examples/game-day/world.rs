@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::prometheus::{Target, free_port};
-use crate::scenarios::{Scenario, Trouble};
+use crate::scenarios::{Cause, Scenario};
 
 const PODS: [&str; 2] = ["a", "b"];
 /// More than a pod has places.
@@ -52,8 +52,8 @@ impl World {
     pub async fn start(scenario: &'static Scenario, folder: &Path) -> anyhow::Result<Self> {
         let sandbox = Sandbox::start(sandbox::Settings::default()).await?;
         sandbox.delius().seed_people(PEOPLE)?;
-        let other = match scenario.trouble {
-            Trouble::OnePod(..) => Some(Sandbox::start(sandbox::Settings::default()).await?),
+        let other = match scenario.cause {
+            Cause::OnePod(..) => Some(Sandbox::start(sandbox::Settings::default()).await?),
             _ => None,
         };
         let mut pods = Vec::new();
@@ -96,9 +96,9 @@ impl World {
         let playing = async {
             sleep_until(outage.start).await;
             self.begin().await?;
-            match scenario.trouble {
-                Trouble::CrashLoop => self.crash_until(outage.end).await?,
-                Trouble::Short(..) => sleep(SHORT).await,
+            match scenario.cause {
+                Cause::CrashLoop => self.crash_until(outage.end).await?,
+                Cause::Short(..) => sleep(SHORT).await,
                 _ => sleep_until(outage.end).await,
             }
             self.end().await
@@ -114,15 +114,15 @@ impl World {
     }
 
     async fn begin(&mut self) -> anyhow::Result<()> {
-        for rule in self.scenario.trouble.rules() {
+        for rule in self.scenario.cause.rules() {
             self.faults().inject(rule);
         }
-        match self.scenario.trouble {
-            Trouble::Auth(..) => self.sandbox.auth().revoke_all(),
-            Trouble::Backlog(_) => self.sandbox.delius().seed_backlog(BACKLOG)?,
-            Trouble::OneKill => self.pods[0].start().await?,
-            Trouble::NoPods => self.pods.iter_mut().for_each(|pod| pod.process = None),
-            Trouble::PollingOff => {
+        match self.scenario.cause {
+            Cause::Auth(..) => self.sandbox.auth().revoke_all(),
+            Cause::Backlog(_) => self.sandbox.delius().seed_backlog(BACKLOG)?,
+            Cause::OneKill => self.pods[0].start().await?,
+            Cause::NoPods => self.pods.iter_mut().for_each(|pod| pod.process = None),
+            Cause::PollingOff => {
                 for pod in &mut self.pods {
                     pod.variables
                         .insert("OFFENDERUPDATEPOLL_ENABLED", "false".into());

@@ -154,7 +154,7 @@ async fn swagger_ui_loads_everything_from_here_and_shows_the_description() {
         let mut text = String::new();
         if headers.contains_key("content-encoding") {
             assert_eq!(headers["content-encoding"], "gzip");
-            // It fails if the check sum is wrong.
+            // It fails if the checksum is wrong.
             GzDecoder::new(&*bytes).read_to_string(&mut text).unwrap();
         } else {
             text = String::from_utf8(bytes.to_vec()).unwrap();

@@ -7,7 +7,7 @@ set -euo pipefail
 
 venv=${DEPLOYMENT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/probation-offender-events/deployment-tools}
 packages=('helm-python-sdk==0.2.2' 'kubernetes-validate==1.37.0' 'PyYAML==6.0.3')
-# Its script is all that is wanted of it: without the browsers' driver that it depends on.
+# Only its script is needed, so pip does not install the browser driver that it depends on.
 axe='axe-playwright-python==0.1.8'
 
 fail() {
@@ -15,7 +15,7 @@ fail() {
   exit 1
 }
 
-# The stamp is written last and holds the list: a half-made environment, or one for another list, is made anew.
+# The stamp is written last and holds the list: a half-made environment, or one for another list, is made again.
 stamp=$venv/installed-packages
 if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]} $axe" ]; then
   rm -rf "$venv"
@@ -29,7 +29,7 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "${packages
   echo "${packages[*]} $axe" >"$stamp"
 fi
 
-# Both names come with one package. Its service is not needed: a test starts a separate Prometheus.
+# One package provides both commands. Its service is not needed: a test starts a separate Prometheus.
 if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
   command -v apt-get >/dev/null || fail "install Prometheus 2.42 or later, with promtool, and run this again"
   as_root=()

@@ -111,34 +111,32 @@ async fn the_binary_accepts_the_environment_of_every_rendered_pod() {
             let old = variables.insert(port.into(), "0".into());
             assert!(old.is_some(), "{name} has no {port}");
         }
-        // The addresses are real, and must not be called. The first poll comes after a random part of this.
-        let poll = variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS".into(), "86400000".into());
-        assert_eq!(poll, None);
+        // The addresses are real and must not be called. So polling is off, and the process is killed as soon as it has
+        // started: it would send its first telemetry after 5 s or when it stops, and check health after 30 s.
+        let polling = variables.insert("OFFENDERUPDATEPOLL_ENABLED".into(), "false".into());
+        assert_eq!(polling.as_deref(), Some("true"), "{name}");
         let mut service = service(&variables);
         let mut lines = BufReader::new(service.stdout.take().unwrap()).lines();
         let mut printed = String::new();
-        // The log of this binary has only the library's lines. This one shows that the settings are right.
-        let accepted = async {
+        // The log of this binary has only the library's lines. This one shows that the service is complete.
+        let started = async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 printed.push_str(&line);
-                if line.contains(r#""message":"settings""#) {
+                if line.contains(r#""message":"started""#) {
                     return true;
                 }
             }
             false
         };
-        let accepted = timeout(PATIENCE, accepted).await.unwrap();
+        let started = timeout(PATIENCE, started).await.unwrap();
         assert!(
-            accepted,
+            started,
             "{name}: the service ended: {:?}",
             service.wait().await
         );
+        service.kill().await.unwrap();
         let insights = r#""applicationInsights":"https://dc.services.visualstudio.com""#;
         assert!(printed.contains(insights), "{name}: {printed}");
-        // Keeps reading, since the service prints when it stops.
-        let rest = tokio::spawn(async move { while lines.next_line().await.unwrap().is_some() {} });
-        terminate(service).await;
-        rest.await.unwrap();
     }
 }
 
@@ -224,7 +222,7 @@ async fn a_real_prometheus_knows_everything_that_alerts_and_dashboard_ask_for() 
     }
     let sandbox = Sandbox::start(sandbox::Settings {
         timings: Timings {
-            settle_seconds: 0,
+            serve_after_seconds: 0,
             ..Timings::default()
         },
         ..sandbox::Settings::default()

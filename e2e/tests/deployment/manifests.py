@@ -21,9 +21,9 @@ import yaml
 from chart import CHART, ENVIRONMENTS, chart, deployment, merged, namespace, render, render_values
 
 NAME = "probation-offender-events"
-# The oldest that a cluster may still be at, and the newest that is known.
+# The oldest Kubernetes version that a cluster may have, and the newest that is known.
 KUBERNETES_VERSIONS = ("1.31", "1.37")
-# Kinds of operators, which Kubernetes has no schema of: apiVersion, and the fields of spec.
+# Kinds that operators define and Kubernetes has no schema for: apiVersion, and the fields of spec.
 CUSTOM_KINDS = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
     "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
@@ -131,7 +131,8 @@ def check_pod(manifests, environment):
     assert variables["SPRINGDOC_APIDOCS_ENABLED"] == str(environment == "dev").lower()
     key = SECRETS["probation-offender-events", "APPINSIGHTS_INSTRUMENTATIONKEY"]
     assert variables["APPLICATIONINSIGHTS_CONNECTION_STRING"] == f"InstrumentationKey={key}"
-    # 30 is what Kubernetes gives without a value; Application Insights, the web server and what hangs take a second more each.
+    # Without a value, Kubernetes gives 30 s. After the grace period, Application Insights, the web server and calls that hang
+    # may each take one more second.
     killed_after = pod.get("terminationGracePeriodSeconds", 30)
     assert seconds(variables["SHUTDOWN_GRACEPERIOD"]) + 3 < killed_after
 
@@ -190,7 +191,7 @@ def check_alerts(manifests, environment):
         for key in ("for", "keep_firing_for"):
             assert rendered.get(key) == rule.get(key)
         assert rule["annotations"].items() <= rendered["annotations"].items()
-        assert "{{ $labels.namespace }}" in rendered["annotations"]["message"], "a post may be about several environments"
+        assert "{{ $labels.namespace }}" in rendered["annotations"]["message"], "one Slack message may list several environments"
         assert rendered["annotations"]["dashboard_url"].endswith(f"/d/poe-{namespace(environment)}?orgId=1")
         assert rendered["labels"] == {**labels, **rule["labels"]}
         assert rule["labels"]["urgency"] in ("page", "ticket")

@@ -77,7 +77,7 @@ def queries():
 
 
 def selectors(query):
-    """Those of the metrics of a query, without their ranges."""
+    """The metric selectors of a query, without their ranges."""
     found = re.findall(r"\b[a-z_]+\{[^}]*\}", query)
     # So that none is overlooked.
     bare = re.findall(r"\b(?:offender|process|kube|container)_[a-z_]+\b(?!\{)", re.sub(r"""(["']).*?\1""", "", query))
@@ -133,13 +133,15 @@ class Prometheus:
             with opener.open(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise  # It has not begun to serve.
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
     def ask(self, query):
         return self.get("query", query=query)["result"]
 
     def wait_for_scrapes(self, count):
-        """Until both targets have been scraped so often."""
+        """Waits until both targets have been scraped `count` times."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -147,7 +149,7 @@ class Prometheus:
                 if len(scrapes) == 2 and all(float(one["value"][1]) >= count for one in scrapes):
                     return
             except OSError:
-                pass  # It has not begun to listen.
+                pass  # It is not ready.
             if self.process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"Prometheus ended or could not scrape:\n{self.log.read_text()}")
             time.sleep(0.2)
@@ -180,7 +182,7 @@ def check(prometheus):
                 faults.append(f"{rule['name']}: {rule['health']}, {rule['state']} {rule.get('lastError', '')}")
     if faults:
         sys.exit("\n".join(faults))
-    print(f"{asked} queries name only what there is")
+    print(f"{asked} queries found all their series")
 
 
 if __name__ == "__main__":

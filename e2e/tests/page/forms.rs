@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use thirtyfour::Key;
 
-use crate::visit::{DESK, Visit, eventually, visit};
+use crate::visit::{DESK, Visit, visit};
+use crate::world::eventually;
 
 /// Rows stay where they are: no row is claimed during a test.
 const NEVER: i64 = 3_600;
@@ -74,7 +75,7 @@ async fn a_form_without_a_valid_answer_keeps_its_text() {
             let typed = visit.find("#contact-type").await.value().await.unwrap();
             assert_eq!(typed.as_deref(), Some("A long letter"));
         }
-        assert_eq!(visit.sandbox.delius().count_updates().unwrap(), 0);
+        assert_eq!(visit.world.sandbox.delius().count_updates().unwrap(), 0);
         visit.press("#change-contact button").await;
         visit.shows("#change-contact #outcome", &["Changed."]).await;
         assert_eq!(complaint(visit).await, "");
@@ -93,7 +94,7 @@ async fn a_change_whose_answer_was_lost_is_not_made_again() {
             complaint(visit).await.contains("did not answer")
         })
         .await;
-        assert_eq!(visit.sandbox.delius().count_updates().unwrap(), 1);
+        assert_eq!(visit.world.sandbox.delius().count_updates().unwrap(), 1);
         visit.press("#change-contact button").await;
         visit.shows("#change-contact #outcome", &["Changed."]).await;
         assert_eq!(visit.rows_after_another_change().await, 1);
@@ -117,7 +118,10 @@ async fn what_is_typed_stays_when_another_form_is_sent() {
 #[tokio::test]
 async fn a_switch_shows_what_someone_else_has_switched() {
     visit(NEVER, DESK, async |visit| {
-        let url = format!("{}/outages/sns-slow", visit.sandbox.page_url().unwrap());
+        let url = format!(
+            "{}/outages/sns-slow",
+            visit.world.sandbox.page_url().unwrap()
+        );
         for (on, shown) in [("true", "On"), ("false", "Off")] {
             let form = BTreeMap::from([("on", on)]);
             let switched = reqwest::Client::new().post(&url).form(&form).send().await;
@@ -134,7 +138,7 @@ async fn a_switch_shows_what_someone_else_has_switched() {
 #[tokio::test]
 async fn ten_windows_of_one_browser_all_load_and_their_forms_are_answered() {
     visit(NEVER, DESK, async |visit| {
-        let page = visit.sandbox.page_url().unwrap();
+        let page = visit.world.sandbox.page_url().unwrap();
         for _ in 0..9 {
             // Unlike a tab, a window is seen beside others.
             let window = visit.browser.new_window().await.unwrap();

@@ -1,19 +1,22 @@
-//! What users see, and what screen readers get: names, scrolling, the way of a row, and axe-core's rules.
+//! What users see, and what screen readers get: names, scrolling, the progress of a row, and axe-core's rules.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::visit::{DESK, PHONE, Visit, eventually, visit};
+use crate::visit::{DESK, PHONE, Visit, visit};
+use crate::world::eventually;
 
 #[tokio::test]
 async fn a_row_is_followed_from_its_claim_to_its_deletion() {
     visit(0, DESK, async |visit| {
         visit.open_change("alias").await;
         visit.press("#change-alias button").await;
-        visit.shows("#ways", &["ALIAS", "deleted after"]).await;
-        let steps = visit.texts("#ways tbody tr:first-child td").await;
+        visit
+            .shows("#claimed-rows", &["ALIAS", "deleted after"])
+            .await;
+        let steps = visit.texts("#claimed-rows tbody tr:first-child td").await;
         assert_eq!(steps.len(), 4, "{steps:?}");
         assert!(
             steps[1..].iter().all(|step| step.contains("after ")),
@@ -47,13 +50,13 @@ async fn the_age_of_a_message_agrees_with_the_metric_of_the_service() {
 }
 
 #[tokio::test]
-async fn polls_that_fail_are_not_said_to_run() {
+async fn failing_polls_are_shown_as_failing() {
     visit(0, DESK, async |visit| {
-        visit.shows("#reaction", &["Claims run"]).await;
+        visit.shows("#reaction", &["Polls succeed"]).await;
         visit.press("#button-community-down").await;
         visit.shows("#reaction", &["Polls fail"]).await;
         visit.press("#button-community-down").await;
-        visit.shows("#reaction", &["Claims run"]).await;
+        visit.shows("#reaction", &["Polls succeed"]).await;
     })
     .await;
 }
@@ -105,7 +108,7 @@ async fn each_button_and_link_has_a_unique_name() {
 }
 
 #[tokio::test]
-async fn the_page_has_an_icon_and_leads_to_the_service() {
+async fn the_page_has_an_icon_and_links_to_the_service() {
     visit(0, DESK, async |visit| {
         let script = "return [...document.querySelectorAll('link[rel=icon], #signs ~ a, section[aria-labelledby=vital] a')]
             .map(one => one.href)";
@@ -163,7 +166,9 @@ async fn axe_finds_nothing_on_a_desk_or_a_phone() {
             visit
                 .shows("#change-requirement #outcome", &["Changed."])
                 .await;
-            visit.shows("#ways", &["RQMNT", "deleted after"]).await;
+            visit
+                .shows("#claimed-rows", &["RQMNT", "deleted after"])
+                .await;
             visit.press("#button-community-down").await;
             visit.shows("#reaction", &["Polls fail"]).await;
             visit

@@ -5,19 +5,27 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::needless_pass_by_value,
     reason = "a test fails by panicking, and says when it is skipped"
 )]
 
 mod forms;
 mod looks;
 mod visit;
+#[path = "../../../tests/service/world.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the service, which use all of it"
+)]
+mod world;
 
 use std::collections::BTreeSet;
 
 use sandbox::Message;
 use thirtyfour::{Key, TypingData};
 
-use self::visit::{DESK, PATIENCE, SMALL_PHONE, Visit, eventually, visit};
+use self::visit::{DESK, SMALL_PHONE, Visit, visit};
+use self::world::PATIENCE;
 
 fn event_type(message: &Message) -> &str {
     &message.attributes["eventType"].1
@@ -72,15 +80,12 @@ async fn what_each_form_announces_is_what_arrives() {
         assert!(changes.len() >= 14, "{changes:?}");
         for change in &changes {
             let announced = visit.texts(&format!("#change-{change} .event")).await;
-            let before = visit.sandbox.topic().len();
+            let before = visit.world.sandbox.topic().len();
             visit.open_change(change).await;
             visit.press(&format!("#change-{change} button")).await;
             visit.shows(&format!("#change-{change} #outcome"), &["Changed."]).await;
-            eventually(&format!("{change} has arrived"), async || {
-                visit.sandbox.delius().count_updates().unwrap() == 0
-            })
-            .await;
-            let messages = visit.sandbox.topic().messages();
+            visit.world.drained().await;
+            let messages = visit.world.sandbox.topic().messages();
             let arrived: BTreeSet<&str> = messages[before..].iter().map(event_type).collect();
             assert_eq!(arrived, announced.iter().map(String::as_str).collect(), "{change}");
         }
@@ -94,8 +99,8 @@ async fn a_row_is_held_until_sns_is_back() {
         let switch = "#button-sns-down";
         visit.past().await;
         visit.shows("#rows", &["No rows"]).await;
-        visit.shows("#reaction", &["Claims run"]).await;
-        let before = visit.sandbox.topic().len();
+        visit.shows("#reaction", &["Polls succeed"]).await;
+        let before = visit.world.sandbox.topic().len();
         visit.press(switch).await;
         visit.shows("#outcome", &["The outage is on."]).await;
         change_date_of_birth(visit).await;
@@ -105,16 +110,21 @@ async fn a_row_is_held_until_sns_is_back() {
         visit
             .shows(
                 "#reaction",
-                &["Calls fail", "Rows held: 1", "probationevents-health"],
+                &[
+                    "Calls are failing",
+                    "Rows held: 1",
+                    "probationevents-health",
+                ],
             )
             .await;
-        assert_eq!(visit.sandbox.topic().len(), before);
+        assert_eq!(visit.world.sandbox.topic().len(), before);
         visit.bare("#outages").await;
         visit.picture("page-outage.png").await;
 
         visit.press(switch).await;
         visit.shows("#outcome", &["The outage is off."]).await;
         let messages = visit
+            .world
             .sandbox
             .topic()
             .wait_for(before + 2, PATIENCE)
@@ -127,7 +137,7 @@ async fn a_row_is_held_until_sns_is_back() {
         }
         visit.shows("#rows", &["No rows"]).await;
         visit
-            .shows("#reaction", &["Claims run", "All health checks are UP"])
+            .shows("#reaction", &["Polls succeed", "All health checks are UP"])
             .await;
     })
     .await;
@@ -179,7 +189,7 @@ async fn a_filter_policy_filters_messages_or_is_refused() {
 }
 
 #[tokio::test]
-async fn a_name_with_a_script_in_it_is_a_name() {
+async fn a_script_in_a_name_is_shown_as_text() {
     visit(0, DESK, async |visit| {
         let name = "<script>document.title = 'broken'</script>";
         visit.open_change("details").await;
@@ -212,7 +222,7 @@ async fn a_name_with_a_script_in_it_is_a_name() {
 }
 
 #[tokio::test]
-async fn nothing_has_to_be_scrolled_sideways_on_a_small_screen() {
+async fn a_small_screen_needs_no_sideways_scrolling() {
     visit(0, SMALL_PHONE, async |visit| {
         visit.shows("#signs", &["communityApiHealth"]).await;
         visit.press("#button-sns-entry").await;
@@ -293,7 +303,7 @@ async fn the_page_can_be_used_with_the_keys_alone() {
 #[tokio::test]
 async fn swagger_ui_works_within_its_content_security_policy() {
     visit(2, DESK, async |visit| {
-        let url = format!("{}/swagger-ui.html", visit.service);
+        let url = format!("{}/swagger-ui.html", visit.world.address);
         visit.browser.goto(url).await.unwrap();
         visit.shows(".info", &["Probation Offender Events"]).await;
         let parts = ["/health/{component}", "/prometheus", "OFFENDER_CHANGED"];

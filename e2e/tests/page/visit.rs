@@ -6,27 +6,21 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use probation_offender_events::application::Application;
-use probation_offender_events::config::Settings;
 use sandbox::{Sandbox, Timings};
 use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
-/// The longest wait of a test.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+use crate::world::{World, eventually};
 
 /// A browser is a dozen processes: more of them than cores only slow each other down.
 static BROWSERS: Semaphore = Semaphore::const_new(2);
 
 pub struct Visit {
-    pub sandbox: Sandbox,
+    pub world: World,
     pub browser: WebDriver,
-    /// The address of the service.
-    pub service: String,
 }
 
 /// A screen of this width and height, in CSS pixels.
@@ -35,7 +29,7 @@ pub const PHONE: (u32, u32) = (390, 844);
 pub const SMALL_PHONE: (u32, u32) = (320, 640);
 
 /// Starts service, sandbox and browser, and opens the page. Without a browser the test is skipped, unless in CI.
-pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOnce(&Visit)) {
+pub async fn visit(serve_after_seconds: i64, screen: (u32, u32), test: impl AsyncFnOnce(&Visit)) {
     let _permit = BROWSERS.acquire().await.unwrap();
     let Some(mut driver) = Chromedriver::start().await else {
         e2e::skip(
@@ -46,22 +40,19 @@ pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOn
     let sandbox = Sandbox::start(sandbox::Settings {
         page_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         timings: Timings {
-            settle_seconds,
+            serve_after_seconds,
             ..Timings::default()
         },
         ..sandbox::Settings::default()
     })
     .await
     .unwrap();
-    let stop = CancellationToken::new();
-    let (running, service) = start_service(&sandbox, stop.clone()).await;
+    let world = World::around(sandbox, &[]).await;
+    world.sandbox.watch_service(world.address.clone());
     let browser = driver.open(screen).await;
-    browser.goto(sandbox.page_url().unwrap()).await.unwrap();
-    let visit = Visit {
-        sandbox,
-        browser,
-        service,
-    };
+    let page = world.sandbox.page_url().unwrap();
+    browser.goto(page).await.unwrap();
+    let visit = Visit { world, browser };
     // The browser must be closed even if the test panics.
     let outcome = AssertUnwindSafe(test(&visit)).catch_unwind().await;
     let closed = visit.browser.quit().await;
@@ -70,22 +61,7 @@ pub async fn visit(settle_seconds: i64, screen: (u32, u32), test: impl AsyncFnOn
         resume_unwind(panic);
     }
     closed.unwrap();
-    stop.cancel();
-    running.await.unwrap().unwrap();
-}
-
-async fn start_service(
-    sandbox: &Sandbox,
-    stop: CancellationToken,
-) -> (tokio::task::JoinHandle<anyhow::Result<()>>, String) {
-    let mut variables = sandbox.environment();
-    variables.insert("OFFENDERUPDATEPOLL_FIXEDDELAY_MS", "50".into());
-    let settings = Settings::from_variables(|name| variables.get(name).cloned().map(Ok));
-    let application = Application::build(settings.unwrap()).await.unwrap();
-    let port = application.address().unwrap().port();
-    let address = format!("http://127.0.0.1:{port}");
-    sandbox.watch_service(address.clone());
-    (tokio::spawn(application.run_until_stopped(stop)), address)
+    visit.world.stop().await;
 }
 
 struct Chromedriver {
@@ -217,7 +193,7 @@ impl Visit {
         self.open_change("tier").await;
         self.press("#change-tier button").await;
         self.shows("#change-tier #outcome", &["Changed."]).await;
-        self.sandbox.delius().count_updates().unwrap() - 1
+        self.world.sandbox.delius().count_updates().unwrap() - 1
     }
 
     /// Waits until the text of an element has all of these in it.
@@ -229,7 +205,7 @@ impl Visit {
         .await;
     }
 
-    /// Scrolls to an element, without a focus.
+    /// Removes the focus, and scrolls to an element.
     pub async fn bare(&self, selector: &str) {
         let script = "document.activeElement.blur(); document.querySelector(arguments[0]).parentElement.scrollIntoView()";
         let () = self.script(script, vec![selector.into()]).await;
@@ -250,7 +226,7 @@ impl Visit {
         }
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(100) {
-            self.sandbox.delius().random_change().unwrap();
+            self.world.sandbox.delius().random_change().unwrap();
             sleep(Duration::from_millis(1700)).await;
         }
     }
@@ -258,16 +234,4 @@ impl Visit {
 
 fn updates_pictures() -> bool {
     std::env::var_os("UPDATE_SCREENSHOTS").is_some()
-}
-
-/// Repeats a check until it succeeds.
-pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
-    let started = Instant::now();
-    while !is_so().await {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
-        );
-        sleep(Duration::from_millis(50)).await;
-    }
 }

@@ -1,6 +1,6 @@
 //! Bad answers of community-api and hmpps-auth cause no panic and lose no row, and the next row is published.
 
-use crate::world::{World, add, event_types, eventually, row, sandbox, sandbox_with};
+use crate::world::{World, add, event_types, row, sandbox, sandbox_with};
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Rule, Sandbox, Timings};
 
@@ -51,7 +51,7 @@ const KINDS_OF_STATUS: [u16; 16] = [
 /// Short locks, so that a row that a bad answer left locked comes back soon.
 async fn sandbox_with_short_locks() -> Sandbox {
     let timings = Timings {
-        settle_seconds: 0,
+        serve_after_seconds: 0,
         lock_expiry_seconds: 2,
     };
     sandbox_with(timings).await
@@ -151,7 +151,7 @@ async fn no_status_of_a_delete_loses_a_row() {
 }
 
 #[tokio::test]
-async fn bodies_of_next_update_that_are_no_object_are_no_rows() {
+async fn a_body_that_is_not_an_object_is_not_a_row() {
     let sandbox = sandbox().await;
     for body in bad_bodies() {
         sandbox
@@ -171,7 +171,7 @@ async fn bodies_of_next_update_that_are_no_object_are_no_rows() {
 }
 
 #[tokio::test]
-async fn nothing_to_do_has_many_forms() {
+async fn each_form_of_no_rows_is_an_empty_poll() {
     for answer in [
         Fault::status(204),
         Fault::body(200, ""),
@@ -182,13 +182,8 @@ async fn nothing_to_do_has_many_forms() {
         let sandbox = sandbox().await;
         sandbox.faults().always(Endpoint::NextUpdate, answer);
         let world = World::around(sandbox, &[]).await;
-        eventually("polled twice", async || {
-            world
-                .metric("offender_poll_results_total{result=\"empty\"}")
-                .await
-                >= 2.0
-        })
-        .await;
+        let empty = "offender_poll_results_total{result=\"empty\"}";
+        world.until(empty, |polls| polls >= 2.0).await;
         let read = "offender_updates_total{type=\"read\"}";
         assert_eq!(world.metric(read).await, 0.0);
         world.stop().await;
@@ -250,13 +245,8 @@ async fn rows_with_bad_fields_are_left_then_marked_and_delay_no_others() {
     add(&sandbox, row(1, "CONTACT"));
     let world = World::around(sandbox, &[]).await;
     world.messages(1).await;
-    eventually("the returned row is marked", async || {
-        world
-            .metric("offender_updates_total{type=\"permanentlyFailed\"}")
-            .await
-            == 1.0
-    })
-    .await;
+    let marked = "offender_updates_total{type=\"permanentlyFailed\"}";
+    world.until(marked, |rows| rows == 1.0).await;
     assert_eq!(
         world
             .metric("offender_updates_total{type=\"failed\"}")
@@ -311,7 +301,7 @@ async fn unreadable_identifiers_are_retried_within_the_lease() {
 }
 
 #[tokio::test]
-async fn answers_of_auth_that_are_no_token_are_survived() {
+async fn auth_answers_without_a_token_are_survived() {
     let odd = [
         r#"{"access_token":7,"token_type":"bearer"}"#,
         r#"{"access_token":"a","token_type":"mac"}"#,
@@ -324,7 +314,7 @@ async fn answers_of_auth_that_are_no_token_are_survived() {
 }
 
 #[tokio::test]
-async fn sns_answers_that_cannot_be_read_are_no_publication() {
+async fn an_unreadable_sns_answer_is_not_a_publication() {
     for body in [
         &b""[..],
         b"null",

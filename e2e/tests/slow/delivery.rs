@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::binary::Service;
 use crate::ingestion::{Answer, Ingestion, KEY, SAMPLED_OUT};
-use crate::insights::told;
+use crate::insights::reporting_to;
 use crate::world::{PATIENCE, World, add, eventually, row, sandbox};
 use sandbox::Sandbox;
 use sandbox::delius::NewUpdate;
@@ -20,7 +20,7 @@ async fn dropped(world: &World, reason: &str) -> f64 {
 async fn a_batch_that_is_refused_for_now_is_sent_again() {
     let is_sent_again = async |status| {
         let ingestion = Ingestion::answering(Answer::Refuse(status), 1).await;
-        let world = told(sandbox().await, &ingestion, &[]).await;
+        let world = reporting_to(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
         world.stop().await;
@@ -40,7 +40,7 @@ async fn a_batch_that_is_refused_for_now_is_sent_again() {
 async fn a_batch_that_is_refused_for_good_is_dropped_and_counted() {
     let is_counted = async |status| {
         let ingestion = Ingestion::answering(Answer::Refuse(status), 1).await;
-        let world = told(sandbox().await, &ingestion, &[]).await;
+        let world = reporting_to(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
         eventually("it is counted", async || {
@@ -59,10 +59,10 @@ async fn a_batch_that_is_refused_for_good_is_dropped_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_sampled_out_is_done() {
+async fn sampled_out_items_are_not_sent_again() {
     let half = Answer::Items(&[(200, ""), (206, SAMPLED_OUT)]);
     let ingestion = Ingestion::answering(half, usize::MAX).await;
-    let world = told(sandbox().await, &ingestion, &[]).await;
+    let world = reporting_to(sandbox().await, &ingestion, &[]).await;
     world.add(row(1, "ALIAS"));
     world.drained().await;
     world.stop().await;
@@ -82,7 +82,7 @@ async fn each_item_is_sent_again_or_dropped_by_its_own_status() {
         (402, ""),
     ];
     let ingestion = Ingestion::answering(Answer::Items(EACH), 1).await;
-    let world = told(sandbox().await, &ingestion, &[]).await;
+    let world = reporting_to(sandbox().await, &ingestion, &[]).await;
     world.add(row(1, "ALIAS"));
     world.drained().await;
     eventually("some are sent again", async || {
@@ -111,7 +111,7 @@ async fn a_redirect_within_the_site_is_followed_with_the_batch() {
         let target = Ingestion::start().await;
         let to = format!("{}/moved/v2/track", target.address());
         let ingestion = Ingestion::answering(Answer::Redirect(status, to), 1).await;
-        let world = told(sandbox().await, &ingestion, &[]).await;
+        let world = reporting_to(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
         world.stop().await;
@@ -121,12 +121,12 @@ async fn a_redirect_within_the_site_is_followed_with_the_batch() {
 }
 
 #[tokio::test]
-async fn a_redirect_elsewhere_is_not_followed_and_counted() {
+async fn a_redirect_elsewhere_is_counted_and_not_followed() {
     let is_refused = async |status, host: &str| {
         let target = Ingestion::start().await;
         let to = format!("{}/v2/track", target.address()).replace("127.0.0.1", host);
         let ingestion = Ingestion::answering(Answer::Redirect(status, to), 1).await;
-        let world = told(sandbox().await, &ingestion, &[]).await;
+        let world = reporting_to(sandbox().await, &ingestion, &[]).await;
         world.add(row(1, "ALIAS"));
         world.drained().await;
         eventually("it is counted", async || {
@@ -149,7 +149,7 @@ async fn a_redirect_elsewhere_is_not_followed_and_counted() {
 async fn a_fourth_redirect_is_not_followed() {
     let ingestion = Ingestion::start().await;
     ingestion.redirect_to_itself();
-    let world = told(sandbox().await, &ingestion, &[]).await;
+    let world = reporting_to(sandbox().await, &ingestion, &[]).await;
     world.add(row(1, "ALIAS"));
     world.drained().await;
     world.stop().await;
@@ -239,8 +239,7 @@ async fn memory_stays_flat_while_the_endpoint_is_down_for_100_000_rows() {
         );
     }
     assert!(memory[1] < memory[0] + 2_048, "{memory:?}");
-    // Six items a row: four calls, the row and its event; at most two for each place in queue and batch are not yet
-    // dropped.
+    // Six items per row: four calls, the row and its event. At most two per entry of queue and batch are not dropped yet.
     assert!(dropped().await >= f64::from(600_000 - 2 * (2_048 + 512)));
     service.terminate().await;
 }

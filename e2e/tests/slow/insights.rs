@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::binary::Service;
 use crate::ingestion::{Ingestion, KEY};
 use crate::proxy;
-use crate::world::{World, add, eventually, row, sandbox};
+use crate::world::{World, add, eventually, expire_locks, row, sandbox};
 use probation_offender_events::telemetry;
 use sandbox::delius::NewUpdate;
 use sandbox::{Endpoint, Fault, Sandbox};
@@ -13,7 +13,12 @@ use serde_json::{Value, json};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub async fn told(sandbox: Sandbox, ingestion: &Ingestion, more: &[(&'static str, &str)]) -> World {
+/// A service in this sandbox that reports to this endpoint.
+pub async fn reporting_to(
+    sandbox: Sandbox,
+    ingestion: &Ingestion,
+    more: &[(&'static str, &str)],
+) -> World {
     let connection = ingestion.connection_string();
     let mut variables = vec![
         ("APPLICATIONINSIGHTS_CONNECTION_STRING", &*connection),
@@ -27,16 +32,10 @@ fn properties(item: &Value) -> &Value {
     &item["data"]["baseData"]["properties"]
 }
 
-/// Ends the lock of every row.
-fn expire_locks(sandbox: &Sandbox) {
-    let sql = "UPDATE offender_delta SET last_updated_datetime = 0";
-    sandbox.delius().execute(sql).unwrap();
-}
-
 #[tokio::test]
 async fn a_published_row_is_one_custom_event_with_exact_dimensions() {
     let ingestion = Ingestion::start().await;
-    let world = told(sandbox().await, &ingestion, &[]).await;
+    let world = reporting_to(sandbox().await, &ingestion, &[]).await;
     let with_record = world.add(NewUpdate {
         source_record_id: Some(345),
         ..row(1, "ALIAS")
@@ -89,21 +88,14 @@ async fn a_published_row_is_one_custom_event_with_exact_dimensions() {
 #[tokio::test]
 async fn a_marked_row_is_one_custom_event_with_two_dimensions() {
     let ingestion = Ingestion::start().await;
-    let world = told(sandbox().await, &ingestion, &[]).await;
+    let world = reporting_to(sandbox().await, &ingestion, &[]).await;
     let id = world.add(row(404_404, "OFFENDER"));
-    let is_count = async |kind: &str| {
-        let series = format!("offender_updates_total{{type=\"{kind}\"}}");
-        world.metric(&series).await == 1.0
-    };
-    eventually("left for a second chance", async || {
-        is_count("failed").await
-    })
-    .await;
+    let rows = |kind: &str| format!("offender_updates_total{{type=\"{kind}\"}}");
+    world.until(&rows("failed"), |count| count == 1.0).await;
     expire_locks(&world.sandbox);
-    eventually("marked as permanently failed", async || {
-        is_count("permanentlyFailed").await
-    })
-    .await;
+    world
+        .until(&rows("permanentlyFailed"), |count| count == 1.0)
+        .await;
     world.stop().await;
     let events = ingestion.of_kind("Event");
     assert_eq!(events.len(), 1, "{events:?}");
@@ -137,15 +129,10 @@ async fn a_warning_is_a_trace_of_its_row() {
         .with(telemetry::traces())
         .set_default();
     let ingestion = Ingestion::start().await;
-    let world = told(sandbox().await, &ingestion, &[]).await;
+    let world = reporting_to(sandbox().await, &ingestion, &[]).await;
     let id = world.add(row(404_404, "OFFENDER"));
-    eventually("left locked", async || {
-        world
-            .metric("offender_updates_total{type=\"failed\"}")
-            .await
-            == 1.0
-    })
-    .await;
+    let left = "offender_updates_total{type=\"failed\"}";
+    world.until(left, |rows| rows == 1.0).await;
     tracing::info!(target: "probation_offender_events", "no warning");
     tracing::warn!(target: "hyper", "may quote a request");
     tracing::error!(target: "aws_config", "may quote a request");
@@ -153,7 +140,8 @@ async fn a_warning_is_a_trace_of_its_row() {
     let traces = ingestion.of_kind("Message");
     assert_eq!(traces.len(), 1, "{traces:?}");
     let data = &traces[0]["data"]["baseData"];
-    let message = "row left locked: if the service still cannot make events of it when it comes back, it marks it as permanently failed";
+    let message = "row left locked: it comes back when the lock expires. If the service still cannot turn the row into \
+        events then, it marks the row as permanently failed";
     assert_eq!(
         (&data["message"], &data["severityLevel"]),
         (&json!(message), &json!(2))
@@ -178,7 +166,7 @@ async fn a_claim_without_answer_is_a_trace_of_its_call() {
     let sandbox = sandbox().await;
     sandbox.faults().once(Endpoint::NextUpdate, Fault::Hang);
     let ingestion = Ingestion::start().await;
-    let world = told(sandbox, &ingestion, &[("API_CLAIMTIMEOUT", "100ms")]).await;
+    let world = reporting_to(sandbox, &ingestion, &[("API_CLAIMTIMEOUT", "100ms")]).await;
     eventually("the next claim", async || {
         world.sandbox.faults().calls(Endpoint::NextUpdate) > 1
     })
@@ -243,7 +231,7 @@ async fn a_row_is_one_operation_with_its_calls_and_event() {
     add(&sandbox, row(1, "ALIAS"));
     let (address, heard) = proxy::listen_in(sandbox.community_url()).await;
     let ingestion = Ingestion::start().await;
-    let world = told(sandbox, &ingestion, &[("COMMUNITY_ENDPOINT_URL", &address)]).await;
+    let world = reporting_to(sandbox, &ingestion, &[("COMMUNITY_ENDPOINT_URL", &address)]).await;
     world.messages(2).await;
     world.drained().await;
     world.stop().await;
@@ -334,7 +322,7 @@ async fn a_row_is_one_operation_with_its_calls_and_event() {
 async fn health_checks_produce_nothing() {
     let ingestion = Ingestion::start().await;
     let off = [("OFFENDERUPDATEPOLL_ENABLED", "false")];
-    let world = told(sandbox().await, &ingestion, &off).await;
+    let world = reporting_to(sandbox().await, &ingestion, &off).await;
     for path in ["/health", "/health/liveness", "/info", "/prometheus"] {
         world
             .http
@@ -357,11 +345,11 @@ async fn foreign_text_is_cut_between_characters() {
     sandbox
         .faults()
         .always(Endpoint::Identifiers, Fault::body(200, body.to_string()));
-    let world = told(sandbox, &ingestion, &[]).await;
+    let world = reporting_to(sandbox, &ingestion, &[]).await;
     world.add(row(1, "ALIAS"));
     world.drained().await;
     world.stop().await;
     let events = ingestion.of_kind("Event");
-    let told = properties(&events[0])["crn"].as_str().unwrap();
-    assert_eq!((told.len(), &crn[..told.len()]), (1024, told));
+    let sent = properties(&events[0])["crn"].as_str().unwrap();
+    assert_eq!((sent.len(), &crn[..sent.len()]), (1024, sent));
 }

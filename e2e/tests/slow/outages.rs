@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::proxy::{self, Fate};
-use crate::world::{QUICK, World, add, add_rows, eventually, row, sandbox, sandbox_with};
+use crate::world::{QUICK, World, add, add_rows, row, sandbox, sandbox_with};
 use sandbox::{Endpoint, Fault};
 
 #[tokio::test]
@@ -13,34 +13,13 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
         (Endpoint::Identifiers, Fault::status(503)),
         (Endpoint::Identifiers, Fault::Hang),
         (Endpoint::Identifiers, Fault::DropConnection),
+        (Endpoint::PublishBatch, Fault::sns(500, "InternalError")),
         (
             Endpoint::PublishBatch,
-            Fault::SnsError {
-                status: 500,
-                code: "InternalError".into(),
-            },
+            Fault::sns(403, "AuthorizationError"),
         ),
-        (
-            Endpoint::PublishBatch,
-            Fault::SnsError {
-                status: 403,
-                code: "AuthorizationError".into(),
-            },
-        ),
-        (
-            Endpoint::PublishBatch,
-            Fault::SnsError {
-                status: 404,
-                code: "NotFound".into(),
-            },
-        ),
-        (
-            Endpoint::PublishBatch,
-            Fault::SnsError {
-                status: 400,
-                code: "Throttled".into(),
-            },
-        ),
+        (Endpoint::PublishBatch, Fault::sns(404, "NotFound")),
+        (Endpoint::PublishBatch, Fault::sns(400, "Throttled")),
         (Endpoint::PublishBatch, Fault::Hang),
         (
             Endpoint::PublishBatch,
@@ -59,10 +38,9 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
             add_rows(&sandbox, offender, 1..=1);
         }
         let world = World::around(sandbox, &QUICK).await;
-        eventually("all places are lost", async || {
-            world.metric("offender_places_lost").await >= 31.0
-        })
-        .await;
+        world
+            .until("offender_places_lost", |lost| lost >= 31.0)
+            .await;
         let claimed = world.metric("offender_updates_total{type=\"read\"}").await;
         assert!(
             claimed <= 40.0,
@@ -70,10 +48,9 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
         );
         world.sandbox.faults().clear();
         world.drained().await;
-        eventually("all places are back", async || {
-            world.metric("offender_places_lost").await == 0.0
-        })
-        .await;
+        world
+            .until("offender_places_lost", |lost| lost == 0.0)
+            .await;
         assert_eq!(
             world
                 .metric("offender_updates_total{type=\"published\"}")
@@ -91,12 +68,12 @@ async fn an_outage_of_each_call_holds_few_rows_and_strands_none() {
     }
 }
 
-/// Like eight minutes with a lock of ten, with a margin for a slow machine.
+/// Stands for an outage of 8 minutes with a lock of 10. It is a little shorter in proportion, as a margin for slow machines.
 #[tokio::test]
 async fn a_short_outage_of_sns_delays_rows_and_leaves_none_locked() {
     let outage = Duration::from_secs(7);
     let timings = sandbox::Timings {
-        settle_seconds: 0,
+        serve_after_seconds: 0,
         lock_expiry_seconds: 12,
     };
     let sandbox = sandbox_with(timings).await;
@@ -114,10 +91,9 @@ async fn a_short_outage_of_sns_delays_rows_and_leaves_none_locked() {
         ("HMPPS_SQS_CALLTIMEOUT", "500ms"),
     ];
     let world = World::around(sandbox, &times).await;
-    eventually("a row is held", async || {
-        world.metric("offender_updates_in_flight").await > 0.0
-    })
-    .await;
+    world
+        .until("offender_updates_in_flight", |held| held > 0.0)
+        .await;
     let faults = world.sandbox.faults().clone();
     let end = tokio::time::Instant::now() + outage;
     while tokio::time::Instant::now() < end {
@@ -144,7 +120,7 @@ async fn a_short_outage_of_sns_delays_rows_and_leaves_none_locked() {
 
 /// New connections work, so no row may have to wait for its lock.
 #[tokio::test]
-async fn connections_that_go_bad_are_left_behind() {
+async fn bad_connections_are_abandoned() {
     // On a slow machine, a claim that times out would lock its row, so the limit is as long as it can be.
     for (fate, rows, limit) in [(Fate::Deaf, 2, "1s"), (Fate::Closed, 30, "10s")] {
         let sandbox = sandbox().await;
@@ -192,7 +168,7 @@ async fn a_topic_slower_than_the_limit_gets_each_row_twice_at_most() {
 async fn a_short_lived_token_is_renewed_in_time() {
     let settings = sandbox::Settings {
         timings: sandbox::Timings {
-            settle_seconds: 0,
+            serve_after_seconds: 0,
             ..sandbox::Timings::default()
         },
         token_lifetime: Duration::from_secs(2),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::binary::Service;
-use crate::world::{PATIENCE, attribute, eventually, sandbox};
+use crate::world::{PATIENCE, attribute, drained, sandbox};
 
 #[tokio::test]
 async fn four_pods_drain_a_thousand_rows_together_each_exactly_once() {
@@ -30,10 +30,7 @@ async fn four_pods_drain_a_thousand_rows_together_each_exactly_once() {
         .wait_for(expected.values().sum(), PATIENCE * 3)
         .await
         .unwrap();
-    eventually("nothing is left", async || {
-        sandbox.delius().count_updates().unwrap() == 0
-    })
-    .await;
+    drained(&sandbox).await;
     for pod in pods {
         let output = pod.terminate().await;
         assert_eq!(output.status.code(), Some(0));

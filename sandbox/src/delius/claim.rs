@@ -61,7 +61,7 @@ impl Delius {
     fn oldest(&self, rows: Status, now: i64) -> Result<Option<Candidate>> {
         let timings = self.timings();
         if rows == Status::Created {
-            return self.look(OLDEST_CREATED, now - timings.settle_seconds, rows);
+            return self.look(OLDEST_CREATED, now - timings.serve_after_seconds, rows);
         }
         let not_after = now - timings.lock_expiry_seconds;
         if self.any_expired(not_after)? {

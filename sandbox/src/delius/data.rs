@@ -4,7 +4,6 @@ use anyhow::{Result, bail};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params, params_from_iter};
 
 use super::Delius;
-use crate::locked;
 
 /// The record ids of a backlog start here, above every real record of the mini-Delius.
 const FIRST_BACKLOG_RECORD: i64 = 1_000_000_000;
@@ -147,12 +146,12 @@ impl Delius {
     ///
     /// Each is about a different record, so that none replaces another.
     pub fn seed_backlog(&self, rows: usize) -> Result<()> {
-        let age = locked(&self.timings).settle_seconds + BACKLOG_AGE_SECONDS;
+        let age = self.timings.lock().serve_after_seconds + BACKLOG_AGE_SECONDS;
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let offenders = offenders_to_change(&transaction)?;
         if offenders.is_empty() {
-            bail!("there is no offender to have a backlog");
+            bail!("there is no offender to add a backlog for");
         }
         let last_id: i64 = transaction.query_row(
             "SELECT coalesce(max(SEQ), 0) FROM SQLITE_SEQUENCE WHERE NAME = 'OFFENDER_DELTA'",

@@ -1,5 +1,5 @@
-//! The file that holds the data. Other programs may use it as well: what is checked when it is opened, how long a call
-//! waits for it, and what an error means.
+//! The file that holds the data, which other programs may use as well: what is checked when it is opened, how long a
+//! call waits for it, and what an error means.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,7 +22,8 @@ const TRIGGERS: &str = include_str!("triggers.sql");
 const PREPARED_STATEMENTS: usize = 128;
 /// How long a call waits for another program to end its transaction.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long one attempt waits for it while it has the connection, and the pause before the next attempt.
+/// How long one attempt waits for the other program while it keeps the connection busy, and the pause before the next
+/// attempt.
 const ATTEMPT: Duration = Duration::from_millis(10);
 const PAUSE: Duration = Duration::from_millis(40);
 /// The first ids are random below this, so that no test can rely on them.
@@ -122,8 +123,8 @@ fn repair(transaction: &Transaction<'_>) -> Result<()> {
 }
 
 impl Delius {
-    /// Does the work where it may block, and repeats it while another program has the file locked. So it must be one
-    /// transaction. After two seconds it fails.
+    /// Runs `work` on a thread that may block, and repeats it while another program has the file locked. So `work` must
+    /// be one transaction. After 2 seconds it fails.
     pub async fn patiently<T: Send + 'static>(
         &self,
         work: impl Fn(&Self) -> Result<T> + Send + Sync + 'static,

@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
     /// The age from which a new row is served, in seconds since its last update.
-    pub settle_seconds: i64,
+    pub serve_after_seconds: i64,
     /// The age of a lock from which its row is served again, as a failed update.
     pub lock_expiry_seconds: i64,
 }
@@ -17,7 +17,7 @@ pub struct Timings {
 impl Default for Timings {
     fn default() -> Self {
         Self {
-            settle_seconds: 2,
+            serve_after_seconds: 2,
             lock_expiry_seconds: 600,
         }
     }
@@ -57,7 +57,7 @@ impl Status {
     }
 }
 
-/// A row of `OFFENDER_DELTA`. As JSON it is the answer of `nextUpdate`.
+/// A row of `OFFENDER_DELTA`. As JSON it is the answer from `nextUpdate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateRow {
@@ -75,7 +75,7 @@ pub struct UpdateRow {
     /// The primary key within that table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_record_id: Option<i64>,
-    /// Where the row stands.
+    /// The row's status.
     pub status: Status,
     /// An earlier lock had expired when this one was set.
     pub failed_update: bool,
@@ -162,13 +162,11 @@ pub struct Candidate {
 
 impl Candidate {
     /// The row's primary key.
-    #[must_use]
     pub fn offender_delta_id(&self) -> i64 {
         self.offender_delta_id
     }
 
     /// Whether the row is served because an earlier lock has expired.
-    #[must_use]
     pub fn failed_update(&self) -> bool {
         self.status == Status::InProgress
     }
@@ -195,13 +193,13 @@ pub struct Identifiers {
     /// The prison number, if the offender has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noms_number: Option<String>,
-    /// The number of an immigrant.
+    /// The immigration number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub immigration_number: Option<String>,
     /// The latest booking in a prison.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most_recent_prisoner_number: Option<String>,
-    /// Those of other kinds. In the JSON they are outside the `primaryIdentifiers`.
+    /// Identifiers of other kinds. In the JSON they are outside the `primaryIdentifiers`.
     #[serde(skip)]
     pub additional: Vec<AdditionalIdentifier>,
 }
@@ -238,7 +236,7 @@ pub struct AdditionalIdentifier {
 /// The kind of an additional identifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IdentifierKind {
-    /// Delius' code of it.
+    /// Delius' code for the kind.
     pub code: String,
     /// The same in words.
     pub description: String,

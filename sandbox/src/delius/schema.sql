@@ -1,6 +1,7 @@
 -- The tables of the mini-Delius: each table of Delius that an event stems from, cut down to a few believable columns.
--- AUTOINCREMENT, because an id must never come back: a new record with the key of a deleted one would pass for it.
--- STRICT, because a cell of the wrong type has to be refused where it is written, not met where it is read.
+-- AUTOINCREMENT, because an id must never be used again: a new record with the key of a deleted one would be taken for
+-- it.
+-- STRICT, because a cell of the wrong type must be refused when it is written, not noticed when it is read.
 -- No foreign keys: a test may delete an offender and leave everything else of theirs behind.
 
 CREATE TABLE OFFENDER (
@@ -61,7 +62,7 @@ CREATE TABLE OFFENDER_MANAGER (
     OFFICER_ID INTEGER NOT NULL,
     ALLOCATION_DATE TEXT NOT NULL,
     END_DATE TEXT,
-    -- 1: the current allocation, the one that a change to the officer reaches the offender by.
+    -- 1: the current allocation, through which a change to the officer reaches the offender.
     ACTIVE_FLAG INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE INDEX OFFENDER_MANAGER_OFFICER ON OFFENDER_MANAGER (OFFICER_ID, ACTIVE_FLAG);
@@ -116,7 +117,7 @@ CREATE TABLE OGRS_ASSESSMENT (
 
 CREATE TABLE MERGE_HISTORY (
     MERGE_HISTORY_ID INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- The offender that is left after the merge.
+    -- The offender that remains after the merge.
     OFFENDER_ID INTEGER NOT NULL,
     MERGED_FROM_CRN TEXT NOT NULL,
     MERGED_TO_CRN TEXT NOT NULL,
@@ -138,7 +139,7 @@ CREATE TABLE CONTACT (
     NOTES TEXT
 ) STRICT;
 
--- The ways from an offender to what hangs on them.
+-- Indexes from an offender to the records that belong to them.
 CREATE INDEX ADDITIONAL_IDENTIFIER_OFFENDER ON ADDITIONAL_IDENTIFIER (OFFENDER_ID);
 CREATE INDEX ALIAS_OFFENDER ON ALIAS (OFFENDER_ID);
 CREATE INDEX OFFENDER_ADDRESS_OFFENDER ON OFFENDER_ADDRESS (OFFENDER_ID);
@@ -160,7 +161,7 @@ CREATE TABLE OFFENDER_DELTA (
     -- Whole seconds since 1970, UTC.
     CREATED_DATETIME INTEGER NOT NULL DEFAULT (unixepoch()),
     LAST_UPDATED_DATETIME INTEGER NOT NULL DEFAULT (unixepoch()),
-    -- The order of rows that were created in one second. It means nothing, so that nothing can come to rely on it.
+    -- The order of rows that were created in one second. The order is arbitrary, so that nothing can rely on it.
     TIE INTEGER NOT NULL AS (OFFENDER_DELTA_ID % 65536 * 40503 % 65536) VIRTUAL
 ) STRICT;
 -- The last column makes it a covering index: looking for the oldest row never touches the table.
@@ -169,7 +170,7 @@ CREATE INDEX OFFENDER_DELTA_STALE ON OFFENDER_DELTA (STATUS, LAST_UPDATED_DATETI
 CREATE INDEX OFFENDER_DELTA_SOURCE ON OFFENDER_DELTA (OFFENDER_ID, SOURCE_TABLE, SOURCE_RECORD_ID);
 
 -- The wall clock in London: summer time lasts from the last Sunday of March, 01:00 UTC, to that of October. As
--- community-api prints a time, the fraction of a second ends in no zero, and is left out if there is none.
+-- community-api prints a time, the fraction of a second does not end in a zero, and is left out if there is none.
 CREATE VIEW LONDON_NOW AS
 SELECT rtrim(rtrim(LONDON, '0'), '.') AS LOCAL_TIME, date(LONDON) AS TODAY
 FROM (SELECT strftime('%Y-%m-%dT%H:%M:%f', UTC,
@@ -179,7 +180,7 @@ FROM (SELECT strftime('%Y-%m-%dT%H:%M:%f', UTC,
                    datetime(strftime('%Y', UTC) || '-10-25', 'weekday 0', '+1 hour') AS SUMMER_ENDS
             FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS UTC)));
 
--- What the triggers write into, so that the time is worked out in one place.
+-- The triggers write into this view, so that the time is calculated in one place.
 CREATE VIEW OFFENDER_CHANGE AS
 SELECT OFFENDER_ID, ACTION, SOURCE_TABLE, SOURCE_RECORD_ID FROM OFFENDER_DELTA;
 

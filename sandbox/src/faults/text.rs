@@ -3,7 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 
 use super::{Endpoint, Fault, Rule};
 
@@ -15,21 +16,12 @@ impl FromStr for Rule {
             .split_once('=')
             .context("a fault must have the form ENDPOINT=FAULT[@PROBABILITY]")?;
         let (fault, probability) = match rest.split_once('@') {
-            Some((fault, probability)) => (
-                fault,
-                probability
-                    .parse()
-                    .context("the probability is not a number")?,
-            ),
+            Some((fault, probability)) => (fault, read_probability(probability)?),
             None => (rest, 1.0),
         };
-        ensure!(
-            (0.0..=1.0).contains(&probability),
-            "the probability must be from 0 to 1, but is {probability}"
-        );
         let rule = Self {
             probability,
-            ..Self::new(endpoint.parse()?, fault.parse()?)
+            ..Self::new(read_endpoint(endpoint)?, fault.parse()?)
         };
         ensure!(
             !matches!(rule.fault, Fault::Race)
@@ -40,27 +32,22 @@ impl FromStr for Rule {
     }
 }
 
-impl FromStr for Endpoint {
-    type Err = Error;
+fn read_probability(text: &str) -> Result<f64> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (0.0..=1.0).contains(number))
+        .with_context(|| format!("the probability must be a number from 0 to 1, but is {text:?}"))
+}
 
-    fn from_str(text: &str) -> Result<Self> {
-        Ok(match text {
-            "next-update" => Self::NextUpdate,
-            "identifiers" => Self::Identifiers,
-            "delete-update" => Self::DeleteUpdate,
-            "mark-as-failed" => Self::MarkAsFailed,
-            "community-ping" => Self::CommunityPing,
-            "token" => Self::Token,
-            "auth-ping" => Self::AuthPing,
-            "publish" => Self::Publish,
-            "publish-batch" => Self::PublishBatch,
-            "topic-attributes" => Self::TopicAttributes,
-            _ => bail!(
-                "no endpoint {text:?}; there are next-update, identifiers, delete-update, mark-as-failed, \
-                 community-ping, token, auth-ping, publish, publish-batch, topic-attributes"
-            ),
-        })
-    }
+fn read_endpoint(text: &str) -> Result<Endpoint> {
+    let name = |endpoint: &Endpoint| Some(endpoint.to_possible_value()?.get_name().to_owned());
+    Endpoint::from_str(text, false).map_err(|_| {
+        let names: Vec<String> = Endpoint::value_variants().iter().filter_map(name).collect();
+        anyhow!(
+            "{text:?} is not an endpoint. Use one of: {}",
+            names.join(", ")
+        )
+    })
 }
 
 impl FromStr for Fault {
@@ -73,36 +60,30 @@ impl FromStr for Fault {
             "drop" => Self::DropConnection,
             "lose-answer" => Self::LoseAnswer,
             "race" => Self::Race,
-            "throttle" => Self::SnsError {
-                status: 400,
-                code: "Throttling".into(),
-            },
-            "latency" => Self::Latency(Duration::from_millis(
-                value
-                    .parse()
-                    .context("latency:MILLISECONDS needs a number")?,
-            )),
-            "after" => Self::AnswerAfterEffect(status(value)?),
-            "sns" if !value.is_empty() => Self::SnsError {
-                status: 400,
-                code: value.into(),
-            },
+            "throttle" => Self::sns(400, "Throttling"),
+            "latency" => {
+                Self::Latency(Duration::from_millis(value.parse().with_context(|| {
+                    format!("latency must be a whole number of milliseconds, but is {value:?}")
+                })?))
+            }
+            "after" => Self::AnswerAfterEffect(read_status(text, value)?),
+            "sns" if !value.is_empty() => Self::sns(400, value),
             "entry" if !value.is_empty() => Self::SnsEntryError {
                 entry: None,
                 code: value.into(),
                 sender_fault: false,
             },
-            _ => Self::status(status(text)?),
+            _ => Self::status(read_status(text, text)?),
         })
     }
 }
 
-fn status(text: &str) -> Result<u16> {
-    match text.parse() {
+fn read_status(fault: &str, status: &str) -> Result<u16> {
+    match status.parse() {
         Ok(status @ 200..=599) => Ok(status),
         _ => bail!(
-            "no fault {text:?}; there are an HTTP status, hang, drop, lose-answer, race, throttle, latency:MILLISECONDS, \
-             after:STATUS, sns:CODE, entry:CODE"
+            "{fault:?} is not a fault. Use an HTTP status from 200 to 599, hang, drop, lose-answer, race, throttle, \
+             latency:MILLISECONDS, after:STATUS, sns:CODE or entry:CODE"
         ),
     }
 }

@@ -17,7 +17,7 @@ pub(super) type Values = BTreeMap<String, String>;
 
 /// A change made by one statement, and so by the triggers of one table.
 pub(super) struct Change {
-    /// In addresses.
+    /// The name in URLs.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     /// What is unusual about it.
@@ -232,7 +232,7 @@ pub(super) const CHANGES: &[Change] = &[
     Change {
         name: "contact",
         title: "Contact",
-        hint: "The table has no separate event type, so the type is the name of the table and _CHANGED.",
+        hint: "This table has no separate event type, so the type is the table’s name followed by _CHANGED.",
         events: &["CONTACT_CHANGED"],
         fields: &[field("type", "Contact", Kind::Text, "SELECT 'Telephone call'")],
         sql: "INSERT INTO CONTACT (OFFENDER_ID, CONTACT_TYPE, CONTACT_DATE) VALUES (:offender, :type, (SELECT TODAY FROM LONDON_NOW))",

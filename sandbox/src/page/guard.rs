@@ -1,4 +1,4 @@
-//! Who may use the page: its own forms, in a browser that opened it by a name that no one else can own.
+//! Accepts requests only under names that no one else can own, and a browser's forms only from this page.
 
 use axum::extract::Request;
 use axum::http::header::{
@@ -50,7 +50,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The owner of another name could make it lead here. Their page would then pass for this one (DNS rebinding).
+/// The owner of another name could make it point to this machine. Their page would then pass for this one (DNS
+/// rebinding).
 fn is_own_host(headers: &HeaderMap) -> bool {
     let Some(host) = text(headers, &HOST) else {
         return false;

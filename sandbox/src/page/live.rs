@@ -9,12 +9,11 @@ use super::Page;
 use super::messages::{Arrival, attribute, seconds_since_change, time_of_day};
 use super::outages::{OUTAGES, Outage};
 use super::vital_signs::{MOST_SAMPLES, Poll, Record, Sample, age_between, series};
+use crate::claimed_rows::ClaimedRow;
 use crate::delius::{Status, UpdateRow};
-use crate::locked;
-use crate::ways::Way;
 
 const MOST_ROWS: usize = 50;
-const MOST_WAYS: usize = 6;
+const MOST_CLAIMED_ROWS: usize = 6;
 /// The latest messages are always visible, the older ones on request.
 const LATEST_MESSAGES: usize = 20;
 /// The height of a chart, and the margin above and below the line.
@@ -27,7 +26,7 @@ pub(super) fn fragments(page: &Page) -> BTreeMap<String, String> {
     let mut fragments = BTreeMap::from(
         [
             ("rows", rows(page)),
-            ("ways", ways(page)),
+            ("claimed-rows", claimed_rows(page)),
             ("messages", messages(page)),
             ("older", older_messages(page)),
             ("reaction", reaction(&record)),
@@ -42,7 +41,7 @@ pub(super) fn fragments(page: &Page) -> BTreeMap<String, String> {
     fragments
 }
 
-/// The button of an outage. It shows the current state, also if something else switched it.
+/// The button of an outage. It shows the current state, even if something else switched it.
 pub(super) fn switch(page: &Page, outage: &Outage) -> Markup {
     let (name, on) = (outage.name, outage.is_on(&page.0.faults));
     html! {
@@ -77,8 +76,8 @@ pub(super) fn rows(page: &Page) -> Markup {
     }
 }
 
-fn table_row(row: &UpdateRow, rested: i64, lock: i64) -> Markup {
-    let left = lock.saturating_sub(rested);
+fn table_row(row: &UpdateRow, seconds_since_update: i64, lock: i64) -> Markup {
+    let left = lock.saturating_sub(seconds_since_update);
     let (class, status) = match row.status {
         Status::Created => ("created", "CREATED"),
         Status::InProgress => ("held", "INPROGRESS"),
@@ -116,40 +115,40 @@ fn duration(seconds: i64) -> String {
 }
 
 /// The progress of the latest claimed rows.
-pub(super) fn ways(page: &Page) -> Markup {
-    let ways = page.0.ways.latest(MOST_WAYS);
+pub(super) fn claimed_rows(page: &Page) -> Markup {
+    let rows = page.0.claimed_rows.latest(MOST_CLAIMED_ROWS);
     html! {
-        @if ways.is_empty() {
+        @if rows.is_empty() {
             p.empty { "No row has been claimed yet." }
         } @else {
-            table.ways {
+            table.claimed-rows {
                 caption.hidden { "Latest claimed rows" }
                 thead { tr {
                     th scope="col" { "Row" } th scope="col" { "Claimed" } th scope="col" { "Identifiers" }
                     th scope="col" { "Published" } th scope="col" { "Settled" }
                 } }
-                tbody { @for way in &ways { (way_row(way)) } }
+                tbody { @for row in &rows { (claimed_row(row)) } }
             }
         }
     }
 }
 
-fn way_row(way: &Way) -> Markup {
-    let after = |at: Timestamp| match at.duration_since(way.claimed).as_millis() {
+fn claimed_row(row: &ClaimedRow) -> Markup {
+    let after = |at: Timestamp| match at.duration_since(row.claimed).as_millis() {
         milliseconds @ ..1_000 => format!("after {} ms", milliseconds.max(0)),
         milliseconds => format!("after {} s", milliseconds / 1_000),
     };
     html! {
         tr {
-            th scope="row" { (way.id) br; span.code { (way.source_table.as_deref().unwrap_or("no table")) } }
-            td { (time_of_day(way.claimed)) }
-            td { @match way.identified {
+            th scope="row" { (row.id) br; span.code { (row.source_table.as_deref().unwrap_or("no table")) } }
+            td { (time_of_day(row.claimed)) }
+            td { @match row.identified {
                 None => "–",
                 Some((at, true)) => (after(at)),
                 Some((at, false)) => { "none, " (after(at)) }
             } }
-            td { @match way.published { None => "–", Some(at) => (after(at)) } }
-            td { @match way.settled { None => "–", Some((at, how)) => { (how) " " (after(at)) } } }
+            td { @match row.published { None => "–", Some(at) => (after(at)) } }
+            td { @match row.settled { None => "–", Some((at, how)) => { (how) " " (after(at)) } } }
         }
     }
 }
@@ -157,7 +156,7 @@ fn way_row(way: &Way) -> Markup {
 /// The messages that pass the subscription's policy, latest first, and all messages.
 fn received(page: &Page, show: impl Fn(&[&Arrival], &[Arrival], bool) -> Markup) -> Markup {
     let arrivals = page.0.inbox.latest();
-    let subscription = locked(&page.0.subscription);
+    let subscription = page.0.subscription.lock();
     let policy = subscription.policy.as_ref();
     let received: Vec<&Arrival> = arrivals
         .iter()
@@ -225,8 +224,8 @@ pub(super) fn reaction(record: &Record) -> Markup {
     html! {
         p {
             @match record.latest_poll() {
-                    Poll::Answered if now.places_lost > 0.0 => { span.tag.held { "Calls fail" } " The service claims only a few rows until one is settled. " }
-                    Poll::Answered => { span.tag.created { "Claims run" } " community-api answered the latest poll. " }
+                    Poll::Answered if now.places_lost > 0.0 => { span.tag.held { "Calls are failing" } " The service claims only a few rows until one is settled. " }
+                    Poll::Answered => { span.tag.created { "Polls succeed" } " community-api answered the latest poll. " }
                     Poll::Failed => { span.tag.failed { "Polls fail" } " The latest poll failed, so no row can be claimed. " }
                     Poll::Refused => { span.tag.failed { "Polls are refused" } " The service has no token that community-api accepts. " }
                     Poll::Unknown => { span.tag { "No poll seen" } " No poll has ended since the sandbox started. " }
@@ -241,7 +240,7 @@ fn silence(record: &Record) -> String {
     match (&record.address, &record.trouble) {
         (None, _) => "The sandbox does not know where the service is.".into(),
         (Some(address), None) => {
-            format!("The page has not requested metrics of the service at {address} yet.")
+            format!("The page has not yet requested the metrics of the service at {address}.")
         }
         (Some(address), Some(trouble)) => {
             format!(
@@ -258,7 +257,7 @@ pub(super) fn signs(record: &Record) -> Markup {
             caption { "Metrics" }
             thead { tr { th scope="col" { "Metric" } th scope="col" { "Now" } th scope="col" { "Last 5 minutes" } } }
             tbody {
-                (sign(record, "Age of events, last", age_between, "s"))
+                (sign(record, "Age of events, latest", age_between, "s"))
                 (sign(record, "Age of events, average", |_, now| (now.age_count > 0.0).then(|| now.age_sum / now.age_count), "s"))
                 (sign(record, "Age of events, longest", |_, now| Some(now.age_max), "s"))
                 (counter(record, "Events published", |sample| sample.published))

@@ -1,18 +1,18 @@
 //! The messages that a subscriber receives, from the sandbox's topic or from an SQS queue. Only the latest are kept.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{self, TimeZone};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::locked;
+use crate::claimed_rows::ClaimedRows;
 use crate::topic::{Message, Topic};
-use crate::ways::Ways;
 
 const MOST_MESSAGES: usize = 200;
 /// How many messages' ids are remembered, so that a redelivery after a lock of ten minutes is recognised.
@@ -29,11 +29,11 @@ pub(super) struct Arrival {
     pub(super) redelivered: bool,
 }
 
-/// A clone shares the messages.
+/// Clones share their state.
 #[derive(Clone, Default)]
 pub(super) struct Inbox {
     kept: Arc<Mutex<Kept>>,
-    ways: Ways,
+    claimed_rows: ClaimedRows,
 }
 
 #[derive(Default)]
@@ -68,15 +68,15 @@ impl Seen {
 }
 
 impl Inbox {
-    pub(super) fn new(ways: Ways) -> Self {
+    pub(super) fn new(claimed_rows: ClaimedRows) -> Self {
         Self {
-            ways,
+            claimed_rows,
             ..Self::default()
         }
     }
 
     pub(super) fn take_in(&self, message: Message) {
-        let mut kept = locked(&self.kept);
+        let mut kept = self.kept.lock();
         // The queue returns a message again if it could not be deleted there.
         if !kept.message_ids.insert(&message.message_id) {
             return;
@@ -88,7 +88,7 @@ impl Inbox {
         // The generic event says neither of which record it is nor when that was changed.
         let is_specific = about.source_id.is_some() || about.changed.is_some();
         if let (Some(offender), true) = (about.offender, is_specific) {
-            self.ways
+            self.claimed_rows
                 .published(offender, about.source_id, message.received_at);
         }
         kept.arrivals.push_back(Arrival {
@@ -102,15 +102,15 @@ impl Inbox {
 
     /// The kept messages, latest first.
     pub(super) fn latest(&self) -> Vec<Arrival> {
-        locked(&self.kept).arrivals.iter().rev().cloned().collect()
+        self.kept.lock().arrivals.iter().rev().cloned().collect()
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
-        locked(&self.kept).trouble.clone()
+        self.kept.lock().trouble.clone()
     }
 
     fn note(&self, trouble: Option<String>) {
-        locked(&self.kept).trouble = trouble;
+        self.kept.lock().trouble = trouble;
     }
 
     /// Receives what the topic publishes, until it is dropped.
@@ -140,7 +140,7 @@ impl Inbox {
         }
     }
 
-    /// Receives some messages, and deletes each. If one cannot be deleted, it is an error, but the others are still
+    /// Receives some messages, and deletes each. If one cannot be deleted, that is an error, but the others are still
     /// deleted.
     async fn empty(&self, queue: &Queue) -> Result<()> {
         let received = queue.receive().await?;
@@ -205,8 +205,9 @@ impl Queue {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text)
-            .with_context(|| format!("SQS answers {action} with no JSON: {text:.200}"))
+        serde_json::from_str(&text).with_context(|| {
+            format!("SQS answers {action} with something that is not JSON: {text:.200}")
+        })
     }
 }
 
@@ -413,7 +414,7 @@ mod tests {
             let first = json!({"Messages": [message("a"), message("b")]});
             return Ok(first.to_string());
         };
-        locked(received).push(receipt.to_owned());
+        received.lock().push(receipt.to_owned());
         if receipt == "a" {
             Err(StatusCode::INTERNAL_SERVER_ERROR)
         } else {
@@ -440,7 +441,7 @@ mod tests {
             assert!(format!("{error:#}").contains("DeleteMessage"), "{error:#}");
             assert_eq!(inbox.latest().len(), 2);
         }
-        assert_eq!(*locked(&receipts), ["a", "b", "a", "b"]);
+        assert_eq!(*receipts.lock(), ["a", "b", "a", "b"]);
         assert!(inbox.latest().iter().all(|arrival| !arrival.redelivered));
         server.abort();
     }

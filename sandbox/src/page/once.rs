@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
@@ -10,10 +10,10 @@ use axum::http::header::{HeaderValue, LOCATION};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 
 use super::Page;
 use crate::http::MOST_BYTES;
-use crate::locked;
 
 /// How many forms are remembered.
 const MOST_FORMS: usize = 1_000;
@@ -63,7 +63,7 @@ impl Once {
     }
 
     fn form(&self, hash: u64) -> Form {
-        let mut forms = locked(&self.0);
+        let mut forms = self.0.lock();
         if let Some((_, same)) = forms.iter().find(|(other, _)| *other == hash) {
             return same.clone();
         }

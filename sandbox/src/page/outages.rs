@@ -10,7 +10,7 @@ const SLOW: Duration = Duration::from_secs(3);
 
 const PUBLISHING: &[Endpoint] = &[Endpoint::Publish, Endpoint::PublishBatch];
 
-/// Which stand-in an outage is of.
+/// The stand-in that an outage affects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum System {
     Community,
@@ -40,7 +40,7 @@ impl System {
 }
 
 pub(super) struct Outage {
-    /// In addresses, and in the rules.
+    /// The name in URLs, and in the rules.
     pub(super) name: &'static str,
     pub(super) system: System,
     pub(super) title: &'static str,
@@ -92,7 +92,7 @@ pub(super) const OUTAGES: &[Outage] = &[
     Outage {
         name: "settling-races",
         system: System::Community,
-        title: "DELETE races with another change",
+        title: "Deleting and marking race with another change",
         effect: "Half of the calls that delete or mark a row answer 500. The service tries again.",
         endpoints: &[Endpoint::DeleteUpdate, Endpoint::MarkAsFailed],
         percent: 50,
@@ -154,10 +154,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         effect: "SNS refuses each publish. The service retries it, less and less often.",
         endpoints: PUBLISHING,
         percent: 100,
-        fault: || Fault::SnsError {
-            status: 400,
-            code: "Throttling".into(),
-        },
+        fault: || Fault::sns(400, "Throttling"),
     },
 ];
 

@@ -1,14 +1,14 @@
 // The page works without this script. With it, what changes is swapped in place, and a form does not reload the page.
 
 const latest = {};
-const GONE = "The sandbox did not answer. What you typed is still here. Press the button again: a change that was made already is not made twice.";
+const GONE = "The sandbox did not answer. What you typed is still here. Press the button again: if the change was already made, it is not made again.";
 const PATIENCE_MILLISECONDS = 15000;
 
 function show(fragments) {
   const focused = document.activeElement?.id;
   for (const [id, html] of Object.entries(fragments)) {
     const place = document.getElementById(id);
-    // What is the same is left alone, with what is selected in it.
+    // A part that has not changed is left alone, so that text selected in it stays selected.
     if (place && place.innerHTML !== html) place.innerHTML = html;
   }
   // An element that was replaced has lost the focus.
@@ -42,7 +42,7 @@ function follow() {
 if (navigator.locks) navigator.locks.request("live", follow);
 else follow();
 
-// The second click of a double click would press what the first one has brought.
+// The second click of a double click would press the button that the first click has put there.
 document.addEventListener("click", (event) => {
   if (event.detail > 1 && event.target.closest("form[method=post] button")) event.preventDefault();
 });

@@ -9,7 +9,6 @@ use super::outages::{OUTAGES, Outage, System};
 use super::vital_signs::Record;
 use super::{Page, live};
 use crate::delius::{Delius, text};
-use crate::locked;
 use uuid::Uuid;
 
 const MOST_PEOPLE: usize = 12;
@@ -186,7 +185,7 @@ fn rows_section(page: &Page) -> Markup {
             p.hint { "Locked rows first. The service deletes a row after SNS accepts its events." }
             div #rows { (live::rows(page)) }
             h3 { "Latest claimed rows" }
-            div #ways { (live::ways(page)) }
+            div #claimed-rows { (live::claimed_rows(page)) }
         }
     }
 }
@@ -209,7 +208,7 @@ fn vital_section(record: &Record) -> Markup {
 fn introduction() -> Markup {
     html! {
         p.lead { "Change a person in the mini-Delius, and see which events the service publishes." }
-        ol.way {
+        ol.steps {
             li { strong { "Change" } " A form below changes a table, as Delius does. A database trigger writes a row into OFFENDER_DELTA." }
             li { strong { "Claim" } " The service polls community-api. When the row is 2 seconds old, the service claims it, and community-api locks it." }
             li { strong { "Publish" } " The service gets the offender’s identifiers and publishes a specific event. For some tables it also publishes OFFENDER_CHANGED, which is deprecated." }
@@ -377,7 +376,7 @@ fn control(
 fn messages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
     let text = match outcome.typed("policy") {
         Some(values) => values.get("policy").cloned().unwrap_or_default(),
-        None => locked(&page.0.subscription).text.clone(),
+        None => page.0.subscription.lock().text.clone(),
     };
     let open = !text.is_empty() || outcome.is_done("policy");
     html! {
@@ -410,7 +409,7 @@ fn outages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
         @for system in System::ALL {
             h3 id={ "system-" (system.name()) } { (system.title()) }
             @if system == System::Sns && page.0.queue_url.is_some() {
-                p { "Here SNS is LocalStack, which has no switches. To stop and restart it, use " span.code { "docker-compose pause localstack" } " and "
+                p { "Here SNS is LocalStack, which has no switches. To pause and resume it, use " span.code { "docker-compose pause localstack" } " and "
                     span.code { "docker-compose unpause localstack" } "." }
             } @else {
                 ul.switches { @for outage in OUTAGES.iter().filter(|outage| outage.system == system) { (switch(page, outage, outcome, hidden)) } }
@@ -429,7 +428,7 @@ fn outages_section(page: &Page, outcome: &Outcome, hidden: &Hidden) -> Markup {
             }))
             button { "Set lock" }
         }
-        (notice(outcome, "lock", &html! { "From now on, rows are locked for " (page.0.delius.timings().lock_expiry_seconds) " seconds." }))
+        (notice(outcome, "lock", &html! { "Locks now last " (page.0.delius.timings().lock_expiry_seconds) " seconds, including locks that are already set." }))
     }
 }
 

@@ -1,21 +1,20 @@
 //! The service's `/prometheus` and `/health`, requested every two seconds and kept for some minutes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
-
-use crate::locked;
 
 const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Five minutes.
 pub(super) const MOST_SAMPLES: usize = 150;
 
-/// A clone shares the samples.
+/// Clones share their state.
 #[derive(Clone, Default)]
 pub(super) struct VitalSigns(Arc<Mutex<Record>>);
 
@@ -70,7 +69,7 @@ pub(super) struct Component {
 
 impl VitalSigns {
     pub(super) fn watch(&self, address: String, link: String) {
-        *locked(&self.0) = Record {
+        *self.0.lock() = Record {
             address: Some(address),
             link: Some(link),
             ..Record::default()
@@ -78,7 +77,7 @@ impl VitalSigns {
     }
 
     pub(super) fn record(&self) -> Record {
-        locked(&self.0).clone()
+        self.0.lock().clone()
     }
 
     /// Requests both repeatedly, until it is dropped.
@@ -87,11 +86,11 @@ impl VitalSigns {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let Some(address) = locked(&self.0).address.clone() else {
+            let Some(address) = self.0.lock().address.clone() else {
                 continue;
             };
             let asked = tokio::try_join!(ask_metrics(&http, &address), ask_health(&http, &address));
-            let mut record = locked(&self.0);
+            let mut record = self.0.lock();
             if record.samples.len() == MOST_SAMPLES {
                 record.samples.pop_front();
             }
@@ -153,10 +152,10 @@ async fn ask_metrics(http: &reqwest::Client, address: &str) -> Result<Sample> {
     Ok(Sample::read(&get(http, address, "/prometheus").await?))
 }
 
-/// With any status, since a 503 has the components as well.
+/// Reads the answer with any status, since a 503 has the components, too.
 async fn ask_health(http: &reqwest::Client, address: &str) -> Result<Vec<Component>> {
     let health: Value = serde_json::from_str(&get(http, address, "/health").await?)
-        .context("the answer of /health is not JSON")?;
+        .context("the answer from /health is not JSON")?;
     let components = health["components"].as_object().into_iter().flatten();
     Ok(components
         .map(|(name, component)| Component {

@@ -87,7 +87,7 @@ impl TopicRequest {
                 },
             }
         }
-        // `Publish` sends no numbers, and neither do parameters that belong to no entry.
+        // The parameters of `Publish` have no numbers, nor do those that belong to no entry.
         let single = drafts.remove(&0).map(Draft::finish);
         request.entries = if request.action == "Publish" {
             vec![single.unwrap_or_default()]

@@ -1,4 +1,4 @@
-//! Where a test has its database file.
+//! A folder for a test's database file.
 
 use std::fs;
 use std::path::PathBuf;

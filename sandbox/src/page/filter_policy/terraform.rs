@@ -10,7 +10,7 @@ const MOST_DEPTH: usize = 20;
 pub(super) fn read(text: &str) -> Result<Option<Value>> {
     ensure!(
         !(text.contains("filter_policy_scope") && text.contains("MessageBody")),
-        "FilterPolicy: the sandbox filters by message attributes, and the service's subscribers do: remove filter_policy_scope"
+        "FilterPolicy: the sandbox filters by message attributes only, as the service's subscribers do. Remove filter_policy_scope"
     );
     let expression = match argument(text) {
         Some(expression) if !text.starts_with('{') => expression,

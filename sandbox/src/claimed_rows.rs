@@ -1,19 +1,19 @@
-//! The progress of each row, as its calls show it: claimed, identified, published, settled.
+//! The latest claimed rows, and how far each has come according to its calls: claimed, identified, published, settled.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::delius::UpdateRow;
-use crate::locked;
 
 /// How many of the latest claimed rows are kept.
-const MOST_WAYS: usize = 50;
+const MOST_ROWS: usize = 50;
 
 /// A row since its latest claim.
 #[derive(Clone)]
-pub(crate) struct Way {
+pub(crate) struct ClaimedRow {
     pub(crate) id: i64,
     offender: i64,
     pub(crate) source_table: Option<String>,
@@ -27,15 +27,15 @@ pub(crate) struct Way {
     pub(crate) settled: Option<(Timestamp, &'static str)>,
 }
 
-/// The latest claimed rows. A clone shares them.
+/// The latest claimed rows. Clones share their state.
 #[derive(Clone, Default)]
-pub(crate) struct Ways(Arc<Mutex<VecDeque<Way>>>);
+pub(crate) struct ClaimedRows(Arc<Mutex<VecDeque<ClaimedRow>>>);
 
-impl Ways {
+impl ClaimedRows {
     pub(crate) fn claimed(&self, row: &UpdateRow) {
-        let mut ways = locked(&self.0);
-        ways.retain(|way| way.id != row.offender_delta_id);
-        ways.push_front(Way {
+        let mut rows = self.0.lock();
+        rows.retain(|known| known.id != row.offender_delta_id);
+        rows.push_front(ClaimedRow {
             id: row.offender_delta_id,
             offender: row.offender_id,
             source_table: row.source_table.clone(),
@@ -45,43 +45,44 @@ impl Ways {
             published: None,
             settled: None,
         });
-        ways.truncate(MOST_WAYS);
+        rows.truncate(MOST_ROWS);
     }
 
-    /// The call names only the offender, so it counts for all of their rows without identifiers.
+    /// Records that identifiers were answered. The call names only the offender, so it counts for all of their rows
+    /// without identifiers.
     pub(crate) fn identified(&self, offender: i64, found: bool) {
         let now = Timestamp::now();
-        for way in locked(&self.0).iter_mut() {
-            let waits = way.settled.is_none() && way.identified.is_none_or(|(_, found)| !found);
-            if way.offender == offender && waits {
-                way.identified = Some((now, found));
+        for row in self.0.lock().iter_mut() {
+            let waits = row.settled.is_none() && row.identified.is_none_or(|(_, found)| !found);
+            if row.offender == offender && waits {
+                row.identified = Some((now, found));
             }
         }
     }
 
-    /// Counts for the oldest row about this record that has no message yet.
+    /// Records a message for the oldest row about this record that has none yet.
     pub(crate) fn published(&self, offender: i64, source_record: Option<i64>, at: Timestamp) {
-        let mut ways = locked(&self.0);
-        let way = ways.iter_mut().rev().find(|way| {
-            way.offender == offender
-                && way.source_record == source_record
-                && way.published.is_none()
+        let mut rows = self.0.lock();
+        let row = rows.iter_mut().rev().find(|row| {
+            row.offender == offender
+                && row.source_record == source_record
+                && row.published.is_none()
         });
-        if let Some(way) = way {
-            way.published = Some(at);
+        if let Some(row) = row {
+            row.published = Some(at);
         }
     }
 
     pub(crate) fn settled(&self, id: i64, how: &'static str) {
-        let mut ways = locked(&self.0);
-        if let Some(way) = ways.iter_mut().find(|way| way.id == id) {
-            way.settled = Some((Timestamp::now(), how));
+        let mut rows = self.0.lock();
+        if let Some(row) = rows.iter_mut().find(|row| row.id == id) {
+            row.settled = Some((Timestamp::now(), how));
         }
     }
 
     /// The latest first.
-    pub(crate) fn latest(&self, limit: usize) -> Vec<Way> {
-        locked(&self.0).iter().take(limit).cloned().collect()
+    pub(crate) fn latest(&self, limit: usize) -> Vec<ClaimedRow> {
+        self.0.lock().iter().take(limit).cloned().collect()
     }
 }
 
@@ -91,7 +92,7 @@ mod tests {
     use crate::delius::Status;
 
     #[test]
-    fn a_row_claimed_again_has_one_way() {
+    fn a_row_claimed_again_is_listed_once() {
         let row = UpdateRow {
             offender_id: 1,
             date_changed: String::new(),
@@ -104,11 +105,11 @@ mod tests {
             created: 0,
             last_updated: 0,
         };
-        let ways = Ways::default();
-        ways.claimed(&row);
-        ways.claimed(&row);
-        ways.published(1, Some(345), Timestamp::now());
-        let latest = ways.latest(10);
+        let rows = ClaimedRows::default();
+        rows.claimed(&row);
+        rows.claimed(&row);
+        rows.published(1, Some(345), Timestamp::now());
+        let latest = rows.latest(10);
         assert_eq!(latest.len(), 1);
         assert!(latest[0].published.is_some());
     }

@@ -1,5 +1,5 @@
-//! Polls that return no rows for a long time without failing. Each alone is normal, so only the duration is worth a
-//! line.
+//! Polls that return no rows for a long time without failing. One such poll is normal, so only a long time is worth a
+//! log line.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::outcome::PollResult;
 const WORTH_A_LINE: Duration = Duration::from_hours(1);
 
 #[derive(Debug, Default)]
-pub(super) struct Monotony {
+pub(super) struct QuietPolls {
     since: Option<(PollResult, Instant)>,
     has_line: bool,
 }
 
-impl Monotony {
-    /// Records how a poll ended. If a line is due, the result is how long all polls have ended like this. That happens
-    /// once.
+impl QuietPolls {
+    /// Records how a poll ended. Returns how long all polls have ended like this if a log line is due, which is once
+    /// per spell.
     pub fn ended(&mut self, result: PollResult, now: Instant) -> Option<Duration> {
         match self.since {
             Some((same, since)) if same == result => {
@@ -55,10 +55,10 @@ mod tests {
             ([Empty, Contended, Contended], [None, None, Some(60)]),
             ([Empty, Found, Empty], [None; 3]),
         ] {
-            let mut monotony = Monotony::default();
+            let mut quiet_polls = QuietPolls::default();
             for (hour, (result, line)) in (0_u64..).zip(polls.into_iter().zip(lines)) {
-                let told = monotony.ended(result, start + minutes(60 * hour));
-                assert_eq!(told, line.map(minutes), "{polls:?} {hour}");
+                let returned = quiet_polls.ended(result, start + minutes(60 * hour));
+                assert_eq!(returned, line.map(minutes), "{polls:?} {hour}");
             }
         }
     }
