@@ -86,7 +86,7 @@ label! {
         Refused = "refused",
         /// It should be marked as permanently failed, but the brake is on.
         Brake = "brake",
-        /// Its identifiers call kept failing while other rows were settled, and the pod held too many rows.
+        /// Its identifiers calls kept failing while those for other rows were answered, and the pod held too many rows.
         CrowdedOut = "crowded_out",
         /// Too little of the lease is left for the next attempt.
         LeaseRanOut = "lease_ran_out",

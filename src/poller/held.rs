@@ -157,6 +157,11 @@ impl Held {
 }
 
 impl HeldRow {
+    /// community-api has answered an identifiers call for the row that was sent at `asked`.
+    pub fn answered(&self, asked: Instant) {
+        self.held.state().places.answered(asked);
+    }
+
     /// Whether the row must leave, if it keeps failing: [`Places::is_crowded_out`].
     pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
         let state = self.held.state();
@@ -175,8 +180,9 @@ impl HeldRow {
                 _ => None,
             },
         };
+        let came_back = row.failed_update();
         let number = self.held.change(|state| {
-            state.places.hold();
+            state.places.hold(came_back);
             state.last_number += 1;
             state.rows.insert(state.last_number, claimed);
             state.last_number
@@ -239,7 +245,7 @@ impl Drop for HeldRow {
                 state.places.give_back();
                 return None;
             };
-            state.places.end(self.standing, self.end, now);
+            state.places.end(self.standing, self.end);
             if let Some(step) = self.failing {
                 self.held.0.metrics.rows_in_trouble.of(step).dec();
             }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// rows delay these by 4 to 7 s.
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// From this many rows beyond the held limit on, settled rows no longer restart the clock. While its intervals grow,
+/// From this many rows beyond the held limit on, no row restarts the clock. While its intervals grow,
 /// the clock claims about as many rows again within one lease.
 const BEYOND_LIMIT: usize = 64;
 
@@ -32,7 +32,8 @@ pub struct Places {
     interval: Duration,
     longest_interval: Duration,
     last_tick: Instant,
-    last_settled: Option<Instant>,
+    /// When the latest identifiers call that was answered was sent.
+    last_answered: Option<Instant>,
 }
 
 /// What a place is for.
@@ -78,7 +79,7 @@ impl Places {
             interval: FIRST_INTERVAL.min(longest_interval),
             longest_interval,
             last_tick: now,
-            last_settled: None,
+            last_answered: None,
         }
     }
 
@@ -115,9 +116,15 @@ impl Places {
         self.free += 1;
     }
 
-    /// A claim returned a row, which takes over the claim's place.
-    pub fn hold(&mut self) {
+    /// A claim returned a row, which takes over the claim's place. `came_back`: the row was left locked before.
+    ///
+    /// Such a row restarts the clock. community-api serves the oldest row first. If the clock stayed slow while no row is
+    /// settled, the 30 oldest rows that always fail would come back before the pod claims any other.
+    pub fn hold(&mut self, came_back: bool) {
         self.held += 1;
+        if came_back {
+            self.restart_clock_within_limit();
+        }
     }
 
     /// The first call of a running row has failed.
@@ -132,7 +139,7 @@ impl Places {
     }
 
     /// A row is no longer held.
-    pub fn end(&mut self, standing: Standing, end: End, now: Instant) {
+    pub fn end(&mut self, standing: Standing, end: End) {
         self.held -= 1;
         match standing {
             Standing::Running => self.give_back(),
@@ -140,12 +147,8 @@ impl Places {
             Standing::InTrouble => self.in_trouble -= 1,
         }
         if end == End::Settled {
-            self.last_settled = Some(now);
             self.bring_back(1);
-            // Not if far too many are held: while every second row is in trouble, they would grow without bound.
-            if self.held < self.held_limit + BEYOND_LIMIT {
-                self.restart_clock();
-            }
+            self.restart_clock_within_limit();
         }
         self.bring_back(self.lost.saturating_sub(self.in_trouble));
     }
@@ -155,12 +158,17 @@ impl Places {
         self.held >= self.held_limit
     }
 
-    /// Whether a row that has been failing since `first_failure` must leave. It must if the pod holds too many rows,
-    /// and another row was settled after `first_failure` and before the latest attempt was `started`. An outage settles
-    /// no row, so it makes none leave.
+    /// community-api has answered an identifiers call that was sent at `asked`.
+    pub fn answered(&mut self, asked: Instant) {
+        self.last_answered = self.last_answered.max(Some(asked));
+    }
+
+    /// Whether a row whose identifiers have failed since `first_failure` must leave. It must if the pod holds too many
+    /// rows, and community-api has answered a call for another row that was sent after `first_failure`, and before the
+    /// latest attempt was `started`. In an outage no call is answered, so no row leaves.
     pub fn is_crowded_out(&self, first_failure: Instant, started: Instant) -> bool {
-        let has_settled = |settled| first_failure < settled && settled < started;
-        self.is_full() && self.last_settled.is_some_and(has_settled)
+        let is_between = |asked| first_failure < asked && asked < started;
+        self.is_full() && self.last_answered.is_some_and(is_between)
     }
 
     /// The number of lost places.
@@ -179,6 +187,13 @@ impl Places {
         self.free += places;
     }
 
+    /// Not if far too many are held: while every second row is in trouble, they would grow without bound.
+    fn restart_clock_within_limit(&mut self) {
+        if self.held < self.held_limit + BEYOND_LIMIT {
+            self.restart_clock();
+        }
+    }
+
     fn restart_clock(&mut self) {
         self.interval = FIRST_INTERVAL.min(self.longest_interval);
     }
@@ -193,6 +208,7 @@ mod tests {
     /// | letter | event |
     /// |---|---|
     /// | `c`, `x` | a claim gets a place and brings a row; a claim gets no place |
+    /// | `r` | a claim gets a place and brings a row that was left locked before |
     /// | `e` | a claim gets a place and brings no row |
     /// | `f` | the first call of a running row fails |
     /// | `s`, `S` | a running row is settled; a row in trouble is settled |
@@ -206,9 +222,9 @@ mod tests {
         for (index, event) in story.char_indices() {
             let so_far = &story[..=index];
             match event {
-                'c' => {
+                'c' | 'r' => {
                     assert_eq!(places.want(Purpose::Claim, now), Ok(()), "{so_far}");
-                    places.hold();
+                    places.hold(event == 'r');
                 }
                 'x' => assert!(places.want(Purpose::Claim, now).is_err(), "{so_far}"),
                 'e' => {
@@ -216,12 +232,12 @@ mod tests {
                     places.give_back();
                 }
                 'f' => places.lose(now),
-                's' => places.end(Standing::Running, End::Settled, now),
-                'S' => places.end(Standing::InTrouble, End::Settled, now),
-                'l' => places.end(Standing::Running, End::Left, now),
-                'L' => places.end(Standing::InTrouble, End::Left, now),
+                's' => places.end(Standing::Running, End::Settled),
+                'S' => places.end(Standing::InTrouble, End::Settled),
+                'l' => places.end(Standing::Running, End::Left),
+                'L' => places.end(Standing::InTrouble, End::Left),
                 'w' => places.give_back(),
-                'W' => places.end(Standing::Waiting, End::Left, now),
+                'W' => places.end(Standing::Waiting, End::Left),
                 't' => assert_eq!(places.want(Purpose::Turn, now), Ok(()), "{so_far}"),
                 '.' => now += FIRST_INTERVAL,
                 '_' => now += Duration::from_secs(20),
@@ -265,6 +281,11 @@ mod tests {
             ),
             (
                 "cfcf.cf..c",
+                "0 free, 1 running, 1 lost, 3 in trouble, 4 held",
+            ),
+            // A row that comes back restarts the clock.
+            (
+                "cfcf.rf.r",
                 "0 free, 1 running, 1 lost, 3 in trouble, 4 held",
             ),
             // A settled row brings back one lost place besides its own, and restarts the clock.
@@ -318,32 +339,31 @@ mod tests {
             let mut places = Places::new(1, 2, Duration::from_secs(20), start);
             places.held = still_held + 1;
             places.interval = Duration::from_secs(5);
-            places.end(Standing::Waiting, End::Settled, start);
+            places.end(Standing::Waiting, End::Settled);
             let is_first = places.interval == FIRST_INTERVAL;
             assert_eq!(is_first, starts_afresh, "{still_held}");
         }
     }
 
     #[test]
-    fn a_row_is_crowded_out_only_if_another_is_settled_meanwhile() {
+    fn a_row_is_crowded_out_only_if_calls_for_others_are_answered_meanwhile() {
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
-        // The limit of held rows, when another row is settled, when this one failed first, when its latest attempt
-        // started.
-        for (held_limit, settled, first_failure, started, is_crowded_out) in [
-            (1, Some(5), 4, 6, true),
-            (1, Some(5), 5, 6, false),
-            (1, Some(5), 4, 5, false),
-            (1, None, 4, 6, false),
-            (2, Some(5), 4, 6, false),
+        // The limit of held rows, when the calls were sent that were answered, the first failure, the latest attempt.
+        for (held_limit, answered, first_failure, started, is_crowded_out) in [
+            (1, &[5][..], 4, 6, true),
+            (1, &[5], 5, 6, false),
+            (1, &[5], 4, 5, false),
+            (1, &[5, 3], 4, 6, true),
+            (1, &[], 4, 6, false),
+            (2, &[5], 4, 6, false),
         ] {
             let mut places = Places::new(2, held_limit, Duration::from_secs(20), start);
-            for _ in 0..2 {
-                assert_eq!(places.want(Purpose::Turn, start), Ok(()));
-                places.hold();
+            assert_eq!(places.want(Purpose::Turn, start), Ok(()));
+            places.hold(false);
+            for &asked in answered {
+                places.answered(at(asked));
             }
-            let end = settled.map_or(End::Left, |_| End::Settled);
-            places.end(Standing::Running, end, at(settled.unwrap_or(5)));
             let crowded_out = places.is_crowded_out(at(first_failure), at(started));
             assert_eq!(
                 crowded_out, is_crowded_out,
@@ -361,7 +381,7 @@ mod tests {
         while now < start + Duration::from_secs(570) {
             match places.want(Purpose::Claim, now) {
                 Ok(()) => {
-                    places.hold();
+                    places.hold(false);
                     places.lose(now);
                     ticks += 1;
                 }

@@ -136,7 +136,12 @@ impl Retry<'_> {
             };
             let started = Instant::now();
             let error = match within(limit, setting_of(step), call(attempts)).await {
-                Ok(result) => return Ok(result),
+                Ok(result) => {
+                    if step == Step::Identifiers {
+                        self.held.answered(started);
+                    }
+                    return Ok(result);
+                }
                 Err(error) => error,
             };
             if error.kind != CallErrorKind::Refused {

@@ -183,7 +183,7 @@ impl Pod {
 
     /// A claim has brought a row. It joins its lane, and starts unless it is behind another.
     fn hold(&mut self, world: &mut World, row: usize, lease: Lease, comes_back: bool) -> Kept {
-        self.places.hold();
+        self.places.hold(comes_back);
         let claimed = &world.setup.rows[row].claimed[0];
         let mut task = Task {
             row,
@@ -266,7 +266,7 @@ impl Pod {
             (Ok(_), Step::Delete) => self.published.deleted(change.unwrap(), world.now),
             (Ok(_), Step::MarkAsFailed) => {}
         }
-        self.end(index, End::Settled, world.now);
+        self.end(index, End::Settled);
         Ok(())
     }
 
@@ -284,7 +284,7 @@ impl Pod {
         match task.attempts.failed(&error, left, false, 1.0, settings) {
             After::Wait(_) => {}
             After::Leave(Reason::Refused) => return self.go_on(world, index, &Known::Refused),
-            After::Leave(_) => self.end(index, End::Left, now),
+            After::Leave(_) => self.end(index, End::Left),
         }
         Ok(())
     }
@@ -303,7 +303,7 @@ impl Pod {
             Next::Delete => Step::Delete,
             Next::Mark if self.brake.ask(now) == BrakeAnswer::Allowed => Step::MarkAsFailed,
             Next::Mark | Next::Leave(_) => {
-                self.end(index, End::Left, now);
+                self.end(index, End::Left);
                 return Ok(());
             }
         };
@@ -326,7 +326,7 @@ impl Pod {
         let limit = task.attempts.limit(task.lease.remaining(now), settings);
         task.until = limit.map(|limit| now + limit);
         if task.until.is_none() {
-            self.end(index, End::Left, now);
+            self.end(index, End::Left);
             return Ok(());
         }
         let (task, row) = (&self.tasks[index], self.tasks[index].row);
@@ -369,10 +369,10 @@ impl Pod {
         }
     }
 
-    fn end(&mut self, index: usize, end: End, now: Instant) {
+    fn end(&mut self, index: usize, end: End) {
         self.leave_lane(index);
         let task = self.tasks.remove(index);
-        self.places.end(task.standing, end, now);
+        self.places.end(task.standing, end);
     }
 
     /// What is true of the places at any time, and of an idle pod.

@@ -81,6 +81,22 @@ fn rows_that_an_outage_caught_behind_a_slow_backlog_are_not_late() {
     }
 }
 
+#[test]
+fn the_oldest_bad_rows_do_not_keep_newer_rows_from_being_claimed() {
+    // 36 rows of bad offenders, 2 places, and a held limit of 4. The clock claimed 30 rows per lock, always the same ones.
+    let run = run(Plan::of(3_130), None);
+    assert_eq!(checker::check(&run), Ok(()));
+}
+
+#[test]
+fn rows_settled_early_in_an_outage_crowd_out_no_row() {
+    // An outage of identifiers starts while rows are published. A small held limit is reached later in the outage.
+    for seed in [11_698, 22_814, 23_089, 42_040] {
+        let run = run(Plan::of(seed), None);
+        assert_eq!(checker::check(&run), Ok(()), "seed {seed}");
+    }
+}
+
 /// A planted bug must be found as a breach of one of these promises.
 fn is_caught(bug: Bug, promises: &[u8]) {
     let options = Options {
