@@ -63,7 +63,8 @@ pub struct Metrics {
     pub places_lost: IntGauge,
     /// 1 while the brake is on.
     pub brake_on: IntGauge,
-    pub(crate) left_locked: By<Reason, IntCounter>,
+    /// Rows left locked, by reason.
+    pub left_locked: By<Reason, IntCounter>,
     /// Publishes of events that may be on the topic already, by cause.
     pub redelivered: By<RedeliveryCause, IntCounter>,
     pub(crate) lease_overruns: IntCounter,

@@ -61,6 +61,9 @@ struct PodSoFar {
     marked: BTreeMap<i64, Duration>,
     mark_tried: BTreeMap<i64, Duration>,
     redelivered: BTreeSet<(i64, u64)>,
+    /// How many of its publishes have a reason to be counted as redeliveries.
+    may_be_redeliveries: u64,
+    is_killed: bool,
 }
 
 struct Sent {
@@ -114,11 +117,19 @@ impl<'a> Calls<'a> {
                 }
                 Ok(())
             }
+            What::PodKilled => {
+                pod.is_killed = true;
+                Ok(())
+            }
             What::Counted {
                 redelivered,
                 most_held,
+                panicked,
                 ..
             } => {
+                if *panicked > 0 {
+                    return broken(0, format!("the tasks of {panicked} rows panicked"));
+                }
                 let counted = redelivered.iter().map(|(_, count)| count).sum();
                 self.ended(entry.pod, counted, *most_held)
             }
@@ -194,6 +205,9 @@ impl<'a> Calls<'a> {
                 5,
                 format!("pod {number} publishes row {row} after {latest:?}"),
             );
+        }
+        if claim.failed_update || pod.doubtful.contains(&row) {
+            pod.may_be_redeliveries += 1;
         }
         if pod.published.contains(&row) {
             return broken(
@@ -283,6 +297,9 @@ impl<'a> Calls<'a> {
                     pod.doubtful.insert(row);
                 }
                 let claim = pod.claims.get_mut(&row).unwrap();
+                if at >= claim.sent_at + self.run.plan.lock_expiry * 95 / 100 {
+                    pod.may_be_redeliveries += 1;
+                }
                 for (event, answer) in events.iter().zip(answers) {
                     match answer {
                         Ok(()) => {
@@ -321,6 +338,14 @@ impl<'a> Calls<'a> {
             return broken(
                 7,
                 format!("pod {number} redelivered {seen} rows and counted {counted}"),
+            );
+        }
+        // A pod may be killed after it has counted a publish, and before it sends that.
+        if counted > pod.may_be_redeliveries && !pod.is_killed {
+            let most = pod.may_be_redeliveries;
+            return broken(
+                7,
+                format!("pod {number} counted {counted} redeliveries, but may count {most}"),
             );
         }
         if usize::try_from(most_held).unwrap() > self::most_held(settings) {

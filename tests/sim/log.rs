@@ -103,6 +103,8 @@ pub enum What {
         brake_seen: bool,
         trouble_seen: bool,
         most_held: i64,
+        /// Rows whose task has panicked.
+        panicked: u64,
     },
 }
 

@@ -16,9 +16,10 @@ pub fn drain(world: &World, pod: usize, stall: Duration) {
     let mut claimed_again = 0;
     world.ahead_of_time(stall, || {
         while let Some(row) = claim(world, pod) {
-            claimed_again += u64::from(row.failed_update());
-            if let ClaimedRow::Update(update) = &row {
-                settle(world, pod, update);
+            if let ClaimedRow::Update(update) = &row
+                && settle(world, pod, update)
+            {
+                claimed_again += u64::from(update.failed_update);
             }
         }
     });
@@ -27,6 +28,7 @@ pub fn drain(world: &World, pod: usize, stall: Duration) {
         brake_seen: false,
         trouble_seen: false,
         most_held: 1,
+        panicked: 0,
     };
     world.note(pod, counted);
 }
@@ -46,12 +48,13 @@ fn claim(world: &World, pod: usize) -> Option<ClaimedRow> {
     row
 }
 
-fn settle(world: &World, pod: usize, update: &OffenderUpdate) {
+/// Returns whether it has sent the row's events.
+fn settle(world: &World, pod: usize, update: &OffenderUpdate) -> bool {
     let (offender, row) = (update.offender_id.0, update.offender_delta_id.0);
     let call = world.begin_well(pod, Call::Identifiers(offender));
     if world.identifiers(offender).is_none() {
         world.note(pod, What::Answered(call, Answer::NotFound));
-        return;
+        return false;
     }
     world.note(pod, What::Answered(call, Answer::Found));
     let events = world.events_of_row(row);
@@ -68,4 +71,5 @@ fn settle(world: &World, pod: usize, update: &OffenderUpdate) {
         world.delete(pod, call, row);
         world.note(pod, What::Answered(call, Answer::Done));
     }
+    true
 }

@@ -25,6 +25,7 @@ pub enum Bug {
     DeleteOnlyClaimed,
     OrderBroken,
     OneBadRowStopsAllClaims,
+    RowPanics,
 }
 
 /// The world as the poller sees it, with or without a bug.
@@ -120,6 +121,7 @@ impl Updates for Planted {
     }
 
     async fn delete(&self, row: OffenderDeltaId) -> Result<(), CallError> {
+        assert!(!(self.has(Bug::RowPanics) && row.0 % 7 == 0), "planted");
         if self.has(Bug::DeleteOnlyClaimed) && row.0 % 7 == 0 {
             return Ok(());
         }

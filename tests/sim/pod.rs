@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use probation_offender_events::event::{Event, Identifiers};
 use probation_offender_events::metrics::Metrics;
 use probation_offender_events::offender_update::{ClaimedRow, OffenderDeltaId, OffenderId};
-use probation_offender_events::outcome::{Label, RedeliveryCause};
+use probation_offender_events::outcome::{Label, Reason, RedeliveryCause};
 use probation_offender_events::poller::Poller;
 use probation_offender_events::ports::{CallError, CallErrorKind, Topic, Updates};
 use sandbox::delius::{Attempt, Claim};
@@ -75,6 +75,7 @@ impl Process {
             brake_seen: self.brake_seen.load(Ordering::Relaxed),
             trouble_seen: self.trouble_seen.load(Ordering::Relaxed),
             most_held: self.most_held.load(Ordering::Relaxed),
+            panicked: self.metrics.left_locked.of(Reason::Panicked).get(),
         };
         self.world.note(self.number, counted);
         self.killed.cancel();
