@@ -37,7 +37,7 @@ fail() {
 }
 
 install() {
-  # The stamp is written last and holds the list: a half-made environment, or one for another list, is made anew.
+  # The stamp is written last and holds the list: a half-made environment, or one for another list, is rebuilt.
   local stamp=$venv/installed-packages
   if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "${packages[*]}" ]; then
     return
@@ -82,17 +82,17 @@ socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=2)
 # Starts LocalStack as a child that outlives the terminal; whether it is left running is the caller's business.
 launch() {
   local settings=(
-    # Somebody's profile, if it is not configured here, would keep it from starting.
+    # A profile that is set but not configured here would keep it from starting.
     -u AWS_PROFILE -u AWS_DEFAULT_PROFILE
     'SERVICES=sns,sqs'
     GATEWAY_LISTEN="127.0.0.1:$port"
-    # The default server would listen on all of the machine's addresses, whatever GATEWAY_LISTEN says.
+    # The default server would ignore GATEWAY_LISTEN, and listen on all of the machine's addresses.
     GATEWAY_SERVER=hypercorn
     # Queue URLs with the address that the client used, since the default's host name needs a DNS server.
     SQS_ENDPOINT_STRATEGY=dynamic
     # Nothing from or to the internet, and no separate DNS server.
     SKIP_SSL_CERT_DOWNLOAD=1 DISABLE_EVENTS=1 DNS_ADDRESS=0
-    # Its files in our directory, even in a container, where it would take itself to be in its own image.
+    # Keeps its files in our directory. In a container it would otherwise assume that it runs in its own image.
     OVERRIDE_IN_DOCKER=0 FILESYSTEM_ROOT="$cache/files" XDG_CACHE_HOME="$cache"
   )
   (
