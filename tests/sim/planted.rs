@@ -1,6 +1,7 @@
 //! Planted bugs, between the poller and the world. They show that the simulation can find bugs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::rows::identifiers_of;
 pub enum Bug {
     DeleteBeforePublish,
     MarkOnFirstNotFound,
+    FoundRowTakenForOneThatCameBack,
     RetryOfTheWholeBatch,
     PublishAfterTheLease,
     ForgottenRow,
@@ -84,7 +86,10 @@ impl Updates for Planted {
         }
         match &mut claimed {
             Some(ClaimedRow::Update(update)) if self.has(Bug::MarkOnFirstNotFound) => {
-                update.failed_update = true;
+                update.failed_update |= !self.pod.finds(update.offender_id);
+            }
+            Some(ClaimedRow::Update(update)) if self.has(Bug::FoundRowTakenForOneThatCameBack) => {
+                update.failed_update |= self.pod.finds(update.offender_id);
             }
             Some(ClaimedRow::Update(update)) if self.has(Bug::OrderBroken) => {
                 // The same at each claim, so that it is the same change.
@@ -121,7 +126,10 @@ impl Updates for Planted {
     }
 
     async fn delete(&self, row: OffenderDeltaId) -> Result<(), CallError> {
-        assert!(!(self.has(Bug::RowPanics) && row.0 % 7 == 0), "planted");
+        if self.has(Bug::RowPanics) && row.0 % 7 == 0 {
+            // A panic that prints nothing.
+            resume_unwind(Box::new("planted"));
+        }
         if self.has(Bug::DeleteOnlyClaimed) && row.0 % 7 == 0 {
             return Ok(());
         }

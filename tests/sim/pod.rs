@@ -146,6 +146,13 @@ impl Process {
 #[derive(Clone)]
 pub struct Pod(pub Arc<Process>);
 
+impl Pod {
+    /// Whether identifiers would find the offender now. It makes no call.
+    pub fn finds(&self, offender: OffenderId) -> bool {
+        self.0.world.identifiers(offender.0).is_some()
+    }
+}
+
 /// Records that the pod stopped waiting for a call, unless it was answered.
 struct Pending<'a> {
     process: &'a Process,
